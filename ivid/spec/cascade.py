@@ -1,0 +1,71 @@
+"""A cascade: a text encoder and stages that chain."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ivid.spec.errors import nearest
+from ivid.spec.stage import StageSpec, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSpec:
+  """A T5 v1.1 encoder (1910.10683, 2002.05202) and its tokenizer."""
+
+  name: str = "nano"
+  tokenizer: str = "bytes"  # "bytes" as in ByT5, or the path of a SentencePiece .model file
+  vocab_size: int = 384
+  dim: int = 192
+  layers: int = 10
+  heads: int = 6
+  head_dim: int = 32
+  mlp_dim: int = 512
+  relative_buckets: int = 32
+  relative_distance: int = 128
+  max_tokens: int = 128
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    if self.dtype not in ("float32", "bfloat16"):
+      raise ValueError(f"text.dtype={self.dtype!r}: expected 'float32' or 'bfloat16' (T5 overflows in float16)")
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeSpec:
+  """Stages in the order they run. Each stage's input must be the output of the stage before it."""
+
+  name: str
+  text: TextSpec
+  stages: tuple[StageSpec, ...]
+
+  def __post_init__(self):
+    if not self.stages:
+      raise ValueError(f"cascade {self.name}: no stages")
+    names = self.stage_names
+    if len(set(names)) != len(names):
+      raise ValueError(f"cascade {self.name}: stage names repeat: {', '.join(names)}")
+    if self.stages[0].task is not Task.BASE:
+      raise ValueError(f"cascade {self.name}: first stage {names[0]} has task {self.stages[0].task.value}, expected base")
+    for stage in self.stages:
+      if stage.unet.text_dim != self.text.dim:
+        raise ValueError(f"cascade {self.name}: stage {stage.name} reads text of width {stage.unet.text_dim}, the encoder gives {self.text.dim}")
+    for before, stage in zip(self.stages, self.stages[1:], strict=False):
+      if stage.lowres is None:
+        raise ValueError(f"cascade {self.name}: stage {stage.name} after {before.name} has task base, expected tsr or ssr")
+      for field in dataclasses.fields(before.output):
+        have, want = getattr(before.output, field.name), getattr(stage.lowres.input, field.name)
+        if have != want:
+          raise ValueError(
+            f"cascade {self.name}: stage {stage.name} expects input {field.name}={want}, but stage {before.name} gives {field.name}={have}"
+          )
+
+  @property
+  def stage_names(self) -> tuple[str, ...]:
+    return tuple(stage.name for stage in self.stages)
+
+  def stage(self, name: str) -> StageSpec:
+    """The stage of that name; ValueError naming the nearest one otherwise."""
+    for stage in self.stages:
+      if stage.name == name:
+        return stage
+    raise ValueError(f"unknown stage {name!r}: {nearest(name, self.stage_names)}")

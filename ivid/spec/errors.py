@@ -1,0 +1,14 @@
+"""One-line messages that name the nearest right value."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+  """`did you mean X?` for the known word closest to `word`, followed by all of them."""
+  words = [str(k) for k in known]
+  close = difflib.get_close_matches(str(word), words, n=1, cutoff=0.5)
+  listing = "expected one of " + ", ".join(words)
+  return f"did you mean {close[0]!r}? ({listing})" if close else listing

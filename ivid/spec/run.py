@@ -1,0 +1,114 @@
+"""How a stage is trained: optimizer, batches, logging, checkpoints, mesh, data."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from ivid.spec.cascade import CascadeSpec
+
+
+class OptimizerKind(enum.Enum):
+  ADAM = "adam"
+  ADAFACTOR = "adafactor"
+  MUON = "muon"
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSpec:
+  kind: OptimizerKind = OptimizerKind.ADAM
+  learning_rate: float = 1e-3
+  warmup_steps: int = 100
+  final_fraction: float = 0.05  # the cosine ends at this share of learning_rate
+  b1: float = 0.9
+  b2: float = 0.99
+  weight_decay: float = 0.0
+  clip_norm: float = 1.0
+
+  def __post_init__(self):
+    if self.learning_rate <= 0:
+      raise ValueError(f"train.optimizer.learning_rate={self.learning_rate}: expected a positive number")
+
+
+@dataclasses.dataclass(frozen=True)
+class CropSpec:
+  """Random crop in space and time that training takes of the stage's output; 0 keeps the whole axis."""
+
+  frames: int = 0
+  height: int = 0
+  width: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSpec:
+  every: int = 500
+  max_to_keep: int = 2
+  keep_period: int = 0  # additionally keep every step that is a multiple of this; 0: none
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSpec:
+  """One training run of one stage."""
+
+  seed: int = 0
+  steps: int = 10_000
+  batch_size: int = 16  # clips a step, over all devices
+  accumulation: int = 1  # a batch is split into this many microbatches
+  frames: int = 0  # 0: all; fewer: that many frames spread evenly over the clip ("fewer frames first")
+  image_fraction: float = 0.0  # share of a batch's rows that are packed independent images
+  crop: CropSpec = CropSpec()
+  optimizer: OptimizerSpec = OptimizerSpec()
+  ema_decay: float = 0.999
+  init_from: str = ""  # work folder of another run whose EMA weights start this one
+  log_every: int = 50
+  eval_every: int = 1000
+  eval_batches: int = 4
+  sample_every: int = 2000
+  num_samples: int = 8
+  sample_steps: int = 16
+  checkpoint: CheckpointSpec = CheckpointSpec()
+
+  def __post_init__(self):
+    for name in ("steps", "batch_size", "accumulation", "log_every"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"train.{name}={getattr(self, name)}: expected 1 or more")
+    if self.batch_size % self.accumulation:
+      raise ValueError(f"train.batch_size={self.batch_size} is no multiple of train.accumulation={self.accumulation}")
+    if not 0.0 <= self.image_fraction <= 1.0:
+      raise ValueError(f"train.image_fraction={self.image_fraction}: expected 0 to 1")
+    if not 0.0 <= self.ema_decay < 1.0:
+      raise ValueError(f"train.ema_decay={self.ema_decay}: expected 0 up to but not 1")
+
+  @property
+  def num_images(self) -> int:
+    """Rows of a batch that hold independent images."""
+    return round(self.batch_size * self.image_fraction)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSpec:
+  """Axes of the device mesh; one of them may be -1: all devices that the others leave."""
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+  name: str = "moving_shapes"  # drawn on the fly; "tfds:NAME" reads a prepared TFDS data set
+  dir: str = ""  # of TFDS; empty: $TFDS_DATA_DIR or its default
+  paraphrase: float = 0.3  # share of training captions that are paraphrased
+  two_objects: float = 0.3  # share of scenes with two objects
+  threads: int = 1
+  prefetch: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+  """One config file for one stage of its cascade."""
+
+  cascade: CascadeSpec
+  train: TrainSpec
+  mesh: MeshSpec
+  data: DataSpec

@@ -1,0 +1,229 @@
+"""What one diffusion stage is: its network, its diffusion, its conditioning and how it is sampled by default."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from ivid.spec.clip import ClipShape
+
+
+class Task(enum.Enum):
+  """What a stage adds to its input (Imagen Video, section 2.2)."""
+
+  BASE = "base"
+  TSR = "tsr"  # temporal super-resolution: more frames, same picture
+  SSR = "ssr"  # spatial super-resolution: larger picture, same frames
+
+
+class Prediction(enum.Enum):
+  """What the network outputs."""
+
+  X = "x"
+  EPS = "eps"
+  V = "v"
+
+
+class LossWeight(enum.Enum):
+  """Weight on the squared error of x (Progressive Distillation, section 4)."""
+
+  X = "x"  # 1
+  EPS = "eps"  # SNR
+  V = "v"  # SNR + 1
+  TRUNCATED_SNR = "truncated_snr"  # max(SNR, 1)
+  MIN_SNR = "min_snr"  # min(SNR, 5), Min-SNR, arXiv 2303.09556
+
+
+class Norm(enum.Enum):
+  GROUP = "group"  # statistics over height, width and a group of channels of one frame
+  RMS = "rms"  # statistics over the channels of one position: exact under tiling
+
+
+class TimeMixing(enum.Enum):
+  NONE = "none"
+  ATTENTION = "attention"
+  CONVOLUTION = "convolution"
+
+
+class TimeFill(enum.Enum):
+  """How a temporal stage spreads its input over the target's frames (section 2.2)."""
+
+  REPEAT = "repeat"
+  BLANK = "blank"
+
+
+class Filter(enum.Enum):
+  """Kernel of a resize: a triangle (bilinear, widened when shrinking) or a box (mean of the covered area)."""
+
+  TRIANGLE = "triangle"
+  BOX = "box"
+
+
+class SamplerKind(enum.Enum):
+  DDIM = "ddim"
+  ANCESTRAL = "ancestral"
+  DPM_SOLVER_PP_2M = "dpmpp_2m"
+
+
+class ThresholdKind(enum.Enum):
+  NONE = "none"
+  STATIC = "static"  # clip to [-1, 1]
+  DYNAMIC = "dynamic"  # Imagen, section 2.3
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelSpec:
+  """One resolution of the U-Net: `blocks` identical blocks on the way down and as many on the way up."""
+
+  channels: int
+  blocks: int = 1
+  time: TimeMixing = TimeMixing.NONE
+  spatial_attention: bool = False
+  cross_attention: bool = False
+  remat: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetSpec:
+  """The Video U-Net (Imagen Video, section 2.3; Efficient U-Net of Imagen, appendix B)."""
+
+  levels: tuple[LevelSpec, ...]
+  patch: int = 1  # space-to-depth at the input, in space only
+  embed_dim: int = 128  # width of the conditioning vector
+  head_dim: int = 32
+  norm: Norm = Norm.GROUP
+  norm_groups: int = 8
+  text_dim: int = 192
+  dtype: str = "float32"  # of activations; statistics and softmax are float32 always
+  param_dtype: str = "float32"
+
+  def __post_init__(self):
+    if not self.levels:
+      raise ValueError("unet.levels is empty: expected at least one level")
+    if self.patch < 1:
+      raise ValueError(f"unet.patch={self.patch}: expected 1 or more")
+    for name in ("dtype", "param_dtype"):
+      if getattr(self, name) not in ("float32", "bfloat16"):
+        raise ValueError(f"unet.{name}={getattr(self, name)!r}: expected 'float32' or 'bfloat16'")
+    for i, level in enumerate(self.levels):
+      if level.blocks < 1:
+        raise ValueError(f"unet.levels[{i}].blocks={level.blocks}: expected 1 or more")
+      if self.norm is Norm.GROUP and level.channels % self.norm_groups:
+        raise ValueError(f"unet.levels[{i}].channels={level.channels} is no multiple of norm_groups={self.norm_groups}")
+      attends = level.spatial_attention or level.cross_attention or level.time is TimeMixing.ATTENTION
+      if attends and level.channels % self.head_dim:
+        raise ValueError(f"unet.levels[{i}].channels={level.channels} is no multiple of head_dim={self.head_dim}")
+
+  @property
+  def stride(self) -> int:
+    """Pixels per position of the lowest level: patch x 2^(levels - 1)."""
+    return self.patch * 2 ** (len(self.levels) - 1)
+
+  @property
+  def fully_convolutional(self) -> bool:
+    """Whether a tile gives what the whole frame gives: no attention but to the text, per-position norms."""
+    mixes = any(level.spatial_attention or level.time is TimeMixing.ATTENTION for level in self.levels)
+    return not mixes and self.norm is Norm.RMS
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionSpec:
+  """Continuous-time Gaussian diffusion, cosine schedule (Progressive Distillation, section 2)."""
+
+  prediction: Prediction = Prediction.V
+  loss_weight: LossWeight = LossWeight.V
+  logsnr_min: float = -20.0
+  logsnr_max: float = 20.0
+  resolution_shift: bool = False  # + 2 log(64 / size), simple diffusion (2301.11093)
+  sigma_floor: float = 0.05  # with x output, smallest sigma in the loss weight's denominator
+  text_drop: float = 0.1  # share of examples trained without text, for guidance
+
+  def __post_init__(self):
+    if not self.logsnr_min < self.logsnr_max:
+      raise ValueError(f"diffusion.logsnr_min={self.logsnr_min} is not below logsnr_max={self.logsnr_max}")
+    if not 0.0 <= self.text_drop <= 1.0:
+      raise ValueError(f"diffusion.text_drop={self.text_drop}: expected 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class LowresSpec:
+  """The clip a super-resolution stage is conditioned on, and its noise augmentation (section 2.5)."""
+
+  input: ClipShape
+  time_fill: TimeFill = TimeFill.REPEAT
+  shrink: Filter = Filter.BOX  # how training makes the low-resolution clip from the real one
+  aug_logsnr_min: float = -2.0  # the level is drawn uniformly in logsnr during training
+  aug_logsnr_max: float = 10.0
+  aug_snr: float = 5.0  # the fixed power ratio of sampling: alpha^2 = snr / (1 + snr)
+
+  def __post_init__(self):
+    if self.aug_snr <= 0:
+      raise ValueError(f"lowres.aug_snr={self.aug_snr}: expected a positive power ratio such as 3 or 5")
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidanceSpec:
+  """Classifier-free guidance, (1 + w) x_cond - w x_uncond, constant or oscillating (section 2.6)."""
+
+  weight: float = 0.0
+  low: float | None = None  # None: constant; else `weight` and `low` alternate after the first steps
+  constant_part: float = 0.2  # share of the steps that keep `weight` before the alternation
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSpec:
+  """Default way to sample a stage."""
+
+  sampler: SamplerKind = SamplerKind.DDIM
+  steps: int = 32
+  gamma: float = 0.3  # ancestral: log variance = gamma log(upper) + (1 - gamma) log(lower)
+  guidance: GuidanceSpec = GuidanceSpec()
+  threshold: ThresholdKind = ThresholdKind.STATIC
+  percentile: float = 99.5  # dynamic threshold
+
+  def __post_init__(self):
+    if self.steps < 1:
+      raise ValueError(f"sampling.steps={self.steps}: expected 1 or more")
+    if not 0.0 <= self.gamma <= 1.0:
+      raise ValueError(f"sampling.gamma={self.gamma}: expected 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSpec:
+  """One stage of a cascade: everything its function is made of. Weights carry this; a different spec is refused."""
+
+  name: str
+  task: Task
+  output: ClipShape
+  unet: UNetSpec
+  diffusion: DiffusionSpec = DiffusionSpec()
+  lowres: LowresSpec | None = None
+  sampling: SamplingSpec = SamplingSpec()
+  text_encoder: str = ""  # SHA-256 of the frozen encoder whose embeddings the stage was trained on
+
+  def __post_init__(self):
+    if (self.task is Task.BASE) != (self.lowres is None):
+      raise ValueError(f"stage {self.name}: task {self.task.value} {'takes no' if self.task is Task.BASE else 'needs a'} lowres section")
+    stride = self.unet.stride
+    for side in ("height", "width"):
+      size = getattr(self.output, side)
+      if size % self.unet.patch:
+        raise ValueError(f"stage {self.name}: output {side}={size} is no multiple of unet.patch={self.unet.patch}")
+    if min(self.output.height, self.output.width) < stride / 2:
+      raise ValueError(f"stage {self.name}: output {self.output} is smaller than the U-Net's stride of {stride}")
+    if self.lowres is None:
+      return
+    small, big = self.lowres.input, self.output
+    if self.task is Task.TSR and (small.height, small.width) != (big.height, big.width):
+      raise ValueError(f"stage {self.name}: a temporal stage keeps the picture, but {small} becomes {big}")
+    if self.task is Task.TSR and big.frames % small.frames:
+      raise ValueError(f"stage {self.name}: {big.frames} frames are no multiple of its input's {small.frames}")
+    if self.task is Task.SSR and (small.frames, small.fps) != (big.frames, big.fps):
+      raise ValueError(f"stage {self.name}: a spatial stage keeps frames and rate, but {small} becomes {big}")
+    if abs(small.seconds - big.seconds) > 1e-6:
+      raise ValueError(f"stage {self.name}: input lasts {small.seconds:g} s, output {big.seconds:g} s")
+
+  @property
+  def time_factor(self) -> int:
+    """Output frames per input frame."""
+    return 1 if self.lowres is None else self.output.frames // self.lowres.input.frames

@@ -1,0 +1,240 @@
+"""Stage: the only place where network, diffusion, conditioning and text embeddings meet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax.core import meta
+
+from ivid.diffusion import augment, guidance, loss, process, samplers, schedule, threshold
+from ivid.nets.unet import VideoUNet
+from ivid.spec import batch as batches
+from ivid.spec.stage import SamplingSpec, StageSpec
+from ivid.video import lowres as lowres_video
+
+# Names of the streams a training example draws from; folded into its key in this order.
+_DROP, _EPS, _AUG_LEVEL, _AUG_NOISE = range(4)
+
+
+@flax.struct.dataclass
+class Conditioning:
+  """All that the denoiser is given besides z_t and its level.
+
+  Attributes:
+    text: [B, K, L, D] embeddings, K = 1 or T.
+    text_mask: [B, K, L] bool; all False means no text.
+    is_video: [B] bool; False bypasses all time mixing.
+    fps: [B] float32.
+    lowres: [B, T, H, W, C'] augmented and grown to the target's size, or None in the base.
+    aug_logsnr: [B] level of that augmentation, or None in the base.
+    w: [B] guidance weight, for distilled models; None otherwise.
+  """
+
+  text: jax.Array
+  text_mask: jax.Array
+  is_video: jax.Array
+  fps: jax.Array
+  lowres: jax.Array | None = None
+  aug_logsnr: jax.Array | None = None
+  w: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class SampleState:
+  """What one sampling step hands to the next: z_t and the previous step's x_hat, [B, T, H, W, 3] float32."""
+
+  z: jax.Array
+  x_hat: jax.Array
+
+
+@flax.struct.dataclass
+class StepInputs:
+  """Scalars of one sampling step, so that one compiled step serves all of them.
+
+  Attributes:
+    logsnr_t, logsnr_s: levels the step leaves and reaches.
+    logsnr_prev: level the step before left; equal to logsnr_t at the first.
+    w: guidance weight.
+    last: bool; the step returns x_hat.
+  """
+
+  logsnr_t: jax.Array
+  logsnr_s: jax.Array
+  logsnr_prev: jax.Array
+  w: jax.Array
+  last: jax.Array
+
+
+class Stage:
+  """Functions of one stage. Stateless: parameters come in and go out by argument."""
+
+  def __init__(self, spec: StageSpec):
+    self.spec = spec
+    self.net = VideoUNet(spec.unet)
+    self.schedule = schedule.make_schedule(spec.diffusion, spec.output)
+
+  # Parameters.
+
+  def init(self, key: jax.Array) -> Any:
+    """Parameters, each boxed with its logical axis names (flax.linen.LogicallyPartitioned)."""
+    frames = 1 if self.spec.lowres is None else self.spec.time_factor
+    side = self.spec.unet.stride
+    batch = batches.batch_spec(self.spec, batch_size=1, frames=frames, height=side, width=side, max_tokens=2)
+    arrays = {name: jnp.zeros(a.shape, a.dtype) for name, a in batch.items()}
+    x = jnp.zeros(batch[batches.VIDEO].shape, jnp.float32)
+    cond = self._conditioning(arrays)
+    if self.spec.lowres is not None:
+      cond = cond.replace(lowres=jnp.zeros_like(x), aug_logsnr=jnp.zeros((1,)))
+    return self.net.init(key, x, jnp.zeros((1,)), **_network_inputs(cond))["params"]
+
+  def abstract_params(self) -> Any:
+    """Shapes, dtypes and logical axes of the parameters; nothing is computed."""
+    return jax.eval_shape(self.init, jax.random.key(0))
+
+  # Conditioning.
+
+  def augmented(self, small: jax.Array, *, frames: int, height: int, width: int, logsnr: jax.Array, noise: jax.Array) -> jax.Array:
+    """The low-resolution clip as the network reads it, in training and in sampling alike (section 2.5).
+
+    Args:
+      small: [B, t, h, w, 3] in [-1, 1].
+      frames, height, width: size to grow to.
+      logsnr: [B] augmentation level.
+      noise: like `small`, one standard normal draw per low-resolution value.
+
+    Returns: [B, frames, height, width, C'].
+    """
+    noisy = augment.augment(lowres=small, logsnr=logsnr, noise=noise)
+    return lowres_video.grow(noisy, frames=frames, height=height, width=width, time_fill=self.spec.lowres.time_fill)
+
+  def _conditioning(self, batch: dict[str, jax.Array]) -> Conditioning:
+    return Conditioning(
+      text=batch[batches.TEXT],
+      text_mask=batch[batches.TEXT_MASK],
+      is_video=batch[batches.IS_VIDEO],
+      fps=batch[batches.FPS],
+    )
+
+  # The denoiser.
+
+  def predict(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning) -> jax.Array:
+    """The network's raw output, in the spec's `prediction` space, float32 like z_t [B, T, H, W, 3]; logsnr_t [B]."""
+    return self.net.apply({"params": params}, z_t, logsnr_t, **_network_inputs(cond))
+
+  def denoise(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning) -> jax.Array:
+    """x_hat [B, T, H, W, 3], neither guided nor thresholded."""
+    output = self.predict(params, z_t, logsnr_t, cond)
+    return process.x_from_prediction(self.spec.diffusion.prediction, z_t=z_t, prediction=output, logsnr_t=logsnr_t)
+
+  def guided(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning, w: jax.Array) -> jax.Array:
+    """(1 + w) x_cond - w x_uncond by one evaluation on 2B examples. Only the text is dropped, never the lowres clip."""
+    twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), cond)
+    dropped = jnp.concatenate([cond.text_mask, jnp.zeros_like(cond.text_mask)])
+    both = self.denoise(
+      params, jnp.concatenate([z_t, z_t]), jnp.concatenate([logsnr_t, logsnr_t]), twice.replace(text_mask=dropped)
+    )
+    x_cond, x_uncond = jnp.split(both, 2)
+    return guidance.guided(x_cond=x_cond, x_uncond=x_uncond, w=w)
+
+  # Training.
+
+  def loss(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Weighted denoising loss of each example and the level it was noised to.
+
+    Args:
+      params: unboxed parameters.
+      batch: contents of ivid.spec.batch.
+      key: the run's loss stream; example keys are fold_in(key, index), so neither a row's place nor the number of devices matters.
+
+    Returns: (loss [B], u [B]), float32; u is the diffusion time in [0, 1].
+    """
+    spec = self.spec
+    x = batch[batches.VIDEO].astype(jnp.float32) / 127.5 - 1.0
+    index = batch[batches.INDEX]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+    u = schedule.stratified_u(index, jax.random.uniform(key))
+    logsnr = self.schedule(u)
+    cond = self._conditioning(batch)
+    drop = _draw(keys, _DROP, ()) < spec.diffusion.text_drop
+    cond = cond.replace(text_mask=cond.text_mask & ~drop[:, None, None])
+    if spec.lowres is not None:
+      cond = self._training_lowres(cond, x, keys)
+    eps = _draw(keys, _EPS, x.shape[1:], normal=True)
+    z_t = process.q_sample(x=x, eps=eps, logsnr=logsnr)
+    output = self.predict(params, z_t, logsnr, cond)
+    losses = loss.weighted_loss(
+      kind=spec.diffusion.loss_weight,
+      prediction=spec.diffusion.prediction,
+      output=output,
+      x=x,
+      eps=eps,
+      z_t=z_t,
+      logsnr=logsnr,
+      sigma_floor=spec.diffusion.sigma_floor,
+    )
+    return losses, u
+
+  def _training_lowres(self, cond: Conditioning, x: jax.Array, keys: jax.Array) -> Conditioning:
+    """Adds the low-resolution clip made from the real one, noised to a random level."""
+    lowres = self.spec.lowres
+    small = lowres_video.shrink(x, lowres, self.spec.output)
+    span = lowres.aug_logsnr_max - lowres.aug_logsnr_min
+    logsnr = lowres.aug_logsnr_min + span * _draw(keys, _AUG_LEVEL, ())
+    noise = _draw(keys, _AUG_NOISE, small.shape[1:], normal=True)
+    _, T, H, W, _ = x.shape
+    grown = self.augmented(small, frames=T, height=H, width=W, logsnr=logsnr, noise=noise)
+    return cond.replace(lowres=grown, aug_logsnr=logsnr)
+
+  # Sampling.
+
+  def sample_step(
+    self, params: Any, state: SampleState, cond: Conditioning, noise: jax.Array, step: StepInputs, sampling: SamplingSpec
+  ) -> SampleState:
+    """One step of the sampler on one batch of clips (or tiles).
+
+    Args:
+      noise: like state.z; read by the ancestral sampler only.
+      sampling: static; with weight 0 and no oscillation the unconditional evaluation is left out.
+    """
+    logsnr_t = jnp.broadcast_to(step.logsnr_t, state.z.shape[:1])
+    if needs_guidance(sampling):
+      x_hat = self.guided(params, state.z, logsnr_t, cond, step.w)
+    else:
+      x_hat = self.denoise(params, state.z, logsnr_t, cond)
+    x_hat = threshold.threshold(x_hat, sampling.threshold, sampling.percentile)
+    z_s = samplers.sampler_step(
+      sampling.sampler,
+      z_t=state.z,
+      x_hat=x_hat,
+      x_hat_prev=state.x_hat,
+      noise=noise,
+      logsnr_t=step.logsnr_t,
+      logsnr_s=step.logsnr_s,
+      logsnr_prev=step.logsnr_prev,
+      gamma=sampling.gamma,
+      last=step.last,
+    )
+    return SampleState(z=z_s, x_hat=x_hat)
+
+
+def needs_guidance(sampling: SamplingSpec) -> bool:
+  """Whether a step evaluates the network without text too."""
+  return sampling.guidance.weight != 0.0 or bool(sampling.guidance.low)
+
+
+def unbox(params: Any) -> Any:
+  """Parameters without their logical axis names."""
+  return meta.unbox(params)
+
+
+def _draw(keys: jax.Array, stream: int, shape: tuple[int, ...], *, normal: bool = False) -> jax.Array:
+  """One draw of `shape` per example key, standard normal or uniform in [0, 1)."""
+  sampler = jax.random.normal if normal else jax.random.uniform
+  return jax.vmap(lambda key: sampler(jax.random.fold_in(key, stream), shape))(keys)
+
+
+def _network_inputs(cond: Conditioning) -> dict[str, Any]:
+  return {field: getattr(cond, field) for field in cond.__dataclass_fields__}

@@ -1,0 +1,94 @@
+"""Noise schedule in continuous time: u in [0, 1] -> logsnr = log(alpha^2 / sigma^2) -> alpha, sigma."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from ivid.spec.clip import ClipShape
+from ivid.spec.stage import DiffusionSpec
+
+REFERENCE_SIZE = 64  # side of the picture that the unshifted schedule is made for (simple diffusion, 2301.11093)
+GOLDEN_STRIDE = 2654435769  # 2^32 / golden ratio: the step of the additive recurrence with the most even gaps
+U_MARGIN = 1e-5  # u stays this far from 0 and 1
+
+
+def as_float(a: ArrayLike) -> jax.Array:
+  """`a` as an array of float32 (float64 stays): levels and everything computed with them are never narrower."""
+  return jnp.asarray(a, dtype=jnp.promote_types(jnp.result_type(a), jnp.float32))
+
+
+def broadcast_from_left(a: jax.Array, ndim_like: jax.Array | int) -> jax.Array:
+  """`a`, scalar or [B], with axes of size 1 appended up to `ndim_like` axes (or those of that array), so that it scales rows."""
+  ndim = ndim_like if isinstance(ndim_like, int) else jnp.ndim(ndim_like)
+  a = jnp.asarray(a)
+  assert a.ndim <= ndim or a.ndim == 0, (a.shape, ndim)
+  return a if a.ndim == 0 else a.reshape(a.shape + (1,) * (ndim - a.ndim))
+
+
+def alpha_sigma(logsnr: ArrayLike) -> tuple[jax.Array, jax.Array]:
+  """alpha = sqrt(sigmoid(logsnr)) and sigma = sqrt(sigmoid(-logsnr)), so alpha^2 + sigma^2 = 1; shapes of `logsnr`."""
+  logsnr = as_float(logsnr)
+  return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineSchedule:
+  """logsnr(u) = -2 log tan(a u + b) + shift, with a and b such that the unshifted ends are logsnr_max at 0 and logsnr_min at 1.
+
+  Progressive Distillation, section 2; the shift is simple diffusion's, section 2.1, and moves both ends.
+  """
+
+  logsnr_min: float
+  logsnr_max: float
+  shift: float = 0.0
+
+  def __call__(self, u: ArrayLike) -> jax.Array:
+    """logsnr at time u in [0, 1], any shape; falls strictly."""
+    u = as_float(u)
+    start, span, rest = self._angles()
+    # float32 cannot resolve angles near pi/2, so the later half is measured back from pi/2: tan(pi/2 - y) = 1 / tan(y).
+    early = u <= 0.5
+    angle = jnp.where(early, span * u + start, span * (1.0 - u) + rest)
+    return jnp.where(early, -2.0, 2.0) * jnp.log(jnp.tan(angle)) + self.shift
+
+  def u_from_logsnr(self, logsnr: ArrayLike) -> jax.Array:
+    """The time u at which the schedule has this logsnr, any shape; beyond the ends it lies outside [0, 1]."""
+    start, span, _ = self._angles()
+    return (jnp.arctan(jnp.exp(-0.5 * (as_float(logsnr) - self.shift))) - start) / span
+
+  def _angles(self) -> tuple[float, float, float]:
+    """b, a and pi/2 - (a + b)."""
+    start = math.atan(math.exp(-0.5 * self.logsnr_max))
+    rest = math.atan(math.exp(0.5 * self.logsnr_min))
+    return start, 0.5 * math.pi - rest - start, rest
+
+
+def make_schedule(spec: DiffusionSpec, output: ClipShape) -> CosineSchedule:
+  """The schedule of a stage; with `resolution_shift`, shift = 2 log(64 / sqrt(height width)) of the stage's output."""
+  size = math.sqrt(output.height * output.width)
+  shift = 2.0 * math.log(REFERENCE_SIZE / size) if spec.resolution_shift else 0.0
+  return CosineSchedule(spec.logsnr_min, spec.logsnr_max, shift)
+
+
+def stratified_u(index: jax.Array, step_offset: ArrayLike) -> jax.Array:
+  """Times u = index / golden ratio + step_offset mod 1, held within [1e-5, 1 - 1e-5].
+
+  Every run of consecutive indices is spread evenly over [0, 1], whatever the batch's size and however it is split, and u is uniform
+  over all indices. The product is taken modulo 2^32, so that large indices lose no precision.
+
+  Args:
+    index: [B] int32, the examples' places in the data.
+    step_offset: scalar in [0, 1), the same for all rows of a batch.
+
+  Returns:
+    [B] float32.
+  """
+  turns = jnp.asarray(index).astype(jnp.uint32) * jnp.uint32(GOLDEN_STRIDE)
+  fraction = (turns >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)  # 24 bits are what float32 holds exactly
+  u = jnp.mod(fraction + jnp.asarray(step_offset, jnp.float32), 1.0)
+  return jnp.clip(u, U_MARGIN, 1.0 - U_MARGIN)

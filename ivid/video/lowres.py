@@ -1,0 +1,62 @@
+"""The clip a super-resolution stage is conditioned on (Imagen Video, section 2.2): one definition for loss and sampling."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ivid.spec.clip import ClipShape
+from ivid.spec.stage import Filter, LowresSpec, TimeFill
+from ivid.video.resize import resize
+
+
+def shrink(x: Any, lowres: LowresSpec, output: ClipShape) -> Any:
+  """Low-resolution clip [B, t, h, w, C] of `x` [B, T, H, W, C], a clip at the stage's output or a crop of one.
+
+  Sizes follow the ratio input / output. Time keeps every k-th frame (frame k of a clip at rate f is the picture at k / f seconds),
+  space is resized by `lowres.shrink`. Numpy gives numpy, jax gives jax.
+
+  Raises:
+    ValueError: a size of `x` that the ratio does not take to a whole number.
+  """
+  sizes = [
+    _scaled(name, x.shape[axis], getattr(lowres.input, name), getattr(output, name))
+    for axis, name in ((1, "frames"), (2, "height"), (3, "width"))
+  ]
+  frames, height, width = sizes
+  return resize(x[:, :: x.shape[1] // frames], height, width, lowres.shrink)
+
+
+def grow(small: Any, *, frames: int, height: int, width: int, time_fill: TimeFill) -> Any:
+  """Conditioning clip [B, T, H, W, C] from the low-resolution `small` [B, t, h, w, C]: bilinear in space, then `time_fill`.
+
+  REPEAT shows each frame T / t times; BLANK puts frame i at i T / t and zeros elsewhere.
+
+  Raises:
+    ValueError: T is no multiple of t.
+  """
+  b, t = small.shape[:2]
+  if frames % t:
+    raise ValueError(f"cannot spread {t} frames over {frames}: expected a multiple of {t}, such as {max(1, round(frames / t)) * t}")
+  big = resize(small, height, width, Filter.TRIANGLE)
+  k = frames // t
+  if k == 1:
+    return big
+  xp = jnp if isinstance(big, jax.Array) else np
+  if time_fill is TimeFill.REPEAT:
+    return xp.repeat(big, k, axis=1)
+  filled = xp.stack([big] + [xp.zeros_like(big)] * (k - 1), axis=2)
+  return filled.reshape(b, frames, *big.shape[2:])
+
+
+def _scaled(name: str, size: int, small: int, big: int) -> int:
+  """size x small / big; ValueError unless it is a whole number above 0."""
+  if size < 1 or size * small % big:
+    step = big // math.gcd(small, big)
+    near = max(1, round(size / step)) * step
+    raise ValueError(f"clip {name}={size} does not shrink by {small}/{big}: expected a multiple of {step}, such as {near}")
+  return size * small // big

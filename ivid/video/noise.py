@@ -1,0 +1,45 @@
+"""Noise as a function of place: a tile gets what the whole clip has there, so the tile size is a memory knob and nothing else."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+BLOCK = (8, 8, 8)  # frames, rows and columns that share a key
+
+
+def block_noise(
+  key: jax.Array,
+  *,
+  shape: tuple[int, int, int, int],
+  origin: tuple[int | jax.Array, int | jax.Array, int | jax.Array] = (0, 0, 0),
+  block: tuple[int, int, int] = BLOCK,
+) -> jax.Array:
+  """Standard normal float32 `shape` [T, H, W, C] whose first value lies at `origin` (frame, row, column >= 0) of the clip.
+
+  Absolute block (i, j, k) holds normal(fold_in(fold_in(fold_in(key, i), j), k)), whatever the sizes of clip and tile. The origin
+  need not be a multiple of the block; it may be traced, so that one program serves every tile. For a batch, vmap over keys.
+  """
+  channels = shape[3]
+  spans = [_span(start, size, edge) for start, size, edge in zip(origin, shape[:3], block, strict=True)]
+  t, h, w = (first + jnp.arange(count) for first, count, _ in spans)
+
+  def draw(i, j, k):
+    place = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, i), j), k)
+    return jax.random.normal(place, (*block, channels), jnp.float32)
+
+  over_w = jax.vmap(draw, (None, None, 0))
+  over_hw = jax.vmap(over_w, (None, 0, None))
+  blocks = jax.vmap(over_hw, (0, None, None))(t, h, w)
+  counts = [count for _, count, _ in spans]
+  covering = blocks.transpose(0, 3, 1, 4, 2, 5, 6).reshape(*(n * edge for n, edge in zip(counts, block, strict=True)), channels)
+  return jax.lax.dynamic_slice(covering, (*(offset for _, _, offset in spans), 0), shape)
+
+
+def _span(start: int | jax.Array, size: int, edge: int) -> tuple[int | jax.Array, int, int | jax.Array]:
+  """First covering block, how many there are, and where `start` lies in the first."""
+  first, offset = start // edge, start % edge
+  if isinstance(start, jax.Array):  # the count must not depend on the value: enough for the worst offset
+    return first, (size + edge - 2) // edge + 1, offset
+  assert start >= 0, f"origin {start} lies before the clip"
+  return first, -(-(offset + size) // edge), offset

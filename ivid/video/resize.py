@@ -1,0 +1,62 @@
+"""Resizing by weight matrices: the only definition, for numpy and jax arrays alike."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ivid.spec.stage import Filter
+
+
+@functools.cache
+def resize_weights(n_in: int, n_out: int, filter: Filter) -> np.ndarray:
+  """Matrix [n_out, n_in] float32, rows summing to 1, that resizes an axis; pixel i covers [i, i + 1) (corners not aligned).
+
+  TRIANGLE: w_ij proportional to max(0, 1 - |x_j - x_i| / s) at pixel centres, s = max(n_in / n_out, 1) input pixels: bilinear,
+  antialiased when shrinking. BOX: w_ij proportional to the overlap of output pixel i with input pixel j: the exact mean of the
+  covered area, hence repetition when growing by a whole factor. Pixels outside the picture get no weight. The array is read-only.
+
+  Raises:
+    ValueError: a size below 1.
+  """
+  if n_in < 1 or n_out < 1:
+    raise ValueError(f"resize from {n_in} to {n_out}: expected sizes of 1 or more")
+  i, j = np.arange(n_out, dtype=np.int64)[:, None], np.arange(n_in, dtype=np.int64)[None, :]
+  # Both kernels in units of 1 / n_out (or half of it) input pixels: whole numbers, so that equal weights are equal exactly.
+  if filter is Filter.TRIANGLE:
+    distance = np.abs((2 * j + 1) * n_out - (2 * i + 1) * n_in)
+    weights = np.maximum(0, 2 * max(n_in, n_out) - distance)
+  else:
+    weights = np.maximum(0, np.minimum((i + 1) * n_in, (j + 1) * n_out) - np.maximum(i * n_in, j * n_out))
+  matrix = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+  matrix.flags.writeable = False
+  return matrix
+
+
+def resize_axis(clip: Any, axis: int, size: int, filter: Filter) -> Any:
+  """`clip` with `axis` resized to `size`; computed in float32, given back in the clip's dtype (float32 for integers).
+
+  The result is of the clip's kind: numpy for numpy, jax (traced or not) for jax. No-op when the size stays.
+  """
+  axis = axis % clip.ndim
+  if clip.shape[axis] == size:
+    return clip
+  weights = resize_weights(clip.shape[axis], size, filter)
+  if isinstance(clip, jax.Array):
+    dtype = clip.dtype if jnp.issubdtype(clip.dtype, jnp.floating) else jnp.float32
+    inputs = list(range(clip.ndim))
+    outputs = [clip.ndim if d == axis else d for d in inputs]
+    x = jnp.asarray(clip, jnp.float32)
+    return jnp.einsum(x, inputs, weights, [clip.ndim, axis], outputs, precision=jax.lax.Precision.HIGHEST).astype(dtype)
+  dtype = clip.dtype if jnp.issubdtype(clip.dtype, jnp.floating) else np.float32
+  resized = np.tensordot(weights, clip.astype(np.float32, copy=False), axes=(1, axis))
+  return np.ascontiguousarray(np.moveaxis(resized, 0, axis)).astype(dtype, copy=False)
+
+
+def resize(clip: Any, height: int, width: int, filter: Filter) -> Any:
+  """Pictures or clips [..., H, W, C] at height x width. See `resize_weights` for the kernels, `resize_axis` for dtypes."""
+  return resize_axis(resize_axis(clip, -3, height, filter), -2, width, filter)

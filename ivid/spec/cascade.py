@@ -15,11 +15,11 @@ class TextSpec:
   name: str = "nano"
   tokenizer: str = "bytes"  # "bytes" as in ByT5, or the path of a SentencePiece .model file
   vocab_size: int = 384
-  dim: int = 192
-  layers: int = 10
-  heads: int = 6
+  dim: int = 256
+  layers: int = 5
+  heads: int = 8
   head_dim: int = 32
-  mlp_dim: int = 512
+  mlp_dim: int = 832
   relative_buckets: int = 32
   relative_distance: int = 128
   max_tokens: int = 128

@@ -1,0 +1,81 @@
+"""Logical axis names to shardings."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import optax
+from flax import linen as nn
+from flax.core import meta
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# Input channels carry fsdp (facts of scale: never the scanned axis), output channels carry tensor.
+RULES: dict[str, str | tuple[str, ...] | None] = {
+  "batch": ("data", "fsdp"),
+  "embed_in": "fsdp",
+  "embed_out": "tensor",
+  "heads": "tensor",
+  "mlp": "tensor",
+  "vocab": "fsdp",
+}
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows of a batch over the data and fsdp axes."""
+  return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+
+
+def param_shardings(mesh: Mesh, boxed: Any) -> Any:
+  """Sharding of each parameter by its logical axis names; an axis whose size does not divide stays whole.
+
+  Args:
+    boxed: abstract parameters with names, as Stage.abstract_params gives them.
+
+  Returns: NamedShardings in the structure of the unboxed parameters.
+  """
+
+  def one(leaf: Any) -> NamedSharding:
+    names = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else ()
+    shape = leaf.value.shape if isinstance(leaf, meta.AxisMetadata) else leaf.shape
+    axes = [_mesh_axes(mesh, name, size) for name, size in zip(names, shape, strict=False)]
+    return NamedSharding(mesh, PartitionSpec(*axes))
+
+  return jax.tree.map(one, boxed, is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata))
+
+
+def optimizer_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
+  """Sharding of the optimizer's state: moments like their parameter, everything of another shape replicated.
+
+  Args:
+    params: abstract unboxed parameters.
+    shardings: their shardings.
+  """
+  state = jax.eval_shape(optimizer.init, params)
+  pairs = jax.tree.map(lambda p, s: (p.shape, s), params, shardings)
+  whole = replicated(mesh)
+
+  def like_param(leaf: Any, pair: tuple[tuple[int, ...], NamedSharding]) -> NamedSharding:
+    return pair[1] if leaf.shape == pair[0] else whole
+
+  return optax.tree.map_params(
+    optimizer, like_param, state, pairs, transform_non_params=lambda _: whole, is_leaf=lambda x: isinstance(x, tuple) and len(x) == 2
+  )
+
+
+def with_shardings(abstract: Any, shardings: Any) -> Any:
+  """ShapeDtypeStructs that carry their sharding."""
+  return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
+
+
+def _mesh_axes(mesh: Mesh, name: str | None, size: int) -> str | tuple[str, ...] | None:
+  rule = RULES.get(name) if name else None
+  if rule is None:
+    return None
+  axes = (rule,) if isinstance(rule, str) else rule
+  return rule if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None

@@ -1,0 +1,80 @@
+"""train_step and eval_step: pure functions, state in, state out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+# loss_fn(params, batch, key) -> (loss [B], u [B])
+LossFn = Callable[[Any, Any, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that training changes.
+
+  Attributes:
+    step: int32, updates made so far.
+    params: float32 parameters.
+    ema: their exponential moving average, what is sampled from and shipped.
+    opt_state: the optimizer's.
+  """
+
+  step: jax.Array
+  params: Any
+  ema: Any
+  opt_state: Any
+
+
+def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+  """The state before the first update; the EMA starts at the parameters."""
+  return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=jax.tree.map(jnp.copy, params), opt_state=optimizer.init(params))
+
+
+def train_step(
+  state: TrainState, batch: Any, key: jax.Array, *, loss_fn: LossFn, optimizer: optax.GradientTransformation, ema_decay: float, accumulation: int
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One update. A step whose loss or gradient is not finite changes nothing but the counter, so the state stays usable.
+
+  Returns: the state and scalars: loss, grad_norm.
+  """
+  loss, grads = _gradients(state.params, batch, key, loss_fn=loss_fn, accumulation=accumulation)
+  grad_norm = optax.global_norm(grads)
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  # The average follows quickly at first, else it would remember the initial values for 1 / (1 - decay) steps.
+  decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+  ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, params)
+  finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+  new = TrainState(step=state.step, params=params, ema=ema, opt_state=opt_state)
+  kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+  return kept.replace(step=state.step + 1), {"loss": loss, "grad_norm": grad_norm}
+
+
+def eval_step(params: Any, batch: Any, key: jax.Array, *, loss_fn: LossFn) -> tuple[jax.Array, jax.Array]:
+  """Loss [B] and diffusion time u [B] of a batch, to be averaged by level."""
+  return loss_fn(params, batch, key)
+
+
+def _gradients(params: Any, batch: Any, key: jax.Array, *, loss_fn: LossFn, accumulation: int) -> tuple[jax.Array, Any]:
+  """Mean loss of the batch and its gradient, one microbatch after another."""
+
+  def mean_loss(p: Any, rows: Any) -> jax.Array:
+    return jnp.mean(loss_fn(p, rows, key)[0])
+
+  if accumulation == 1:
+    return jax.value_and_grad(mean_loss)(params, batch)
+  # Rows are dealt out in turn, so that each microbatch keeps the batch's mixture and stays spread over the devices.
+  micro = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(a.shape[0] // accumulation, accumulation, *a.shape[1:]), 1, 0), batch)
+
+  def add(total: Any, rows: Any) -> tuple[Any, None]:
+    return jax.tree.map(jnp.add, total, jax.value_and_grad(mean_loss)(params, rows)), None
+
+  zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
+  total, _ = jax.lax.scan(add, zeros, micro)
+  return jax.tree.map(lambda a: a / accumulation, total)

@@ -1,0 +1,1 @@
+"""Training: streams of random numbers, optimizers, checkpoints, metrics and the one loop."""

@@ -1,0 +1,139 @@
+"""Orbax checkpoints: params, ema, optimizer, data index and spec as named items of one step."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from ivid.spec import convert
+from ivid.spec.run import CheckpointSpec
+from ivid.spec.stage import StageSpec
+from ivid.stage import Stage, unbox
+from ivid.steps import TrainState
+
+FOLDER = "checkpoints"
+_ITEMS = ("params", "ema", "optimizer", "data", "meta")
+
+
+class Checkpointer:
+  """Checkpoints of one run, in `workdir`/checkpoints/<step>/."""
+
+  def __init__(self, workdir: pathlib.Path, spec: CheckpointSpec, stage: StageSpec):
+    self._stage = stage
+    self._folder = pathlib.Path(workdir).resolve() / FOLDER
+    self._manager = ocp.CheckpointManager(
+      self._folder,
+      item_names=_ITEMS,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=spec.max_to_keep, keep_period=spec.keep_period or None, create=True, enable_async_checkpointing=True
+      ),
+    )
+
+  def latest_step(self) -> int | None:
+    return self._manager.latest_step()
+
+  def save(self, state: TrainState, *, next_index: int) -> None:
+    """Saves the state and the index of the first example it has not seen. All processes call this."""
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(state.params),
+        ema=ocp.args.StandardSave(state.ema),
+        optimizer=ocp.args.StandardSave(state.opt_state),
+        data=ocp.args.JsonSave({"next_index": next_index}),
+        meta=ocp.args.JsonSave({"step": step, "stage": convert.to_dict(self._stage)}),
+      ),
+    )
+
+  def restore(self, abstract: TrainState) -> tuple[TrainState, int]:
+    """The latest state straight into the shardings of `abstract`, and the next example index.
+
+    Raises:
+      ValueError: the checkpoint is of another stage, or cannot be read.
+    """
+    step = self._manager.latest_step()
+    path = self._folder / str(step)
+    saved = _read_meta(path)["stage"]
+    difference = first_difference(saved, convert.to_dict(self._stage))
+    if difference:
+      raise ValueError(f"checkpoint {path} is of another stage: {difference}")
+    try:
+      items = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          params=ocp.args.StandardRestore(abstract.params),
+          ema=ocp.args.StandardRestore(abstract.ema),
+          optimizer=ocp.args.StandardRestore(abstract.opt_state),
+          data=ocp.args.JsonRestore(),
+        ),
+      )
+    except Exception as error:  # Orbax and TensorStore raise many classes for damaged files
+      raise ValueError(f"checkpoint {path} cannot be read: {_first_line(error)}") from None
+    step_array = jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), abstract.step.sharding)
+    state = TrainState(step=step_array, params=items["params"], ema=items["ema"], opt_state=items["optimizer"])
+    return state, items["data"]["next_index"]
+
+  def wait(self) -> None:
+    """Blocks until what was saved is on disk."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    self._manager.close()
+
+
+def load_ema(workdir: str | pathlib.Path) -> tuple[StageSpec, Any, int]:
+  """EMA weights of a run's latest checkpoint on the first local device, with the stage's spec and the step.
+
+  Raises:
+    ValueError: no run there, no finished checkpoint, or an unreadable one.
+  """
+  folder = pathlib.Path(workdir).resolve() / FOLDER
+  steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
+  if not steps:
+    raise ValueError(f"no checkpoint in {folder}: expected the work folder of a run that has saved at least once")
+  path = folder / str(max(steps))
+  spec = convert.from_dict(StageSpec, _read_meta(path)["stage"])
+  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), unbox(Stage(spec).abstract_params()))
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      params = checkpointer.restore(path / "ema", target)
+  except Exception as error:  # Orbax and TensorStore raise many classes for damaged files
+    raise ValueError(f"checkpoint {path} cannot be read: {_first_line(error)}") from None
+  return spec, params, max(steps)
+
+
+def first_difference(have: Any, want: Any, path: str = "stage") -> str:
+  """The first field in which two plain trees differ, with both values; empty if they are equal. `sampling` is no part of the function."""
+  if isinstance(have, dict) and isinstance(want, dict):
+    for key in sorted(set(have) | set(want)):
+      if key == "sampling":
+        continue
+      if key not in have or key not in want:
+        return f"{path}.{key} is {'missing' if key not in have else 'unknown'}"
+      found = first_difference(have[key], want[key], f"{path}.{key}")
+      if found:
+        return found
+    return ""
+  if isinstance(have, list) and isinstance(want, list) and len(have) == len(want):
+    return next(filter(None, (first_difference(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(have, want, strict=True)))), "")
+  return "" if have == want else f"{path}={have!r}, expected {want!r}"
+
+
+def _read_meta(path: pathlib.Path) -> dict[str, Any]:
+  file = path / "meta" / "metadata"
+  try:
+    return json.loads(file.read_text(encoding="utf-8"))
+  except (OSError, json.JSONDecodeError) as error:
+    raise ValueError(f"checkpoint {path} cannot be read: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,1 @@
+"""Data: the procedural captioned world moving_shapes, TFDS sources and the input pipeline."""

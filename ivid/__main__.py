@@ -1,0 +1,125 @@
+"""`ivid NAME args`: runs `main(argv)` of ivid/bin/NAME.py, its absl flags parsed first; user errors become one line.
+
+A binary is a module of ivid/bin with absl flags at the top and a `main(argv)`, where argv is the program's name and the positional arguments.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import pathlib
+import pkgutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ivid
+from ivid import bin as binaries
+from ivid.spec.errors import nearest
+
+HELP = ("help", "-h", "-help", "--help")
+TRACEBACK = "IVID_TRACEBACK"  # environment: 1 shows the whole traceback of a user error
+
+EXIT_ERROR = 1  # a value was wrong
+EXIT_USAGE = 2  # the command line was wrong
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
+
+# What a binary raises when its input is at fault; anything else is a fault of ours and keeps its traceback.
+USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+def commands() -> dict[str, str]:
+  """The first docstring line of each module in ivid/bin that defines `main`, by name; read, not imported."""
+  found = {}
+  for finder, name, _ in pkgutil.iter_modules(binaries.__path__):
+    tree = ast.parse((pathlib.Path(finder.path) / f"{name}.py").read_text(encoding="utf-8"))
+    if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+      found[name] = (ast.get_docstring(tree) or "").partition("\n")[0]
+  return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command of `argv` (default: the command line) and returns its exit status."""
+  args = list(sys.argv[1:] if argv is None else argv)
+  known = commands()
+  if not args or args[0] in HELP:
+    print(_listing(known))
+    return 0
+  if args[0] == "--version":
+    print(f"ivid {ivid.__version__}")
+    return 0
+  name, *rest = args
+  if name not in known:
+    return _fail("ivid", f"unknown command {name!r}: {nearest(name, known)}", EXIT_USAGE)
+  try:
+    return _run(name, rest)
+  except KeyboardInterrupt:
+    return _fail(f"ivid {name}", "interrupted", EXIT_INTERRUPTED)
+  except USER_ERRORS as error:
+    if os.environ.get(TRACEBACK) == "1":
+      raise
+    return _fail(f"ivid {name}", f"error: {_one_line(error)}", EXIT_ERROR)
+
+
+def _run(name: str, args: list[str]) -> int:
+  """Imports the binary, parses its flags and calls it."""
+  from absl import app, flags, logging
+
+  module = importlib.import_module(f"{binaries.__name__}.{name}")
+  program = f"ivid {name}"
+  if any(arg in HELP[1:] for arg in args):
+    print(
+      f"{(module.__doc__ or '').strip()}\n\n{flags.FLAGS.module_help(module)}\n\nivid {name} --helpfull lists the flags of its libraries too."
+    )
+    return 0
+  app.define_help_flags()
+  logging.use_absl_handler()
+  try:
+    positional = _parse(flags.FLAGS, [program, *args])
+  except flags.Error as error:
+    if os.environ.get(TRACEBACK) == "1":
+      raise
+    return _fail(program, f"error: {_one_line(error)}", EXIT_USAGE)
+  try:
+    status = _call(module.main, positional)
+  except app.UsageError as error:
+    return _fail(program, f"error: {_one_line(error)} (ivid {name} --help lists its flags)", EXIT_USAGE)
+  return status
+
+
+def _parse(flag_values: Any, argv: list[str]) -> list[str]:
+  """The positional arguments, the program's name first. An unknown key of --config.KEY is a flag error like any other."""
+  from absl import flags
+
+  try:
+    return flag_values(argv)
+  except (AttributeError, KeyError, TypeError) as error:  # ml_collections raises these by the kind of wrong override
+    raise flags.Error(str(error)) from error
+
+
+def _call(function: Callable[[list[str]], int | None], argv: list[str]) -> int:
+  status = function(argv)
+  return 0 if status is None else int(status)
+
+
+def _listing(known: dict[str, str]) -> str:
+  width = max(map(len, known), default=0)
+  lines = [f"  {name:{width}}  {text}" for name, text in known.items()]
+  return "\n".join([f"{ivid.__doc__}", "", "ivid COMMAND [flags]; ivid COMMAND --help lists the flags.", "", *lines])
+
+
+def _one_line(error: BaseException) -> str:
+  """The error's message on one line; a file error as `name: what is wrong`."""
+  if isinstance(error, OSError) and error.filename is not None:
+    return f"{error.filename}: {error.strerror}"
+  return " ".join(str(error).split()) or type(error).__name__
+
+
+def _fail(program: str, message: str, status: int) -> int:
+  print(f"{program}: {message}", file=sys.stderr)
+  return status
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,29 @@
+"""Set before jax is imported: CPU with 8 virtual devices, and compiled programs kept between runs of the tests."""
+
+import hashlib
+import os
+import pathlib
+import platform
+
+DEVICES = 8
+
+
+def _machine() -> str:
+  """Names this machine's instruction set: a program compiled for another one must not be loaded here."""
+  cpuinfo = pathlib.Path("/proc/cpuinfo")
+  flags = cpuinfo.read_text().partition("\n\n")[0] if cpuinfo.exists() else platform.processor()
+  flags = "\n".join(line for line in flags.splitlines() if line.startswith(("model name", "flags", "Features")))
+  return f"{platform.machine()}-{hashlib.sha256(flags.encode()).hexdigest()[:12]}"
+
+
+def _cache_folder() -> pathlib.Path:
+  home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+  return home / "ivid-tests" / _machine()
+
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}".strip()
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache_folder()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

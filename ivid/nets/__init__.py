@@ -1,0 +1,1 @@
+"""Networks (flax.linen): one VideoUNet for every stage of the cascade."""

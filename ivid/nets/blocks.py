@@ -1,0 +1,69 @@
+"""The block of the Video U-Net: a convolutional residual block, then mixing over time, space and text (section 2.3)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ivid.nets import axes
+from ivid.nets.attention import SpatialAttention, TemporalAttention, TextAttention
+from ivid.nets.condition import Context
+from ivid.nets.layers import Conv, Dense, FrameNorm, TimeConv, pin
+from ivid.spec.stage import LevelSpec, TimeMixing, UNetSpec
+
+SKIP_SCALE = 2**-0.5  # of skip connections (Imagen, appendix B)
+
+
+class Block(nn.Module):
+  """One block of a level, a scan step: carry [B, T, H, W, C], on the way up joined by a skip of the same shape."""
+
+  spec: UNetSpec
+  level: LevelSpec
+  up: bool = False
+
+  def _norm(self, name: str) -> FrameNorm:
+    return FrameNorm(self.spec.norm, self.spec.norm_groups, name=name, **self._kinds())
+
+  def _kinds(self) -> dict[str, jnp.dtype]:
+    return dict(dtype=jnp.dtype(self.spec.dtype), param_dtype=jnp.dtype(self.spec.param_dtype))
+
+  @nn.compact
+  def __call__(self, h: jax.Array, skip: jax.Array | None, context: Context) -> tuple[jax.Array, jax.Array | None]:
+    """Returns the new carry, and on the way down the same as the skip."""
+    shape = h.shape
+    if self.up:
+      h = jnp.concatenate([h, skip * jnp.asarray(SKIP_SCALE, skip.dtype)], axis=-1)
+    h = self._residual(h, context)
+    h = self._mix_time(h, context)
+    if self.level.spatial_attention:
+      h = h + SpatialAttention(self.spec.head_dim, name="space", **self._kinds())(self._norm("space_norm")(h))
+    if self.level.cross_attention:
+      normed = self._norm("text_norm")(h)
+      h = h + TextAttention(self.spec.head_dim, name="text", **self._kinds())(normed, context.text, context.text_mask)
+    assert h.shape == shape, (h.shape, shape)
+    h = pin(h)
+    return h, None if self.up else h
+
+  def _residual(self, x: jax.Array, context: Context) -> jax.Array:
+    """norm, SiLU, conv, norm with scale and shift, SiLU, conv; 1x1 shortcut where the channels differ."""
+    C = self.level.channels
+    film = Dense(2 * C, (axes.COND, axes.EMBED_OUT), name="film", **self._kinds())(context.emb)
+    scale, shift = jnp.split(film, 2, axis=-1)
+    h = Conv(C, name="conv1", **self._kinds())(nn.silu(self._norm("norm1")(x)))
+    h = nn.silu(self._norm("norm2")(h, scale=scale, shift=shift))
+    h = Conv(C, zero=True, name="conv2", **self._kinds())(h)
+    if x.shape[-1] != C:
+      x = Conv(C, kernel=1, name="shortcut", **self._kinds())(x)
+    return x + h
+
+  def _mix_time(self, h: jax.Array, context: Context) -> jax.Array:
+    """Adds the result for videos only: independent pictures in the frames of one example never meet."""
+    if self.level.time is TimeMixing.NONE:
+      return h
+    normed = self._norm("time_norm")(h)
+    if self.level.time is TimeMixing.CONVOLUTION:
+      mixed = TimeConv(name="time", **self._kinds())(normed)
+    else:
+      mixed = TemporalAttention(self.spec.head_dim, name="time", **self._kinds())(normed, context.time)
+    return h + jnp.where(context.is_video[:, None, None, None, None], mixed, 0)

@@ -1,0 +1,95 @@
+"""What every block of the U-Net is told: noise levels, frame rate, guidance weight and text (Imagen Video, section 2.3)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ivid.nets import axes
+from ivid.nets.layers import Dense, VectorNorm, sinusoids
+from ivid.spec.stage import UNetSpec
+
+FEATURES = 64  # sinusoids of a scalar
+# (shortest, longest) period: fine enough for the steps that occur, longer than the range.
+LOGSNR_PERIODS = (0.5, 100.0)  # logsnr in [-20, 20]
+RATE_PERIODS = (0.5, 16.0)  # log2 of frames a second, -1 to 7
+GUIDANCE_PERIODS = (0.5, 64.0)  # w in [0, 30]
+TIME_PERIODS = (1 / 16, 32.0)  # seconds, 5.3 in the paper's clips
+
+
+class Context(NamedTuple):
+  """Inputs shared by all blocks.
+
+  Attributes:
+    emb: [B, K, E] conditioning vector after its SiLU.
+    text: [B, K, L, D] normalised tokens; K = 1, or T with one caption a frame.
+    text_mask: [B, K, L] bool.
+    is_video: [B] bool; time mixing is off where False.
+    time: [B, T, FEATURES] sinusoids of each frame's time in seconds.
+  """
+
+  emb: jax.Array
+  text: jax.Array
+  text_mask: jax.Array
+  is_video: jax.Array
+  time: jax.Array
+
+
+class ScalarEmbedding(nn.Module):
+  """[B] -> [B, features]: sinusoids, then two dense layers."""
+
+  features: int
+  periods: tuple[float, float]
+  zero: bool = False
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, values: jax.Array) -> jax.Array:
+    h = sinusoids(values, FEATURES, shortest=self.periods[0], longest=self.periods[1])
+    h = Dense(self.features, (axes.FEATURES, axes.COND), param_dtype=self.param_dtype)(h)
+    return Dense(self.features, (axes.COND, axes.COND), zero=self.zero, param_dtype=self.param_dtype)(nn.silu(h))
+
+
+class PooledText(nn.Module):
+  """[B, K, L, D] -> [B, K, features]: masked mean of the tokens, norm, dense; a learned vector where no token is valid."""
+
+  features: int
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, text: jax.Array, text_mask: jax.Array) -> jax.Array:
+    weight = text_mask.astype(jnp.float32)[..., None]
+    pooled = jnp.sum(text.astype(jnp.float32) * weight, axis=2) / jnp.maximum(weight.sum(2), 1.0)
+    pooled = VectorNorm(axes.TEXT, center=True, param_dtype=self.param_dtype)(pooled)
+    pooled = Dense(self.features, (axes.TEXT, axes.COND), param_dtype=self.param_dtype)(pooled)
+    init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (axes.COND,))
+    null = self.param("null", init, (self.features,), self.param_dtype).astype(jnp.float32)
+    return jnp.where(text_mask.any(2)[..., None], pooled, null)
+
+
+class Conditioner(nn.Module):
+  """Builds the Context. All of it in float32: it is small, and logsnr needs the digits."""
+
+  spec: UNetSpec
+
+  @nn.compact
+  def __call__(self, logsnr, *, text, text_mask, is_video, time, fps, aug_logsnr=None, w=None) -> Context:
+    """logsnr, fps, aug_logsnr, w: [B]; time [B, T] in seconds; the others as in Context. Weights exist for aug_logsnr if given."""
+    E, dtype, param_dtype = self.spec.embed_dim, jnp.dtype(self.spec.dtype), jnp.dtype(self.spec.param_dtype)
+    emb = ScalarEmbedding(E, LOGSNR_PERIODS, param_dtype=param_dtype, name="logsnr")(logsnr)
+    if aug_logsnr is not None:
+      emb = emb + ScalarEmbedding(E, LOGSNR_PERIODS, param_dtype=param_dtype, name="aug_logsnr")(aug_logsnr)
+    rate = ScalarEmbedding(E, RATE_PERIODS, param_dtype=param_dtype, name="fps")(jnp.log2(fps.astype(jnp.float32)))
+    emb = emb + jnp.where(is_video[:, None], rate, 0.0)  # a single picture has no rate
+    # The weights are made whether w is given or not; unused, the compiler drops the arithmetic.
+    embed_w = ScalarEmbedding(E, GUIDANCE_PERIODS, zero=True, param_dtype=param_dtype, name="w")
+    guidance = embed_w(jnp.zeros_like(logsnr) if w is None else w)
+    if w is not None:
+      emb = emb + guidance
+    emb = emb[:, None] + PooledText(E, param_dtype=param_dtype, name="pooled_text")(text, text_mask)
+    time = sinusoids(time, FEATURES, shortest=TIME_PERIODS[0], longest=TIME_PERIODS[1])
+    text = VectorNorm(axes.TEXT, center=True, dtype=dtype, param_dtype=param_dtype, name="text_norm")(text)
+    return Context(emb=nn.silu(emb).astype(dtype), text=text, text_mask=text_mask, is_video=is_video, time=time.astype(dtype))

@@ -1,0 +1,117 @@
+"""The Video U-Net of every stage (Imagen Video, section 2.3; Efficient U-Net, Imagen, appendix B)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ivid.nets import axes
+from ivid.nets.blocks import Block
+from ivid.nets.condition import Conditioner, Context
+from ivid.nets.layers import Conv, FrameNorm, depth_to_space, grow2, pin, space_to_depth
+from ivid.spec.stage import LevelSpec, TimeMixing, UNetSpec
+
+
+class VideoUNet(nn.Module):
+  """Predicts from a noisy clip, its noise level and its conditioning; which quantity is the stage's business.
+
+  A level is downsample, blocks on the way down and blocks, upsample on the way up; its blocks are scanned over stacked weights (also a
+  single one, so that the tree does not depend on the count). Sizes that are no multiple of spec.stride are padded with zeros at
+  the bottom and the right, and the output cropped. The output is zero at initialisation.
+  """
+
+  spec: UNetSpec
+  out_channels: int = 3
+
+  @nn.compact
+  def __call__(self, z, logsnr, *, text, text_mask, is_video, fps, lowres=None, aug_logsnr=None, w=None) -> jax.Array:
+    """z_t -> prediction [B, T, H, W, out_channels] in float32.
+
+    Args:
+      z: [B, T, H, W, C] noisy clip.
+      logsnr: [B] in [-20, 20].
+      text: [B, K, L, D] token embeddings; K = 1, or T for one caption a frame.
+      text_mask: [B, K, L] bool; all False means no text.
+      is_video: [B] bool; False for independent pictures in the frames.
+      fps: [B] frames a second.
+      lowres: [B, T, H, W, C'] conditioning clip at the size of z, or None.
+      aug_logsnr: [B] its noise level; given exactly when lowres is.
+      w: [B] guidance weight of a distilled model, or None.
+    """
+    B, T, H, W, _ = z.shape
+    assert (lowres is None) == (aug_logsnr is None), "lowres and aug_logsnr come together"
+    assert text.shape[1] in (1, T) and text.shape[-1] == self.spec.text_dim, (text.shape, T, self.spec.text_dim)
+    time = jnp.arange(T, dtype=jnp.float32) / fps.astype(jnp.float32)[:, None]
+    context = Conditioner(self.spec, name="condition")(
+      logsnr, text=text, text_mask=text_mask, is_video=is_video, time=time, fps=fps, aug_logsnr=aug_logsnr, w=w
+    )
+    x = z if lowres is None else jnp.concatenate([z, lowres.astype(z.dtype)], axis=-1)
+    stride = self.spec.stride
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, -H % stride), (0, -W % stride), (0, 0)))
+    h = space_to_depth(x.astype(self.spec.dtype), self.spec.patch)
+    h = self._levels(pin(self._conv(self.spec.levels[0].channels, "conv_in", names=(axes.PIXELS, axes.EMBED_OUT))(h)), context)
+    h = nn.silu(FrameNorm(self.spec.norm, self.spec.norm_groups, name="norm_out", **self._kinds())(h))
+    out = self.spec.patch**2 * self.out_channels
+    h = self._conv(out, "conv_out", names=(axes.EMBED_IN, axes.PIXELS), zero=True)(h)
+    return depth_to_space(h.astype(jnp.float32), self.spec.patch)[:, :, :H, :W]
+
+  def _kinds(self) -> dict[str, jnp.dtype]:
+    return dict(dtype=jnp.dtype(self.spec.dtype), param_dtype=jnp.dtype(self.spec.param_dtype))
+
+  def _conv(self, features: int, name: str, **options) -> Conv:
+    return Conv(features, name=name, **options, **self._kinds())
+
+  def _levels(self, h: jax.Array, context: Context) -> jax.Array:
+    levels = self.spec.levels
+    skips = []
+    for i, level in enumerate(levels):
+      if i:
+        h = pin(self._conv(level.channels, f"shrink{i}", stride=2)(h))
+      h, skip = self._scan(level, f"down{i}", up=False)(h, None, context)
+      skips.append(skip)
+    for i, level in reversed(tuple(enumerate(levels))):
+      h, _ = self._scan(level, f"up{i}", up=True)(h, skips.pop(), context)
+      if i:
+        h = pin(self._conv(levels[i - 1].channels, f"grow{i}")(grow2(h)))
+    return h
+
+  def _scan(self, level: LevelSpec, name: str, *, up: bool) -> nn.Module:
+    """Blocks of one level over stacked weights; on the way up the last skip comes first."""
+    block = nn.remat(Block, prevent_cse=False) if level.remat else Block
+    scanned = nn.scan(
+      block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=(0, nn.broadcast),
+      length=level.blocks,
+      reverse=up,
+      metadata_params={nn.PARTITION_NAME: axes.LAYERS},
+    )
+    return scanned(self.spec, level, up, name=name)
+
+
+def receptive_halo(spec: UNetSpec) -> tuple[int, int]:
+  """(pixels, frames) beyond which an input cannot change an output, in each direction, for tiles that start at multiples of spec.stride.
+
+  Raises:
+    ValueError: the network attends over space or time or normalises whole frames, so that every output sees every input.
+  """
+  if not spec.fully_convolutional:
+    raise ValueError("receptive_halo: the network is not fully convolutional (expected norm=rms, no spatial or temporal attention)")
+  pixels = 0
+  for place in range(spec.stride):
+    low = high = place // spec.patch
+    low, high = low - 1, high + 1  # conv_out
+    for i, level in enumerate(spec.levels):
+      if i:  # conv of the upsampling one level up, then the nearest neighbour
+        low, high = (low - 1) // 2, (high + 1) // 2
+      low, high = low - 2 * level.blocks, high + 2 * level.blocks
+    for i, level in reversed(tuple(enumerate(spec.levels))):
+      low, high = low - 2 * level.blocks, high + 2 * level.blocks
+      if i:
+        low, high = 2 * low - 1, 2 * high + 1
+    low, high = (low - 1) * spec.patch, (high + 2) * spec.patch - 1  # conv_in, patches
+    pixels = max(pixels, place - low, high - place)
+  frames = sum(2 * level.blocks for level in spec.levels if level.time is TimeMixing.CONVOLUTION)
+  return pixels, frames

@@ -1,6 +1,7 @@
 """`ivid NAME args`: runs `main(argv)` of ivid/bin/NAME.py, its absl flags parsed first; user errors become one line.
 
-A binary is a module of ivid/bin with absl flags at the top and a `main(argv)`, where argv is the program's name and the positional arguments.
+A binary is a module of ivid/bin with absl flags at the top and a `main(argv)`;
+argv is the program's name and the positional arguments, as absl's app.run gives it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import pathlib
 import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ivid
@@ -69,9 +70,7 @@ def _run(name: str, args: list[str]) -> int:
   module = importlib.import_module(f"{binaries.__name__}.{name}")
   program = f"ivid {name}"
   if any(arg in HELP[1:] for arg in args):
-    print(
-      f"{(module.__doc__ or '').strip()}\n\n{flags.FLAGS.module_help(module)}\n\nivid {name} --helpfull lists the flags of its libraries too."
-    )
+    print(_help(name, module.__doc__, flags.FLAGS.module_help(module)))
     return 0
   app.define_help_flags()
   logging.use_absl_handler()
@@ -82,10 +81,10 @@ def _run(name: str, args: list[str]) -> int:
       raise
     return _fail(program, f"error: {_one_line(error)}", EXIT_USAGE)
   try:
-    status = _call(module.main, positional)
+    status = module.main(positional)
   except app.UsageError as error:
     return _fail(program, f"error: {_one_line(error)} (ivid {name} --help lists its flags)", EXIT_USAGE)
-  return status
+  return 0 if status is None else int(status)
 
 
 def _parse(flag_values: Any, argv: list[str]) -> list[str]:
@@ -98,15 +97,14 @@ def _parse(flag_values: Any, argv: list[str]) -> list[str]:
     raise flags.Error(str(error)) from error
 
 
-def _call(function: Callable[[list[str]], int | None], argv: list[str]) -> int:
-  status = function(argv)
-  return 0 if status is None else int(status)
-
-
 def _listing(known: dict[str, str]) -> str:
   width = max(map(len, known), default=0)
   lines = [f"  {name:{width}}  {text}" for name, text in known.items()]
   return "\n".join([f"{ivid.__doc__}", "", "ivid COMMAND [flags]; ivid COMMAND --help lists the flags.", "", *lines])
+
+
+def _help(name: str, doc: str | None, flag_lines: str) -> str:
+  return f"{(doc or '').strip()}\n\n{flag_lines}\n\nivid {name} --helpfull lists the flags of its libraries too."
 
 
 def _one_line(error: BaseException) -> str:

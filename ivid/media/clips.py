@@ -1,0 +1,90 @@
+"""Clips in and out: mp4, webm, gif and png by suffix. Sizes are never changed and colours are tagged."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import pathlib
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+
+from ivid.media import gif, pictures, videos
+from ivid.media.files import to_comment, whole_file
+
+Writer = Callable[..., None]
+WRITERS: dict[str, Writer] = {
+  ".mp4": videos.write_mp4,
+  ".webm": videos.write_webm,
+  ".gif": gif.write,
+  ".png": pictures.write_grid,
+}
+
+
+def write_clip(
+  path: str | os.PathLike, clip: np.ndarray, fps: float | Fraction, *, metadata: dict | None = None, crf: int | None = None
+) -> None:
+  """Writes `clip` uint8 [T, H, W, 3], RGB; the file appears whole or not at all, with `metadata` as JSON in its comment.
+
+  .mp4 is H.264 and .webm VP9, both 4:2:0, for which sides must be even; `crf` is their quality (lower is better; None: one fit for the
+  picture's size). .gif has 256 colours a frame and whole hundredths of a second. .png is one picture of all frames, without loss.
+
+  Raises:
+    ValueError: unknown suffix, wrong array, odd sides where the format wants even ones, rate or crf out of range, unwritable folder.
+  """
+  suffix = pathlib.Path(path).suffix.lower()
+  if suffix not in WRITERS:
+    raise ValueError(f"cannot write {path}: unknown suffix {suffix!r}, {_nearest(suffix)}")
+  clip = np.asarray(clip)
+  if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or 0 in clip.shape:
+    raise ValueError(f"cannot write {path}: clip is {clip.dtype} {list(clip.shape)}, expected uint8 [T, H, W, 3] (see to_uint8)")
+  rate = fps if isinstance(fps, Fraction) else Fraction(fps).limit_denominator(videos.MAX_DENOMINATOR)
+  if rate <= 0:
+    raise ValueError(f"cannot write {path}: fps={fps}, expected a positive number")
+  comment = to_comment(metadata)
+  with whole_file(path) as temporary:
+    WRITERS[suffix](temporary, clip, rate, comment=comment, crf=crf)
+
+
+def read_clip(path: str | os.PathLike, *, max_frames: int | None = None) -> tuple[np.ndarray, Fraction]:
+  """Frames uint8 [T, H, W, 3] and frames per second of any clip FFmpeg reads, or of a .png that `write_clip` made.
+
+  Raises:
+    ValueError: no such file, or no clip in it.
+  """
+  if not pathlib.Path(path).is_file():
+    raise ValueError(f"no clip at {path}: no such file")
+  if pathlib.Path(path).suffix.lower() == ".png":
+    clip, fps = pictures.read_grid(path)
+    return clip[:max_frames], fps
+  return videos.read(path, max_frames)
+
+
+def read_metadata(path: str | os.PathLike) -> dict | None:
+  """What `write_clip` or `write_png` was given as metadata; None if the file carries none.
+
+  Raises:
+    ValueError: no such file, or no clip in it.
+  """
+  if not pathlib.Path(path).is_file():
+    raise ValueError(f"no clip at {path}: no such file")
+  reader = {".png": pictures.read_comment, ".gif": pictures.read_comment}.get(pathlib.Path(path).suffix.lower(), videos.read_comment)
+  return reader(path)
+
+
+def to_uint8(x: np.ndarray) -> np.ndarray:
+  """Floats in [-1, 1] (clipped) as bytes, rounded: -1 is 0 and 1 is 255."""
+  x = np.asarray(x, np.float32)
+  return np.round((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def from_uint8(clip: np.ndarray) -> np.ndarray:
+  """Bytes as float32 in [-1, 1]."""
+  return np.asarray(clip, np.float32) / 127.5 - 1
+
+
+def _nearest(suffix: str) -> str:
+  close = difflib.get_close_matches(suffix, WRITERS, n=1, cutoff=0.5)
+  listing = "expected one of " + ", ".join(WRITERS)
+  return f"did you mean {close[0]!r}? ({listing})" if close else listing

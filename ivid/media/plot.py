@@ -1,0 +1,72 @@
+"""Plots of a run's metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+
+from ivid.media.files import whole_file
+
+STEP = "step"
+PANEL_INCHES = (8.0, 3.0)
+LOG_RATIO = 20  # a panel whose largest value is so many times its smallest gets a logarithmic axis
+
+Series = dict[str, tuple[list[float], list[float]]]  # by metric: steps, values
+
+
+def plot_metrics(jsonl_path: str | os.PathLike, png_path: str | os.PathLike) -> None:
+  """Draws every number of metrics.jsonl (lines {"step": n, "train/loss": x, ...}) over the step, one panel for each name before the '/'.
+
+  Raises:
+    ValueError: no such file, no metrics in it, unwritable folder.
+  """
+  groups = read_metrics(jsonl_path)
+  from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+  from matplotlib.figure import Figure
+
+  width, height = PANEL_INCHES
+  figure = Figure(figsize=(width, height * len(groups)), layout="constrained")
+  FigureCanvasAgg(figure)
+  panels = figure.subplots(len(groups), squeeze=False)[:, 0]
+  for panel, (group, series) in zip(panels, groups.items(), strict=True):
+    for name, (steps, values) in series.items():
+      panel.plot(steps, values, label=name, linewidth=1, marker="." if len(steps) < 50 else None)
+    values = [v for _, column in series.values() for v in column]
+    if min(values) > 0 and max(values) / min(values) > LOG_RATIO:
+      panel.set_yscale("log")
+    panel.set_title(group)
+    panel.set_xlabel(STEP)
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize="small")
+  with whole_file(png_path) as temporary:
+    figure.savefig(temporary, format="png", dpi=100)
+
+
+def read_metrics(jsonl_path: str | os.PathLike) -> dict[str, Series]:
+  """Metrics by group (the name before the last '/', or the whole name), then by the rest of the name; lines cut short are left out.
+
+  Raises:
+    ValueError: no such file, or no metrics in it.
+  """
+  source = pathlib.Path(jsonl_path)
+  if not source.is_file():
+    raise ValueError(f"no metrics at {source}: expected a run's metrics.jsonl")
+  groups: dict[str, Series] = {}
+  for line in source.read_text(encoding="utf-8").splitlines():
+    try:
+      row = json.loads(line)
+    except json.JSONDecodeError:  # the last line of a killed process
+      continue
+    if not isinstance(row, dict) or STEP not in row:
+      continue
+    for key, value in row.items():
+      if key == STEP or isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+        continue
+      group, _, name = key.rpartition("/")
+      steps, values = groups.setdefault(group or key, {}).setdefault(name, ([], []))
+      steps.append(row[STEP])
+      values.append(value)
+  if not groups:
+    raise ValueError(f"no metrics in {source}: expected lines such as {{'step': 1, 'train/loss': 0.5}}")
+  return groups

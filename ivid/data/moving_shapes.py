@@ -1,0 +1,252 @@
+"""Scenes of moving_shapes: what a caption's objects do, as closed forms of time.
+
+Lengths are in units of the frame's height, x runs from 0 to `aspect` (width over height), y downwards from 0 to 1, times
+in seconds from 0 to CLIP_SECONDS: frame k of a clip at rate f shows time k / f. Every draw comes from a generator seeded
+by (seed, index, stream), so a scene is a function of those and the options.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ivid.data import grammar, shapes
+from ivid.data.grammar import Attributes
+
+CLIP_SECONDS = 128 / 24
+DIAMETER = ((0.20, 0.25), (0.40, 0.55))  # of small, large: at the middle of the clip
+# Lower ends are a little above the world's third, half and factor of 2, so that a clip of 16 frames, which ends
+# one frame short of CLIP_SECONDS, still shows that much.
+TRAVEL = (0.36, 0.80)  # of the frame's width or height
+TURN = (0.54, 1.0)  # turns
+GROWTH = (2.12, 2.5)
+HOP = (0.20, 0.45)  # height of a bounce
+HOPS = (1.6, 2.6)  # bounces in a clip; every half one changes direction
+CELL = (1 / 6, 1 / 4)  # width of a stripe or check
+MARGIN = 0.01
+VISIBLE = 0.70
+TRIES = 30
+MIN_ASPECT = 1.0
+
+MOVES = {"moves left": (-1, 0), "moves right": (1, 0), "moves up": (0, -1), "moves down": (0, 1)}
+
+
+class Scene(NamedTuple):
+  """A scene as plain arrays (a pytree); the leading axis of the objects' entries is 2, the second object in front."""
+
+  aspect: np.ndarray  # []
+  background: np.ndarray  # [] index into BACKGROUNDS
+  bands: np.ndarray  # [2] 1 where the background alternates along x, y
+  cell: np.ndarray  # [] width of a stripe or check
+  phase: np.ndarray  # [2] in cells
+  present: np.ndarray  # [2] 1 or 0
+  size: np.ndarray  # [2]
+  colour: np.ndarray  # [2]
+  shape: np.ndarray  # [2]
+  motion: np.ndarray  # [2]
+  start: np.ndarray  # [2, 2] x, y at time 0, on the ground where the object bounces
+  velocity: np.ndarray  # [2, 2] per second
+  hop: np.ndarray  # [2] height of a bounce
+  hop_rate: np.ndarray  # [2] bounces per second
+  hop_phase: np.ndarray  # [2] bounces
+  middle: np.ndarray  # [2] diameter at the middle of the clip
+  growth: np.ndarray  # [2] of log diameter, per second
+  turn: np.ndarray  # [2] radians per second
+
+
+def num_objects(scene: Scene) -> int:
+  return int(scene.present.sum())
+
+
+def attributes(scene: Scene) -> Attributes:
+  """What the scene shows, in the words of the grammar."""
+  columns = (scene.size, scene.colour, scene.shape, scene.motion)
+  objects = tuple(grammar.Object(*(int(column[i]) for column in columns)) for i in range(num_objects(scene)))
+  return Attributes(objects, int(scene.background))
+
+
+def position(scene: Scene, t, xp=np):
+  """Where the objects' origins are at times t [T]: [T, 2 objects, 2]."""
+  t = xp.asarray(t, xp.float32)[:, None]
+  beat = scene.hop_rate * t + scene.hop_phase
+  beat = beat - xp.floor(beat)
+  height = scene.hop * 4.0 * beat * (1.0 - beat)  # [T, 2], a parabola from ground to ground
+  place = scene.start + scene.velocity * t[..., None]
+  return place - xp.stack([xp.zeros_like(height), height], axis=-1)
+
+
+def diameter(scene: Scene, t, xp=np):
+  """Diameters at times t [T]: [T, 2]."""
+  t = xp.asarray(t, xp.float32)[:, None]
+  return scene.middle * xp.exp(scene.growth * (t - CLIP_SECONDS / 2))
+
+
+def angle(scene: Scene, t, xp=np):
+  """Clockwise turn from upright at times t [T], radians: [T, 2]."""
+  return scene.turn * xp.asarray(t, xp.float32)[:, None]
+
+
+def make_scene(
+  seed: int,
+  index: int,
+  *,
+  aspect: float = 5 / 3,
+  said: Attributes | None = None,
+  two_objects: bool = False,
+  held_out: bool = False,
+  stream: int = 0,
+) -> Scene:
+  """The scene number `index`: of the attributes `said`, or else of random ones.
+
+  Args:
+    aspect: the frame's width over its height.
+    two_objects, held_out: which attributes to draw, see grammar.sample_attributes.
+    stream: separates draws of the same seed and index (training, evaluation, frames of packed images).
+
+  Raises:
+    ValueError: a frame higher than wide, in which the objects have no room.
+  """
+  if aspect < MIN_ASPECT:
+    raise ValueError(f"moving_shapes: width/height={aspect:g}: expected {MIN_ASPECT:g} or more (nearest: a square frame)")
+  rng = np.random.default_rng([seed, index, stream])
+  if said is None:
+    said = grammar.sample_attributes(rng, two_objects, held_out)
+  if len(said.objects) == 1:
+    return _scene(said, aspect, rng, [_place(_kinematics(said.objects[0], aspect, rng, rng.random()), aspect, rng.random(2))])
+  for attempt in range(TRIES):
+    # Later tries draw smaller objects and shorter ways, which find room more easily.
+    ease = rng.random() * (1.0 - attempt / TRIES)
+    moves = [_kinematics(item, aspect, rng, ease) for item in said.objects]
+    scene = _scene(said, aspect, rng, [_place(move, aspect, rng.random(2)) for move in moves])
+    if visible_share(scene) >= VISIBLE + 0.04:
+      return scene
+  return _most_visible(said, aspect, rng)
+
+
+def _kinematics(item: grammar.Object, aspect: float, rng: np.random.Generator, ease: float) -> dict[str, np.ndarray]:
+  """Everything of an object but its place. `ease` in [0, 1] scales size and ways: 0 gives the smallest."""
+  within = lambda ends, share: ends[0] + (ends[1] - ends[0]) * share  # noqa: E731
+  size, motion = within(DIAMETER[item.size], rng.random() * min(1.0, 2 * ease)), grammar.MOTIONS[item.motion]
+  out = {"middle": size, "velocity": np.zeros(2), "hop": 0.0, "hop_rate": 0.0, "hop_phase": 0.0, "growth": 0.0, "turn": 0.0}
+  left, top, right, bottom = shapes.BOX[item.shape] * size
+  if motion in MOVES:
+    step = np.array(MOVES[motion], float)
+    length, extent = (aspect, right - left) if step[0] else (1.0, bottom - top)
+    longest = min(TRAVEL[1] * length, length - 2 * MARGIN - extent)
+    out["velocity"] = step * within((TRAVEL[0] * length, longest), ease) / CLIP_SECONDS
+  elif motion == "spins":
+    out["turn"] = within(TURN, rng.random()) * 2 * np.pi / CLIP_SECONDS * rng.choice((-1, 1))
+  elif motion in ("grows", "shrinks"):
+    out["growth"] = math.log(within(GROWTH, ease)) / CLIP_SECONDS * (1 if motion == "grows" else -1)
+  elif motion == "bounces":
+    out["hop"] = within((HOP[0], min(HOP[1], 1 - 2 * MARGIN - (bottom - top))), ease)
+    out["hop_rate"], out["hop_phase"] = within(HOPS, rng.random()) / CLIP_SECONDS, rng.random()
+  return out | {"room": _room(item, out, aspect)}
+
+
+def _room(item: grammar.Object, move: dict[str, np.ndarray], aspect: float) -> np.ndarray:
+  """[2 (first, last), 2 (x, y)]: starts from which the object stays in view."""
+  ends = move["middle"] * np.exp(np.array([-1, 1]) * move["growth"] * CLIP_SECONDS / 2)
+  box = np.full((2, 2), shapes.REACH[item.shape]) * [[-1], [1]] if move["turn"] else shapes.BOX[item.shape].reshape(2, 2)
+  box = box * ends.max()
+  way = move["velocity"] * CLIP_SECONDS
+  first = MARGIN - box[0] - np.minimum(way, 0) + [0, move["hop"]]
+  last = np.array([aspect, 1.0]) - MARGIN - box[1] - np.maximum(way, 0)
+  return np.stack([first, np.maximum(first, last)])
+
+
+def _place(move: dict[str, np.ndarray], aspect: float, share: np.ndarray) -> dict[str, np.ndarray]:
+  """The move started at `share` (in [0, 1], x and y) of its room."""
+  first, last = move["room"]
+  return move | {"start": first + (last - first) * share}
+
+
+def _scene(said: Attributes, aspect: float, rng: np.random.Generator, moves: list[dict[str, np.ndarray]]) -> Scene:
+  name = grammar.BACKGROUNDS[said.background]
+  bands = {"striped": ((1, 0), (0, 1))[int(rng.integers(2))], "checkered": (1, 1)}.get(name, (0, 0))
+  objects = (*said.objects, said.objects[0])[:2]
+  per_object = {
+    field: np.array([getattr(item, field) for item in objects], np.int32) for field in ("size", "colour", "shape", "motion")
+  }
+  moves = (moves * 2)[:2]
+  fields = ("start", "velocity", "hop", "hop_rate", "hop_phase", "middle", "growth", "turn")
+  return Scene(
+    aspect=np.float32(aspect),
+    background=np.int32(said.background),
+    bands=np.array(bands, np.float32),
+    cell=np.float32(rng.uniform(*CELL)),
+    phase=rng.uniform(0, 2, 2).astype(np.float32),
+    present=np.array([1, len(said.objects) == 2], np.float32),
+    **per_object,
+    **{field: np.array([move[field] for move in moves], np.float32) for field in fields},
+  )
+
+
+def visible_share(scene: Scene, times: int = 43, points: int = 20) -> float:
+  """Smallest share, over `times` moments of the clip, of the first object that the second leaves visible."""
+  if num_objects(scene) < 2:
+    return 1.0
+  t = np.arange(times, dtype=np.float32) * (CLIP_SECONDS / times)
+  place, size = position(scene, t), diameter(scene, t)
+  reach = shapes.REACH[scene.shape]
+  near = np.linalg.norm(place[:, 0] - place[:, 1], axis=-1) < size @ reach
+  if not near.any():
+    return 1.0
+  place, size, turn = place[near], size[near], angle(scene, t[near])
+  inside = _interior(int(scene.shape[0]), points)  # [P, 2]
+  world = place[:, None, 0] + _rotate(inside[None] * size[:, :1, None], turn[:, :1])  # [T, P, 2]
+  local = _rotate(world - place[:, None, 1], -turn[:, 1:]) / size[:, 1:, None]
+  hidden = _lookup(int(scene.shape[1]), local)
+  return float(1.0 - hidden.mean(axis=1).max())
+
+
+def _rotate(points: np.ndarray, turn: np.ndarray) -> np.ndarray:
+  """Points [T, P, 2] turned clockwise (y is downwards) by angles [T, 1]."""
+  x, y, c, s = points[..., 0], points[..., 1], np.cos(turn), np.sin(turn)
+  return np.stack([c * x - s * y, s * x + c * y], axis=-1)
+
+
+@functools.cache
+def _interior(shape: int, points: int) -> np.ndarray:
+  """The points of a grid of points x points over the shape's bounding box that lie in it."""
+  left, top, right, bottom = shapes.BOX[shape]
+  middle = (np.arange(points) + 0.5) / points
+  grid = np.stack(np.meshgrid(left + (right - left) * middle, top + (bottom - top) * middle), axis=-1).reshape(-1, 2)
+  return grid[shapes.contains(shape, grid)]
+
+
+_BITMAP = 96  # cells across [-0.75, 0.75]
+
+
+@functools.cache
+def _bitmap(shape: int) -> np.ndarray:
+  middle = (np.arange(_BITMAP) + 0.5) / _BITMAP * 1.5 - 0.75
+  return shapes.contains(shape, np.stack(np.meshgrid(middle, middle), axis=-1))
+
+
+def _lookup(shape: int, points: np.ndarray) -> np.ndarray:
+  cell = np.floor((points + 0.75) * (_BITMAP / 1.5)).astype(int)
+  inside = np.all((cell >= 0) & (cell < _BITMAP), axis=-1)
+  cell = np.clip(cell, 0, _BITMAP - 1)
+  return _bitmap(shape)[cell[..., 1], cell[..., 0]] & inside
+
+
+def _most_visible(said: Attributes, aspect: float, rng: np.random.Generator) -> Scene:
+  """The smallest objects on the shortest ways, started where a grid of places shows most of the first."""
+  moves = [_kinematics(item, aspect, rng, 0.0) for item in said.objects]
+  state = rng.bit_generator.state
+  best, best_share = None, -1.0
+  grid = [np.array([x, y]) for x in (0.0, 1.0, 0.5, 0.25, 0.75) for y in (0.0, 1.0, 0.5)]
+  for first in grid:
+    for second in grid:
+      rng.bit_generator.state = state
+      scene = _scene(said, aspect, rng, [_place(moves[0], aspect, first), _place(moves[1], aspect, second)])
+      share = visible_share(scene)
+      if share > best_share:
+        best, best_share = scene, share
+      if share >= VISIBLE + 0.04:
+        return scene
+  return best

@@ -50,10 +50,11 @@ class VideoUNet(nn.Module):
     stride = self.spec.stride
     x = jnp.pad(x, ((0, 0), (0, 0), (0, -H % stride), (0, -W % stride), (0, 0)))
     h = space_to_depth(x.astype(self.spec.dtype), self.spec.patch)
-    h = self._levels(pin(self._conv(self.spec.levels[0].channels, "conv_in", names=(axes.PIXELS, axes.EMBED_OUT))(h)), context)
+    conv_in = self._conv(self.spec.levels[0].channels, "conv_in", kernel=self.spec.io_kernel, names=(axes.PIXELS, axes.EMBED_OUT))
+    h = self.blocks(pin(conv_in(h)), context)
     h = nn.silu(FrameNorm(self.spec.norm, self.spec.norm_groups, name="norm_out", **self._kinds())(h))
     out = self.spec.patch**2 * self.out_channels
-    h = self._conv(out, "conv_out", names=(axes.EMBED_IN, axes.PIXELS), zero=True)(h)
+    h = self._conv(out, "conv_out", kernel=self.spec.io_kernel, names=(axes.EMBED_IN, axes.PIXELS), zero=True)(h)
     return depth_to_space(h.astype(jnp.float32), self.spec.patch)[:, :, :H, :W]
 
   def _kinds(self) -> dict[str, jnp.dtype]:
@@ -62,7 +63,7 @@ class VideoUNet(nn.Module):
   def _conv(self, features: int, name: str, **options) -> Conv:
     return Conv(features, name=name, **options, **self._kinds())
 
-  def _levels(self, h: jax.Array, context: Context) -> jax.Array:
+  def blocks(self, h: jax.Array, context: Context) -> jax.Array:
     levels = self.spec.levels
     skips = []
     for i, level in enumerate(levels):
@@ -99,10 +100,10 @@ def receptive_halo(spec: UNetSpec) -> tuple[int, int]:
   """
   if not spec.fully_convolutional:
     raise ValueError("receptive_halo: the network is not fully convolutional (expected norm=rms, no spatial or temporal attention)")
-  pixels = 0
+  pixels, edge = 0, spec.io_kernel // 2
   for place in range(spec.stride):
     low = high = place // spec.patch
-    low, high = low - 1, high + 1  # conv_out
+    low, high = low - edge, high + edge  # conv_out
     for i, level in enumerate(spec.levels):
       if i:  # conv of the upsampling one level up, then the nearest neighbour
         low, high = (low - 1) // 2, (high + 1) // 2
@@ -111,7 +112,7 @@ def receptive_halo(spec: UNetSpec) -> tuple[int, int]:
       low, high = low - 2 * level.blocks, high + 2 * level.blocks
       if i:
         low, high = 2 * low - 1, 2 * high + 1
-    low, high = (low - 1) * spec.patch, (high + 2) * spec.patch - 1  # conv_in, patches
+    low, high = (low - edge) * spec.patch, (high + edge + 1) * spec.patch - 1  # conv_in, patches
     pixels = max(pixels, place - low, high - place)
   frames = sum(2 * level.blocks for level in spec.levels if level.time is TimeMixing.CONVOLUTION)
   return pixels, frames

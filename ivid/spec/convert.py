@@ -17,6 +17,8 @@ from ivid.spec.stage import StageSpec
 
 T = TypeVar("T")
 
+RUN_SECTIONS = tuple(field.name for field in dataclasses.fields(RunSpec))
+
 
 def to_dict(spec: Any) -> Any:
   """A spec as nested dictionaries, lists and JSON scalars."""
@@ -72,7 +74,11 @@ def cascade_from_config(config: Mapping[str, Any]) -> CascadeSpec:
 def run_from_config(config: Mapping[str, Any]) -> RunSpec:
   """The RunSpec of a whole config. Per-stage overrides are merged by the config file itself (`get_config(stage)`)."""
   plain = _plain(config)
+  for key in plain:
+    if key not in RUN_SECTIONS:
+      raise ValueError(f"unknown key {key!r}: {nearest(key, RUN_SECTIONS)}")
   return RunSpec(
+    stage=plain["stage"],
     cascade=cascade_from_config(plain),
     train=from_dict(TrainSpec, plain["train"], "train"),
     mesh=from_dict(MeshSpec, plain["mesh"], "mesh"),

@@ -100,6 +100,7 @@ class DataSpec:
   dir: str = ""  # of TFDS; empty: $TFDS_DATA_DIR or its default
   paraphrase: float = 0.3  # share of training captions that are paraphrased
   two_objects: float = 0.3  # share of scenes with two objects
+  text_encoder: str = "nano"  # folder of a frozen text encoder, or the name of a shipped cascade
   threads: int = 1
   prefetch: int = 2
 
@@ -108,6 +109,7 @@ class DataSpec:
 class RunSpec:
   """One config file for one stage of its cascade."""
 
+  stage: str
   cascade: CascadeSpec
   train: TrainSpec
   mesh: MeshSpec

@@ -89,6 +89,7 @@ class UNetSpec:
 
   levels: tuple[LevelSpec, ...]
   patch: int = 1  # space-to-depth at the input, in space only
+  io_kernel: int = 3  # of the first and the last convolution; 1 makes them a plain patch embedding
   embed_dim: int = 128  # width of the conditioning vector
   head_dim: int = 32
   norm: Norm = Norm.GROUP

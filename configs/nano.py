@@ -1,0 +1,139 @@
+"""Nano: the paper's cascade at the paper's geometry with a thousandth of its parameters, on moving_shapes.
+
+  ivid train --config=nano:base --workdir=runs/base
+
+Sized for two CPU cores (hours) or one GPU (minutes). See README.md for what each stage reached.
+"""
+
+import ml_collections
+
+STAGES = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3")
+
+
+def get_config(stage: str = "base") -> ml_collections.ConfigDict:
+  """The cascade, and how to train `stage` of it."""
+  if stage not in STAGES:
+    from ivid.spec.errors import nearest  # configs stay importable without the package's heavier parts
+
+    raise ValueError(f"unknown stage {stage!r}: {nearest(stage, STAGES)}")
+  train = _train()
+  train.update(_train_overrides()[stage])
+  return ml_collections.ConfigDict(
+    dict(
+      stage=stage,
+      cascade=dict(name="nano", text=_text(), order=STAGES, stages=_stages()),
+      train=train,
+      mesh=dict(data=-1, fsdp=1, tensor=1),
+      data=dict(
+        name="moving_shapes", dir="", paraphrase=0.3, two_objects=0.3, text_encoder="nano", threads=1, prefetch=2
+      ),
+    ),
+    convert_dict=True,
+  )
+
+
+def _text() -> dict:
+  return dict(
+    name="nano", tokenizer="bytes", vocab_size=384, dim=256, layers=5, heads=8, head_dim=32, mlp_dim=832, max_tokens=128
+  )
+
+
+def _clip(frames: int, height: int, width: int, fps: float) -> dict:
+  return dict(frames=frames, height=height, width=width, fps=fps)
+
+
+CLIPS = dict(
+  base=_clip(16, 24, 40, 3.0),
+  tsr1=_clip(32, 24, 40, 6.0),
+  ssr1=_clip(32, 48, 80, 6.0),
+  ssr2=_clip(32, 192, 320, 6.0),
+  tsr2=_clip(64, 192, 320, 12.0),
+  tsr3=_clip(128, 192, 320, 24.0),
+  ssr3=_clip(128, 768, 1280, 24.0),
+)
+
+
+def _level(channels: int, *, time: str, attention: bool, blocks: int = 1) -> dict:
+  return dict(
+    channels=channels, blocks=blocks, time=time, spatial_attention=attention, cross_attention=attention, remat=False
+  )
+
+
+def _unet(levels: list[dict], *, patch: int, embed_dim: int = 128, head_dim: int = 32, norm: str = "group") -> dict:
+  return dict(
+    levels=levels, patch=patch, io_kernel=1, embed_dim=embed_dim, head_dim=head_dim, norm=norm, norm_groups=8, text_dim=256,
+    dtype="float32", param_dtype="float32",
+  )
+
+
+def _diffusion() -> dict:
+  # Patched stages output x: clean pixels pass a narrow network, the noise values of a patch do not.
+  return dict(
+    prediction="x", loss_weight="v", logsnr_min=-20.0, logsnr_max=20.0, resolution_shift=False, sigma_floor=0.08,
+    text_drop=0.1,
+  )
+
+
+def _lowres(stage: str) -> dict:
+  return dict(
+    input=CLIPS[stage], time_fill="repeat", shrink="box", aug_logsnr_min=-2.0, aug_logsnr_max=10.0, aug_snr=5.0
+  )
+
+
+def _sampling(steps: int, weight: float) -> dict:
+  return dict(
+    sampler="ddim", steps=steps, gamma=0.3, guidance=dict(weight=weight, low=None, constant_part=0.2),
+    threshold="static", percentile=99.5,
+  )
+
+
+def _stages() -> dict:
+  conv = dict(time="convolution", attention=False)
+  full = dict(time="convolution", attention=True)
+  base = dict(time="attention", attention=True)
+  unets = dict(
+    base=_unet([_level(128, **base), _level(224, **base)], patch=4),
+    tsr1=_unet([_level(88, **conv), _level(112, **full)], patch=4, embed_dim=96, head_dim=16),
+    ssr1=_unet([_level(64, **conv), _level(112, **full)], patch=4, embed_dim=64, head_dim=16),
+    ssr2=_unet([_level(80, **conv), _level(88, **full)], patch=8, embed_dim=64, head_dim=8),
+    tsr2=_unet([_level(64, **conv), _level(80, **conv)], patch=8, embed_dim=64, norm="rms"),
+    tsr3=_unet([_level(56, **conv), _level(72, **conv)], patch=8, embed_dim=64, norm="rms"),
+    ssr3=_unet([_level(40, **conv), _level(48, **conv)], patch=8, embed_dim=64, norm="rms"),
+  )
+  stages = {}
+  for before, name in zip((None, *STAGES), STAGES):
+    task = "base" if before is None else name[:3]
+    stages[name] = dict(
+      task=task,
+      output=CLIPS[name],
+      unet=unets[name],
+      diffusion=_diffusion(),
+      lowres=None if before is None else _lowres(before),
+      sampling=_sampling(32 if before is None else 8, 2.0 if before is None else 0.0),
+    )
+  return stages
+
+
+def _train() -> dict:
+  return dict(
+    seed=0, steps=20_000, batch_size=16, accumulation=1, frames=0, image_fraction=0.0,
+    crop=dict(frames=0, height=0, width=0),
+    optimizer=dict(
+      kind="muon", learning_rate=2e-3, warmup_steps=100, final_fraction=0.05, b1=0.9, b2=0.99, weight_decay=0.0,
+      clip_norm=1.0,
+    ),
+    ema_decay=0.999, init_from="", log_every=50, eval_every=1000, eval_batches=4, sample_every=1000, num_samples=8,
+    sample_steps=16, checkpoint=dict(every=500, max_to_keep=2, keep_period=0),
+  )
+
+
+def _train_overrides() -> dict:
+  return dict(
+    base=dict(),
+    tsr1=dict(batch_size=8),
+    ssr1=dict(batch_size=4),
+    ssr2=dict(batch_size=4),
+    tsr2=dict(batch_size=4, crop=dict(frames=16, height=64, width=64)),
+    tsr3=dict(batch_size=4, crop=dict(frames=16, height=64, width=64)),
+    ssr3=dict(batch_size=4, crop=dict(frames=8, height=192, width=192)),
+  )

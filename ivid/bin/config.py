@@ -1,0 +1,115 @@
+"""The --config flag of the binaries: a config file and a stage, overrides, and the specs they describe."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import pathlib
+from collections.abc import Callable, Sequence
+
+import ml_collections
+from absl import flags
+
+import ivid
+from ivid.spec import convert
+from ivid.spec.errors import nearest
+from ivid.spec.run import RunSpec
+
+
+def parse_flags(argv: Sequence[str], define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
+  """Flags of one binary, in a FlagValues of its own so that importing a binary defines nothing.
+
+  Args:
+    argv: program name first.
+    define: adds the binary's flags.
+
+  Raises:
+    ValueError: unknown flag or bad value, naming the nearest.
+  """
+  values = flags.FlagValues()
+  define(values)
+  try:
+    values(list(argv))
+  except flags.Error as error:
+    raise ValueError(str(error).splitlines()[0]) from None
+  return values
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+  """The arguments without `--config.KEY=VALUE`, and those as `KEY=VALUE`."""
+  prefix = "--config."
+  return [a for a in argv if not a.startswith(prefix)], [a.removeprefix(prefix) for a in argv if a.startswith(prefix)]
+
+
+def define_config(values: flags.FlagValues) -> None:
+  """Adds --config=FILE:STAGE (or NAME:STAGE for a config that ships)."""
+  flags.DEFINE_string(
+    "config", None, "Config and stage, such as configs/nano.py:base or nano:base; --config.KEY=VALUE overrides.", flag_values=values
+  )
+
+
+def load_run(config: str | None, overrides: Sequence[str] = ()) -> RunSpec:
+  """The RunSpec of `--config=<config>` with overrides such as `train.batch_size=4`.
+
+  Raises:
+    ValueError: no such config, stage or key (naming the nearest), or a spec that does not hold together.
+  """
+  return convert.run_from_config(load_config(config, overrides))
+
+
+def load_config(config: str | None, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+  """The locked ConfigDict of a config file and stage, with overrides."""
+  names = ", ".join(shipped_configs())
+  if not config:
+    raise ValueError(f"--config is missing: expected a file and a stage such as nano:base (configs that ship: {names})")
+  file, _, stage = config.partition(":")
+  path = pathlib.Path(file) if file.endswith(".py") else _config_folder() / f"{file}.py"
+  if not path.is_file():
+    raise ValueError(f"no config {file!r}: {nearest(file, shipped_configs())}, or a .py file")
+  spec = importlib.util.spec_from_file_location(f"ivid_config_{path.stem}", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  loaded = module.get_config(stage) if stage else module.get_config()
+  for override in overrides:
+    _override(loaded, override)
+  return loaded.lock()
+
+
+def _override(config: ml_collections.ConfigDict, override: str) -> None:
+  key, equals, text = override.partition("=")
+  if not equals:
+    raise ValueError(f"--config.{key}: expected --config.{key}=VALUE")
+  *parents, last = key.split(".")
+  node = config
+  for i, name in enumerate((*parents, last)):
+    if not isinstance(node, ml_collections.ConfigDict) or name not in node:
+      known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+      raise ValueError(f"unknown key 'config.{'.'.join((*parents, last)[: i + 1])}': {nearest(name, known)}")
+    if i < len(parents):
+      node = node[name]
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    value = {"true": True, "false": False}.get(text.lower(), text)
+  try:
+    node[last] = value
+  except TypeError:
+    raise ValueError(f"--config.{key}={text}: expected {type(node[last]).__name__}, such as {node[last]!r}") from None
+
+
+def shipped_configs() -> list[str]:
+  """Names of the configs installed with the package."""
+  return sorted(path.stem for path in _config_folder().glob("*.py") if path.stem != "__init__")
+
+
+def text_encoder_folder(name: str) -> pathlib.Path:
+  """Folder of the frozen text encoder: a path, or the name of a shipped cascade."""
+  shipped = pathlib.Path(ivid.__file__).parent / "pretrained" / name / "text"
+  return shipped if shipped.is_dir() else pathlib.Path(name)
+
+
+def _config_folder() -> pathlib.Path:
+  found = importlib.util.find_spec("ivid.configs")
+  if found is not None and found.submodule_search_locations:
+    return pathlib.Path(next(iter(found.submodule_search_locations)))
+  return pathlib.Path(ivid.__file__).parent.parent / "configs"  # a checkout that is not installed

@@ -1,0 +1,71 @@
+"""What a run would take, from shapes alone: `ivid train --dry_run`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from ivid.flops import count_bytes, count_flops, count_params
+from ivid.spec.run import TrainSpec
+from ivid.spec.stage import StageSpec
+from ivid.stage import Conditioning, Stage, unbox
+from ivid.train.run import make_training
+
+
+def evaluation_args(stage: Stage, *, batch_size: int = 1, max_tokens: int = 128) -> tuple[Any, ...]:
+  """Abstract arguments of Stage.predict on whole clips: params, z_t, logsnr, conditioning."""
+  T, H, W, C = stage.spec.output.array
+  shape = jax.ShapeDtypeStruct
+  clip, level = shape((batch_size, T, H, W, C), jnp.float32), shape((batch_size,), jnp.float32)
+  cond = Conditioning(
+    text=shape((batch_size, 1, max_tokens, stage.spec.unet.text_dim), jnp.bfloat16),
+    text_mask=shape((batch_size, 1, max_tokens), jnp.bool_),
+    is_video=shape((batch_size,), jnp.bool_),
+    fps=level,
+    lowres=clip if stage.spec.lowres else None,
+    aug_logsnr=level if stage.spec.lowres else None,
+  )
+  return unbox(stage.abstract_params()), clip, level, cond
+
+
+def evaluation_flops(stage: Stage) -> int:
+  """Floating-point operations of one network evaluation on one clip."""
+  return count_flops(stage.predict, *evaluation_args(stage))
+
+
+def dry_run_report(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: int) -> dict[str, Any]:
+  """Sizes and costs of a run as plain numbers."""
+  training = make_training(spec, train, mesh, max_tokens=max_tokens)
+  state, batch, _ = training.step.args
+  return {
+    "stage": spec.name,
+    "output": str(spec.output),
+    "input": str(spec.lowres.input) if spec.lowres else None,
+    "mesh": dict(mesh.shape),
+    "parameters": count_params(state.params),
+    "gflop_per_evaluation": evaluation_flops(training.stage) / 1e9,
+    "gflop_per_step": count_flops(training.step.fn, *training.step.args) / 1e9,
+    "batch": {name: [*a.shape, str(a.dtype)] for name, a in batch.items()},
+    "bytes_per_device": {
+      "parameters": count_bytes(state.params),
+      "ema": count_bytes(state.ema),
+      "optimizer": count_bytes(state.opt_state),
+      "batch": count_bytes(batch),
+    },
+  }
+
+
+def format_report(report: dict[str, Any]) -> str:
+  """The report as a table of lines."""
+  lines = [f"stage       {report['stage']}: {report['input'] or 'noise'} -> {report['output']}"]
+  lines.append(f"parameters  {report['parameters']:,}")
+  lines.append(f"GFLOP       {report['gflop_per_evaluation']:.2f} an evaluation, {report['gflop_per_step']:.1f} a training step")
+  lines.append("mesh        " + " x ".join(f"{axis}={size}" for axis, size in report["mesh"].items()))
+  for name, (*shape, dtype) in report["batch"].items():
+    lines.append(f"batch       {name:<10} {dtype:<9} {shape}")
+  for name, count in report["bytes_per_device"].items():
+    lines.append(f"MB/device   {name:<10} {count / 1e6:.1f}")
+  return "\n".join(lines)

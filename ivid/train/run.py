@@ -1,0 +1,178 @@
+"""Builds a training run from its spec: mesh, state in its shards, Programs, batches, evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ivid.parallel import sharding
+from ivid.programs import Program
+from ivid.spec import batch as batches
+from ivid.spec.run import TrainSpec
+from ivid.spec.stage import StageSpec, Task
+from ivid.stage import Stage, unbox
+from ivid.steps import TrainState, eval_step, init_state, train_step
+from ivid.train.optimizer import make_optimizer
+from ivid.train.rngs import stream
+
+# embed(captions) -> (embeddings [N, L, D] bfloat16, mask [N, L] bool)
+EmbedFn = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """Everything of one stage's run that does not change with the step.
+
+  Attributes:
+    state: abstract TrainState with shardings.
+    init: Program: key -> TrainState, made straight in its shards.
+    step: Program: (state, batch, key) -> (state, metrics).
+    evaluate: Program: (ema, batch, key) -> (loss [B], u [B]).
+  """
+
+  stage: Stage
+  mesh: Mesh
+  state: TrainState
+  init: Program
+  step: Program
+  evaluate: Program
+
+
+def make_training(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: int) -> Training:
+  """The Programs of a run.
+
+  Raises:
+    ValueError: a batch, crop or frame count that does not fit the stage or the mesh.
+  """
+  shape = check_train(spec, train, mesh)
+  stage = Stage(spec)
+  boxed = stage.abstract_params()
+  optimizer = make_optimizer(train.optimizer, steps=train.steps, boxed=boxed)
+  params = unbox(boxed)
+  shardings = sharding.param_shardings(mesh, boxed)
+  state_shardings = TrainState(
+    step=sharding.replicated(mesh),
+    params=shardings,
+    ema=shardings,
+    opt_state=sharding.optimizer_shardings(mesh, optimizer, params, shardings),
+  )
+
+  def init(key: jax.Array) -> TrainState:
+    return init_state(unbox(stage.init(key)), optimizer)
+
+  abstract = sharding.with_shardings(jax.eval_shape(init, jax.random.key(0)), state_shardings)
+  rows = sharding.batch_sharding(mesh)
+  arrays = batches.batch_spec(
+    spec, batch_size=train.batch_size, max_tokens=max_tokens, captions_per_clip=shape[0] if train.num_images else 1, **_sizes(shape)
+  )
+  batch = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows) for name, a in arrays.items()}
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  step = functools.partial(
+    train_step, loss_fn=stage.loss, optimizer=optimizer, ema_decay=train.ema_decay, accumulation=train.accumulation
+  )
+  return Training(
+    stage=stage,
+    mesh=mesh,
+    state=abstract,
+    init=Program("init", init, (key,), out_shardings=state_shardings),
+    step=Program("train", step, (abstract, batch, key), out_shardings=(state_shardings, sharding.replicated(mesh)), donate=(0,)),
+    evaluate=Program("eval", functools.partial(eval_step, loss_fn=stage.loss), (abstract.ema, batch, key)),
+  )
+
+
+def check_train(spec: StageSpec, train: TrainSpec, mesh: Mesh) -> tuple[int, int, int]:
+  """Frames, height and width of a training example; ValueError where the run's numbers do not fit."""
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  rows = train.batch_size // train.accumulation
+  if rows % shards:
+    raise ValueError(
+      f"train.batch_size={train.batch_size} in {train.accumulation} microbatch(es) does not divide over the mesh's "
+      f"data x fsdp={shards}: the nearest is {max(1, round(rows / shards)) * shards * train.accumulation}"
+    )
+  if spec.task is Task.TSR and train.image_fraction:
+    raise ValueError(f"train.image_fraction={train.image_fraction}: a temporal stage ({spec.name}) learns from videos alone, expected 0")
+  out, crop = spec.output, train.crop
+  frames = crop.frames or train.frames or out.frames
+  height, width = crop.height or out.height, crop.width or out.width
+  for name, value, limit in (("frames", frames, out.frames), ("height", height, out.height), ("width", width, out.width)):
+    if value > limit:
+      raise ValueError(f"training on {name}={value}: stage {spec.name} has {limit}")
+  if frames % spec.time_factor:
+    raise ValueError(f"training on {frames} frames: stage {spec.name} needs a multiple of {spec.time_factor}")
+  return frames, height, width
+
+
+def warm_start(state: TrainState, params: Any) -> TrainState:
+  """The state with other weights (of the same tree) as parameters and EMA, put into the state's own shards.
+
+  Raises:
+    ValueError: a parameter is missing, unknown or of another shape; names the first.
+  """
+  have = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+  want = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)}
+  for name in sorted(set(have) | set(want)):
+    if have.get(name) != want.get(name):
+      raise ValueError(f"train.init_from: parameter {name} has shape {have.get(name)}, this stage has {want.get(name)}")
+  placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), params, state.params)
+  # Copied: the step donates its state, and params and EMA must not share memory.
+  return state.replace(params=placed, ema=jax.tree.map(lambda new, old: jax.device_put(np.array(new), old.sharding), params, state.ema))
+
+
+def device_batches(host: Iterator[Mapping[str, Any]], embed: EmbedFn, mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
+  """Batches as ivid.spec.batch describes them, sharded over the mesh, from this process's rows with captions."""
+  rows = sharding.batch_sharding(mesh)
+  for example in host:
+    captions = example["captions"]
+    count, per_clip = len(captions), len(captions[0])
+    text, mask = embed([caption for clip in captions for caption in clip])
+    arrays = {
+      batches.VIDEO: example["video"],
+      batches.TEXT: text.reshape(count, per_clip, *text.shape[1:]),
+      batches.TEXT_MASK: mask.reshape(count, per_clip, -1),
+      batches.IS_VIDEO: example["is_video"],
+      batches.FPS: example["fps"],
+      batches.INDEX: example["index"],
+    }
+    yield {name: jax.make_array_from_process_local_data(rows, np.asarray(a)) for name, a in arrays.items()}
+
+
+def make_evaluation(training: Training, held_out: list[dict[str, jax.Array]], *, seed: int) -> Callable[[int, TrainState], dict[str, float]]:
+  """Validation loss of the EMA weights on fixed batches, in all and for each quarter of diffusion time (u = 0 is clean)."""
+  evaluate = training.evaluate.jit()
+  key = stream(seed, "eval")
+
+  def call(step: int, state: TrainState) -> dict[str, float]:
+    del step
+    pairs = [evaluate(state.ema, batch, key) for batch in held_out]
+    losses, times = (np.concatenate([np.asarray(_whole(pair[i])) for pair in pairs]) for i in (0, 1))
+    return bucket_means(training.stage, losses, times)
+
+  return call
+
+
+def bucket_means(stage: Stage, losses: np.ndarray, times: np.ndarray, buckets: int = 4) -> dict[str, float]:
+  """Mean loss in all and per bucket of u, each bucket named by its range of logsnr."""
+  result = {"eval/loss": float(losses.mean())}
+  edges = np.linspace(0.0, 1.0, buckets + 1)
+  levels = np.asarray(stage.schedule(edges.astype(np.float32)))
+  for i in range(buckets):
+    inside = (times >= edges[i]) & (times < edges[i + 1])
+    if inside.any():
+      result[f"eval/loss_logsnr_{levels[i + 1]:.0f}_to_{levels[i]:.0f}"] = float(losses[inside].mean())
+  return result
+
+
+def _whole(array: jax.Array) -> jax.Array:
+  if array.is_fully_addressable:
+    return array
+  return jax.experimental.multihost_utils.process_allgather(array, tiled=True)
+
+
+def _sizes(shape: tuple[int, int, int]) -> dict[str, int]:
+  return dict(zip(("frames", "height", "width"), shape, strict=True))

@@ -51,15 +51,15 @@ def make_walk(kind, denoise, *, gamma=0.0, finish=True):
   return walk
 
 
-# Steps, and the tolerance of mean and covariance beyond the statistics of 20,000 samples (about 0.004 in the mean, 0.003 in the
-# covariance): the errors of the step size.
+# Tolerance of each entry of mean and covariance: about three standard errors of 20,000 samples (0.0045 in the mean, 0.004 in the
+# covariance) in all cases, and in the first-order samplers the step size (DDIM with 128 steps is 0.005 off in the covariance).
 @pytest.mark.parametrize(
   "kind,steps,gamma,tolerance",
   [
     (SamplerKind.DDIM, 128, 0.0, 0.012),
     (SamplerKind.DPM_SOLVER_PP_2M, 32, 0.0, 0.012),
-    (SamplerKind.ANCESTRAL, 256, 0.0, 0.012),
-    (SamplerKind.ANCESTRAL, 256, 0.3, 0.012),
+    (SamplerKind.ANCESTRAL, 128, 0.0, 0.016),
+    (SamplerKind.ANCESTRAL, 128, 0.3, 0.012),
   ],
 )
 def test_mixture_moments(correlated_mixture, kind, steps, gamma, tolerance):

@@ -25,14 +25,12 @@ class Heads(nn.Module):
   features: int
   head_dim: int
   norm: bool
-  name_in: str = axes.EMBED_IN
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    names = (self.name_in, axes.EMBED_OUT)
-    h = Dense(self.features, names, bias=False, dtype=self.dtype, param_dtype=self.param_dtype, name="dense")(x)
+    h = Dense(self.features, bias=False, dtype=self.dtype, param_dtype=self.param_dtype, name="dense")(x)
     h = h.reshape(*x.shape[:-1], self.features // self.head_dim, self.head_dim)
     return VectorNorm(axes.HEAD_DIM, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(h) if self.norm else h
 
@@ -44,9 +42,9 @@ class Attention(nn.Module):
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
-  def heads(self, x: jax.Array, name: str, *, features: int, name_in: str = axes.EMBED_IN) -> jax.Array:
+  def heads(self, x: jax.Array, name: str, *, features: int) -> jax.Array:
     kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    return Heads(features, self.head_dim, norm=name != "value", name_in=name_in, name=name, **kinds)(x)
+    return Heads(features, self.head_dim, norm=name != "value", name=name, **kinds)(x)
 
   def out(self, h: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return Dense(shape[-1], zero=True, dtype=self.dtype, param_dtype=self.param_dtype, name="out")(h.reshape(shape))
@@ -92,8 +90,8 @@ class TextAttention(Attention):
     tokens = jnp.concatenate([jnp.broadcast_to(null, (B, K, 1, D)), text], axis=2)
     mask = jnp.pad(text_mask, ((0, 0), (0, 0), (1, 0)), constant_values=True)
     q = self.heads(x.reshape(B, K, T // K * H * W, C), "query", features=C)
-    k = self.heads(tokens, "key", features=C, name_in=axes.TEXT)
-    v = self.heads(tokens, "value", features=C, name_in=axes.TEXT)
+    k = self.heads(tokens, "key", features=C)
+    v = self.heads(tokens, "value", features=C)
     logits = jnp.einsum("bkqhd,bklhd->bkhql", q, k).astype(jnp.float32)
     logits = jnp.where(mask[:, :, None, None], logits, MASKED)
     weights = softmax(logits, dim=self.head_dim, dtype=self.dtype)

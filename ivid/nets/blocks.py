@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ivid.nets import axes
 from ivid.nets.attention import SpatialAttention, TemporalAttention, TextAttention
 from ivid.nets.condition import Context
 from ivid.nets.layers import Conv, Dense, FrameNorm, TimeConv, pin
@@ -48,7 +47,7 @@ class Block(nn.Module):
   def _residual(self, x: jax.Array, context: Context) -> jax.Array:
     """norm, SiLU, conv, norm with scale and shift, SiLU, conv; 1x1 shortcut where the channels differ."""
     C = self.level.channels
-    film = Dense(2 * C, (axes.COND, axes.EMBED_OUT), name="film", **self._kinds())(context.emb)
+    film = Dense(2 * C, name="film", **self._kinds())(context.emb)
     scale, shift = jnp.split(film, 2, axis=-1)
     h = Conv(C, name="conv1", **self._kinds())(nn.silu(self._norm("norm1")(x)))
     h = nn.silu(self._norm("norm2")(h, scale=scale, shift=shift))

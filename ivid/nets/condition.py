@@ -64,7 +64,7 @@ class PooledText(nn.Module):
     weight = text_mask.astype(jnp.float32)[..., None]
     pooled = jnp.sum(text.astype(jnp.float32) * weight, axis=2) / jnp.maximum(weight.sum(2), 1.0)
     pooled = VectorNorm(axes.TEXT, center=True, param_dtype=self.param_dtype)(pooled)
-    pooled = Dense(self.features, (axes.TEXT, axes.COND), param_dtype=self.param_dtype)(pooled)
+    pooled = Dense(self.features, (axes.EMBED_IN, axes.COND), param_dtype=self.param_dtype)(pooled)
     init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (axes.COND,))
     null = self.param("null", init, (self.features,), self.param_dtype).astype(jnp.float32)
     return jnp.where(text_mask.any(2)[..., None], pooled, null)

@@ -1,7 +1,7 @@
-"""`ivid NAME args`: runs `main(argv)` of ivid/bin/NAME.py, its absl flags parsed first; user errors become one line.
+"""`ivid NAME args`: runs `main(argv)` of ivid/bin/NAME.py; user errors become one line.
 
-A binary is a module of ivid/bin with absl flags at the top and a `main(argv)`;
-argv is the program's name and the positional arguments, as absl's app.run gives it.
+A binary is a module of ivid/bin with `define_flags(values)`, which adds its absl flags, and `main(argv)`, which parses them;
+argv is the program's name and all that was typed behind it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import pathlib
 import pkgutil
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import ivid
 from ivid import bin as binaries
@@ -64,47 +63,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, args: list[str]) -> int:
-  """Imports the binary, parses its flags and calls it."""
-  from absl import app, flags, logging
-
-  module = importlib.import_module(f"{binaries.__name__}.{name}")
-  program = f"ivid {name}"
-  if any(arg in HELP[1:] for arg in args):
-    print(_help(name, module.__doc__, flags.FLAGS.module_help(module)))
-    return 0
-  app.define_help_flags()
-  logging.use_absl_handler()
-  try:
-    positional = _parse(flags.FLAGS, [program, *args])
-  except flags.Error as error:
-    if os.environ.get(TRACEBACK) == "1":
-      raise
-    return _fail(program, f"error: {_one_line(error)}", EXIT_USAGE)
-  try:
-    status = module.main(positional)
-  except app.UsageError as error:
-    return _fail(program, f"error: {_one_line(error)} (ivid {name} --help lists its flags)", EXIT_USAGE)
-  return 0 if status is None else int(status)
-
-
-def _parse(flag_values: Any, argv: list[str]) -> list[str]:
-  """The positional arguments, the program's name first. An unknown key of --config.KEY is a flag error like any other."""
+  """Imports the binary and calls it; it parses its own flags."""
   from absl import flags
 
-  try:
-    return flag_values(argv)
-  except (AttributeError, KeyError, TypeError) as error:  # ml_collections raises these by the kind of wrong override
-    raise flags.Error(str(error)) from error
+  module = importlib.import_module(f"{binaries.__name__}.{name}")
+  if any(arg in HELP for arg in args):
+    values = flags.FlagValues()
+    module.define_flags(values)
+    print(f"{(module.__doc__ or '').strip()}\n\n{values.main_module_help() or values.get_help()}")
+    return 0
+  status = module.main([f"ivid {name}", *args])
+  return 0 if status is None else int(status)
 
 
 def _listing(known: dict[str, str]) -> str:
   width = max(map(len, known), default=0)
   lines = [f"  {name:{width}}  {text}" for name, text in known.items()]
   return "\n".join([f"{ivid.__doc__}", "", "ivid COMMAND [flags]; ivid COMMAND --help lists the flags.", "", *lines])
-
-
-def _help(name: str, doc: str | None, flag_lines: str) -> str:
-  return f"{(doc or '').strip()}\n\n{flag_lines}\n\nivid {name} --helpfull lists the flags of its libraries too."
 
 
 def _one_line(error: BaseException) -> str:

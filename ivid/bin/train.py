@@ -23,7 +23,7 @@ from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
 
 
-def _define(values: flags.FlagValues) -> None:
+def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
   flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, samples.", flag_values=values)
   flags.DEFINE_bool("dry_run", False, "Print shapes, parameters, GFLOP and bytes per device, and stop.", flag_values=values)
@@ -32,7 +32,7 @@ def _define(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> None:
   plain, overrides = split_overrides(argv)
-  values = parse_flags(plain, _define)
+  values = parse_flags(plain, define_flags)
   config = load_config(values.config, overrides)
   run = convert.run_from_config(config)
   stage = run.cascade.stage(run.stage)

@@ -56,16 +56,17 @@ def optimizer_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, par
     params: abstract unboxed parameters.
     shardings: their shardings.
   """
-  state = jax.eval_shape(optimizer.init, params)
-  pairs = jax.tree.map(lambda p, s: (p.shape, s), params, shardings)
+  flat, _ = jax.tree_util.tree_flatten_with_path(params)
+  by_path = {path: (leaf.shape, s) for (path, leaf), s in zip(flat, jax.tree.leaves(shardings), strict=True)}
   whole = replicated(mesh)
 
-  def like_param(leaf: Any, pair: tuple[tuple[int, ...], NamedSharding]) -> NamedSharding:
-    return pair[1] if leaf.shape == pair[0] else whole
+  def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    # Optimizers keep trees like the parameters' inside their own: the end of the path is the parameter's.
+    ends = (by_path[path[i:]] for i in range(len(path)) if path[i:] in by_path)
+    shape, sharding = next(ends, ((), whole))
+    return sharding if leaf.shape == shape else whole
 
-  return optax.tree.map_params(
-    optimizer, like_param, state, pairs, transform_non_params=lambda _: whole, is_leaf=lambda x: isinstance(x, tuple) and len(x) == 2
-  )
+  return jax.tree_util.tree_map_with_path(one, jax.eval_shape(optimizer.init, params))
 
 
 def with_shardings(abstract: Any, shardings: Any) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,6 +33,13 @@ CACHE_SIZE = 20_000
 SPEC_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "spec.json", "weights.safetensors", "tokenizer.model"
 
 
+@functools.lru_cache(maxsize=8)
+def _compiled(spec: TextSpec) -> Callable[..., jax.Array]:
+  """The jitted network of a spec, shared by all its encoders, so that none compiles it again."""
+  net = t5.T5Encoder(spec)
+  return Program("text_encoder", lambda params, ids, mask: net.apply({"params": params}, ids, mask)).jit()
+
+
 class TextEncoder:
   """Captions to T5 embeddings [N, L, D]; parameters are rounded to bfloat16, as they are stored. May be called from several threads."""
 
@@ -47,8 +55,7 @@ class TextEncoder:
     self.hash = encoder_hash(spec, params)
     self._params = jax.tree.map(lambda p: np.asarray(p).astype(STORED).astype(spec.dtype), params)
     self._on_device = None
-    net = t5.T5Encoder(spec)
-    self._run = Program("text_encoder", lambda params, ids, mask: net.apply({"params": params}, ids, mask)).jit()
+    self._run = _compiled(spec)
     self._cache: collections.OrderedDict[tuple[str, int], np.ndarray] = collections.OrderedDict()
     self._cache_size = cache_size
     self._lock = threading.Lock()

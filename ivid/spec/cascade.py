@@ -22,7 +22,7 @@ class TextSpec:
   mlp_dim: int = 832
   relative_buckets: int = 32
   relative_distance: int = 128
-  max_tokens: int = 160  # 1 in 4 two-object paraphrases of moving_shapes is longer than 128 bytes, 1 in 200 longer than 160
+  max_tokens: int = 128
   dtype: str = "float32"
 
   def __post_init__(self):

@@ -64,15 +64,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(name: str, args: list[str]) -> int:
   """Imports the binary and calls it; it parses its own flags."""
-  from absl import flags
+  from absl import app, flags
 
   module = importlib.import_module(f"{binaries.__name__}.{name}")
-  if any(arg in HELP for arg in args):
+  if hasattr(module, "define_flags") and any(arg in HELP[1:] for arg in args):
     values = flags.FlagValues()
     module.define_flags(values)
     print(f"{(module.__doc__ or '').strip()}\n\n{values.main_module_help() or values.get_help()}")
     return 0
-  status = module.main([f"ivid {name}", *args])
+  try:
+    status = module.main([f"ivid {name}", *args])
+  except (flags.Error, app.UsageError) as error:
+    if os.environ.get(TRACEBACK) == "1":
+      raise
+    return _fail(f"ivid {name}", f"error: {_one_line(error)}", EXIT_USAGE)
   return 0 if status is None else int(status)
 
 

@@ -1,0 +1,67 @@
+"""Collects the EMA weights of trained stages into a cascade folder that `ivid sample` runs.
+
+  ivid bundle --config=nano --out=DIR --text=nano base=runs/base tsr1=runs/tsr1
+
+A folder that exists keeps the stages that are not given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from ivid.bin import config
+from ivid.spec.errors import nearest
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Adds the flags of `ivid bundle`."""
+  config.define_config(values)
+  flags.DEFINE_string("out", "", "Folder of the cascade, new or to be updated.", flag_values=values)
+  flags.DEFINE_string(
+    "text", "", "Folder of the text encoder, or the name of a shipped cascade (default: the config's).", flag_values=values
+  )
+
+
+def main(argv: Sequence[str]) -> int:
+  """Bundles `STAGE=WORKDIR` arguments (argv: program name first). Every wrong input is a ValueError, and leaves the folder as it was."""
+  values = config.parse_flags([a for a in argv if a.startswith("-") or a == argv[0]], define_flags)
+  workdirs = _workdirs([a for a in argv[1:] if not a.startswith("-")])
+  if not values.out:
+    raise ValueError("--out is missing: expected the cascade's folder")
+  run = config.run_spec(values)
+  known = run.cascade.stage_names
+  for name, workdir in workdirs.items():
+    if name not in known:
+      raise ValueError(f"unknown stage {name!r} in {name}={workdir}: {nearest(name, known)}")
+
+  from ivid.sample.bundle import write_cascade
+  from ivid.text.encoder import load_encoder
+  from ivid.train.checkpoint import load_ema
+
+  folder = config.text_encoder_folder(values.text or run.data.text_encoder)
+  stages = {name: load_ema(workdir) for name, workdir in workdirs.items()}
+  digest = load_encoder(folder).hash
+  spec = dataclasses.replace(run.cascade, stages=tuple(dataclasses.replace(s, text_encoder=digest) for s in run.cascade.stages))
+  cascade = write_cascade(values.out, spec, stages, folder)
+  for name in known:
+    step = f"step {cascade.check(name).step}" if cascade.trained(name) else "not trained"
+    print(f"{pathlib.Path(values.out) / name}: {step}")
+  return 0
+
+
+def _workdirs(arguments: Sequence[str]) -> dict[str, str]:
+  found = {}
+  for argument in arguments:
+    name, equals, workdir = argument.partition("=")
+    if not (name and equals and workdir):
+      raise ValueError(f"{argument!r}: expected STAGE=WORKDIR, such as base=runs/base")
+    if name in found:
+      raise ValueError(f"stage {name} is given twice, as {found[name]} and {workdir}")
+    found[name] = workdir
+  if not found:
+    raise ValueError("no stages: expected STAGE=WORKDIR, such as base=runs/base")
+  return found

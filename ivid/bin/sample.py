@@ -1,0 +1,241 @@
+"""Samples clips from a cascade: prompts in, an .mp4 and a .json for each out.
+
+ivid sample --prompt="a large red circle moves left on a black background"
+ivid sample --cascade=DIR --prompts_file=F --seed=1 --num_samples=4 --steps=base=64,ssr1=16 --out=DIR
+ivid sample --prompt=... --input=clip.png --start_stage=ssr2
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import pathlib
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+import ivid
+from ivid.bin.cache import enable_compilation_cache
+from ivid.bin.config import parse_flags
+from ivid.spec.errors import nearest
+
+if TYPE_CHECKING:  # imported where they are used, so that a wrong flag is answered at once
+  import numpy as np
+
+  from ivid.sample.bundle import Cascade
+  from ivid.sample.keys import Sample
+  from ivid.sample.outputs import Outputs
+  from ivid.spec.stage import StageSpec
+
+DEFAULT_CASCADE = "nano"
+OVERRIDES = ("steps", "sampler", "guidance", "threshold", "aug_snr")
+# What the metadata decides; given beside --from_metadata they would contradict it.
+DECIDED = ("prompt", "prompts_file", "seed", "num_samples", "start_stage", "stop_stage", "batch_size", *OVERRIDES)
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Adds the flags of `ivid sample`."""
+  f = dict(flag_values=values)
+  flags.DEFINE_multi_string("prompt", [], "What the clip shows; may be given several times.", **f)
+  flags.DEFINE_string("prompts_file", "", "Text file (UTF-8) with a prompt a line; blank lines are skipped.", **f)
+  flags.DEFINE_string("cascade", "", f"Folder of a cascade, or the name of one that ships (default: {DEFAULT_CASCADE}).", **f)
+  flags.DEFINE_integer("seed", 0, "A clip depends on seed, prompt and sample number, on nothing else that is in the run.", **f)
+  flags.DEFINE_integer("num_samples", 1, "Clips of each prompt.", **f)
+  flags.DEFINE_string("steps", "", "Sampling steps: 32 for all stages, or base=64,ssr1=16; default: the cascade's.", **f)
+  flags.DEFINE_string("sampler", "", "ddim, ancestral or dpmpp_2m; by stage as --steps.", **f)
+  flags.DEFINE_string("guidance", "", "Weight w of (1 + w) x_cond - w x_uncond; 15:1 oscillates; by stage as --steps.", **f)
+  flags.DEFINE_string("threshold", "", "none, static or dynamic; by stage as --steps.", **f)
+  flags.DEFINE_string("aug_snr", "", "Power ratio of the noise augmentation of a stage's input, such as 3 or 5; by stage as --steps.", **f)
+  flags.DEFINE_string("start_stage", "", "First stage to run; one that has an input takes it from --input.", **f)
+  flags.DEFINE_string("stop_stage", "", "Last stage to run (default: the last trained one of the chain).", **f)
+  flags.DEFINE_string("input", "", "Clip that --start_stage starts from, of exactly that stage's input size.", **f)
+  flags.DEFINE_string("out", "out", "Folder, or a file for one clip. No file is lost: a name that is taken gets a number.", **f)
+  flags.DEFINE_string(
+    "format", "", "mp4, webm, gif or png (all frames in one picture, without loss); default: that of --out, else mp4.", **f
+  )
+  flags.DEFINE_bool("overwrite", False, "Replace files that are in the way instead of numbering the new ones.", **f)
+  flags.DEFINE_bool("save_stages", False, "Save every stage's clip; with --format=png going on from one is exact.", **f)
+  flags.DEFINE_bool("contact_sheet", False, "Also save one picture with frames of all clips.", **f)
+  flags.DEFINE_string("from_metadata", "", "Make a clip again, bit for bit on the same machine: its .json, or the clip itself.", **f)
+  flags.DEFINE_integer("batch_size", 0, "Clips computed together; 0: one a device.", **f)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What to sample, checked.
+
+  Attributes:
+    cascade: the opened folder.
+    stages: as they are to be sampled.
+    samples: the clips to draw.
+    batch_size: of the run.
+    keep: indices of `samples` that are saved.
+    first_input: [t, h, w, 3] uint8 that the first stage starts from, or None.
+    source: its file and SHA-256.
+  """
+
+  cascade: Cascade
+  stages: tuple[StageSpec, ...]
+  samples: tuple[Sample, ...]
+  batch_size: int
+  keep: frozenset[int]
+  first_input: np.ndarray | None = None
+  source: dict[str, str] | None = None
+
+
+def main(argv: Sequence[str]) -> int:
+  """Samples as the flags in argv (program name first) say. Every wrong input is a ValueError before any work is done."""
+  values = parse_flags(argv, define_flags)
+  with _plain_warnings():
+    _check_numbers(values)
+    prompts = [] if values.from_metadata else _prompts(values)
+    enable_compilation_cache()
+    from ivid.sample.outputs import Outputs
+
+    request = _repeat_request(values) if values.from_metadata else _request(values, prompts)
+    outputs = Outputs(values.out, values.format, clips=len(request.keep), overwrite=values.overwrite)
+    outputs.check(list(request.stages) if values.save_stages else [request.stages[-1]])
+    _run(request, outputs, save_stages=values.save_stages, sheet=values.contact_sheet)
+  return 0
+
+
+def find_cascade(name: str) -> Cascade:
+  """The cascade in the folder `name`, or the one of that name that ships.
+
+  Raises:
+    ValueError: neither exists.
+  """
+  from ivid.sample.bundle import CASCADE_FILE, open_cascade
+
+  shipped = pathlib.Path(ivid.__file__).parent / "pretrained"
+  if not (pathlib.Path(name) / CASCADE_FILE).is_file() and (shipped / name / CASCADE_FILE).is_file():
+    return open_cascade(shipped / name)
+  if not pathlib.Path(name).is_dir():
+    names = sorted(path.parent.name for path in shipped.glob(f"*/{CASCADE_FILE}"))
+    raise ValueError(
+      f"no cascade {name!r}: expected a folder with {CASCADE_FILE}{' or a shipped one: ' + nearest(name, names) if names else ''}"
+    )
+  return open_cascade(name)
+
+
+def _check_numbers(values: flags.FlagValues) -> None:
+  if values.num_samples < 1:
+    raise ValueError(f"num_samples={values.num_samples}: expected 1 or more")
+  if values.batch_size < 0:
+    raise ValueError(f"batch_size={values.batch_size}: expected 1 or more, or 0 for one clip a device")
+  if values.from_metadata:
+    given = [name for name in DECIDED if values[name].present]
+    if given:
+      raise ValueError(f"--{given[0]} beside --from_metadata: the metadata decides it")
+
+
+def _prompts(values: flags.FlagValues) -> list[str]:
+  """Prompts of the flags and the file, each once."""
+  prompts = list(values.prompt)
+  for prompt in prompts:
+    if not prompt.strip():
+      raise ValueError(f"--prompt={prompt!r} is empty: expected a description of the clip")
+  if values.prompts_file:
+    prompts += _read_prompts(pathlib.Path(values.prompts_file))
+  if not prompts:
+    raise ValueError("no prompt: expected --prompt='what the clip shows', or --prompts_file")
+  return list(dict.fromkeys(prompts))
+
+
+def _read_prompts(path: pathlib.Path) -> list[str]:
+  if not path.is_file():
+    raise ValueError(f"no prompts file at {path}")
+  try:
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+  prompts = [line.strip() for line in lines if line.strip()]
+  if not prompts:
+    raise ValueError(f"{path} holds no prompt: expected one a line")
+  return prompts
+
+
+def _request(values: flags.FlagValues, prompts: Sequence[str]) -> Request:
+  from ivid.sample import plan
+  from ivid.sample.keys import Sample
+
+  cascade = find_cascade(values.cascade or DEFAULT_CASCADE)
+  overrides = plan.Overrides(**{name: values[name].value for name in OVERRIDES})
+  stages = plan.plan_stages(cascade, start=values.start_stage, stop=values.stop_stage, overrides=overrides)
+  last = stages[-1].name
+  if not values.stop_stage and last != cascade.spec.stage_names[-1]:
+    print(f"stopping at {last}, the last trained stage of cascade {cascade.spec.name}", file=sys.stderr)
+  first_input, source = _read_input(stages[0], values.input)
+  samples = tuple(Sample(prompt, values.seed, number) for prompt in prompts for number in range(values.num_samples))
+  return Request(cascade, stages, samples, values.batch_size, frozenset(range(len(samples))), first_input, source)
+
+
+def _repeat_request(values: flags.FlagValues) -> Request:
+  from ivid.sample import outputs, repeat
+
+  metadata = outputs.load_metadata(values.from_metadata)
+  cascade = find_cascade(values.cascade or metadata["cascade"]["name"])
+  stages = repeat.repeated_stages(cascade, metadata)
+  source = metadata.get("input") or {}
+  first_input, found = _read_input(stages[0], values.input or source.get("file", ""))
+  if found and found["sha256"] != source.get("sha256"):
+    raise ValueError(f"{found['file']} is not the clip that {values.from_metadata} started from: its SHA-256 is {found['sha256'][:12]}")
+  sample, size, row = repeat.repeated_sample(metadata)
+  # The batch is filled with copies: a clip's last bits may depend on the batch's size and its row there, not on the other rows.
+  return Request(cascade, stages, (sample,) * size, size, frozenset([row]), first_input, source or None)
+
+
+def _read_input(stage: StageSpec, name: str) -> tuple[np.ndarray | None, dict[str, str] | None]:
+  """The clip that the stage starts from, and its file and SHA-256."""
+  if stage.lowres is None:
+    if name:
+      raise ValueError(f"--input={name}: stage {stage.name} starts from noise alone; expected --start_stage too")
+    return None, None
+  want = stage.lowres.input
+  if not name:
+    raise ValueError(f"--start_stage={stage.name} needs --input=clip, of {want}")
+  from ivid.media.clips import read_clip
+
+  clip, fps = read_clip(name)
+  if clip.shape != want.array:
+    sizes = "x".join(str(n) for n in clip.shape[:3])
+    raise ValueError(f"--input={name} is a clip of {sizes}, stage {stage.name} takes exactly {want.frames}x{want.height}x{want.width}")
+  if abs(float(fps) - want.fps) > 0.01 * want.fps:
+    warnings.warn(f"--input={name} plays at {float(fps):g} frames a second, stage {stage.name} takes it as {want.fps:g}", stacklevel=2)
+  return clip, {"file": name, "sha256": hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest()}
+
+
+def _run(request: Request, outputs: Outputs, *, save_stages: bool, sheet: bool) -> None:
+  from ivid.media.sheet import contact_sheet
+  from ivid.sample.cascade import run_cascade
+  from ivid.sample.outputs import clip_metadata
+
+  stages, shown = list(request.stages), []
+  for clip in run_cascade(request.cascade, stages, request.samples, batch_size=request.batch_size, first_input=request.first_input):
+    last = clip.stage is stages[-1]
+    if clip.index not in request.keep or not (last or save_stages):
+      continue
+    sample = request.samples[clip.index]
+    metadata = clip_metadata(request.cascade, stages[: stages.index(clip.stage) + 1], sample, clip, request.source)
+    path = outputs.save(outputs.stem(sample, "" if last else clip.stage.name), clip.frames, clip.stage.output.fps, metadata)
+    print(path, flush=True)
+    if last and sheet:
+      shown.append((clip.frames, f"{sample.prompt} (seed {sample.seed}, sample {sample.number})"))
+  if shown:
+    frames, captions = zip(*shown, strict=True)
+    print(outputs.save_sheet("contact_sheet", contact_sheet(frames, captions=captions)))
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+  """Warnings as one line each, without the place in the code."""
+  shown = warnings.showwarning
+  warnings.showwarning = lambda message, *_, **__: print(f"ivid sample: warning: {message}", file=sys.stderr)
+  try:
+    yield
+  finally:
+    warnings.showwarning = shown

@@ -1,0 +1,1 @@
+"""Running a cascade: its folder on disk, one stage's sampler, and the stages in order."""

@@ -1,0 +1,132 @@
+"""One stage: a sample is a function of its own key, wherever it is computed."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from ivid.parallel.mesh import make_mesh
+from ivid.sample import stage_sampler
+from ivid.sample.keys import Sample, key_words, sample_keys
+from ivid.spec.run import MeshSpec
+from ivid.spec.stage import GuidanceSpec, SamplerKind, SamplingSpec
+from ivid.stage import Stage
+from tests.sample import tiny
+
+ROUNDING = 5e-5
+SPEC = tiny.tiny_cascade("")
+PARAMS = {stage.name: tiny.random_params(stage, i) for i, stage in enumerate(SPEC.stages)}
+RNG = np.random.default_rng(0)
+TEXT = RNG.standard_normal((8, 1, 24, 16)).astype(np.float32)
+SMALL = {n: RNG.uniform(-1, 1, (8, *SPEC.stage(n).lowres.input.array)).astype(np.float32) for n in ("tsr1", "ssr1")}
+
+
+def draw(name, rows, *, mesh=None, sampling=None, aug_snr=None, progress=None):
+  """Clips of the samples numbered `rows`."""
+  spec, rows = SPEC.stage(name), list(rows)
+  if aug_snr:
+    spec = dataclasses.replace(spec, lowres=dataclasses.replace(spec.lowres, aug_snr=aug_snr))
+  return stage_sampler.sample_stage(
+    Stage(spec),
+    PARAMS[name],
+    keys=sample_keys([Sample("a red ball", 0, n) for n in rows], name),
+    text=TEXT[rows],
+    text_mask=np.ones((len(rows), 1, 24), bool),
+    small=SMALL[name][rows] if name in SMALL else None,
+    sampling=sampling or spec.sampling,
+    progress=progress,
+    mesh=mesh,
+  )
+
+
+def test_keys_depend_on_seed_prompt_number_and_stage_alone():
+  keys = {
+    key_words(Sample(prompt, seed, number), stage).tobytes()
+    for prompt in ("a", "b")
+    for seed in (0, 1)
+    for number in (0, 1)
+    for stage in ("base", "ssr1")
+  }
+  assert len(keys) == 16
+  # Written down: what a seed draws must not change from one version to the next.
+  assert key_words(Sample("a red ball", 0, 0), "base").tolist() == [1599481618, 2645278826]
+
+
+@pytest.mark.parametrize("name", ["base", "ssr1"])
+def test_alone_equals_in_a_batch(name):
+  together = draw(name, range(3))
+  assert together.shape == (3, *SPEC.stage(name).output.array) and together.dtype == np.float32
+  assert np.abs(together).max() <= 1.0 and np.abs(together[0] - together[1]).mean() > 0.01
+  np.testing.assert_allclose(draw(name, [2])[0], together[2], atol=ROUNDING)
+  np.testing.assert_allclose(draw(name, [2, 0]), together[[2, 0]], atol=ROUNDING)
+
+
+def test_one_device_equals_eight():
+  if jax.device_count() < 8:
+    pytest.skip("needs 8 devices")
+  mesh = make_mesh(MeshSpec())
+  sharded = draw("ssr1", range(8), mesh=mesh)
+  np.testing.assert_allclose(sharded, draw("ssr1", range(8)), atol=ROUNDING)
+  np.testing.assert_allclose(sharded[5], draw("ssr1", [5])[0], atol=ROUNDING)
+  with pytest.raises(ValueError, match="a batch of 3 samples over 8 devices"):
+    draw("ssr1", range(3), mesh=mesh)
+
+
+def test_other_step_counts_and_weights_compile_nothing_new():
+  draw("base", [0])
+  before = stage_sampler._compiled.cache_info().misses
+  other = draw("base", [0], sampling=SamplingSpec(steps=4, guidance=GuidanceSpec(weight=3.0, low=1.0)))
+  assert stage_sampler._compiled.cache_info().misses == before
+  _, step = stage_sampler._compiled(SPEC.stage("base"), stage_sampler._static(tiny.GUIDED))
+  sizes = step._cache_size()
+  draw("base", [1], sampling=dataclasses.replace(tiny.GUIDED, steps=5))
+  assert step._cache_size() == sizes
+  assert np.abs(other - draw("base", [0])).max() > 0.01
+
+
+def test_augmentation_level_is_read():
+  strong, weak = draw("tsr1", [0], aug_snr=0.5), draw("tsr1", [0], aug_snr=50.0)
+  assert np.abs(strong - weak).mean() > 1e-3
+
+
+def test_last_step_with_one_step_is_the_denoiser():
+  """With a single DDIM step the result is the thresholded guided x_hat at the first level."""
+  sampling = SamplingSpec(steps=1)
+  spec = SPEC.stage("base")
+  stage = Stage(spec)
+  keys = sample_keys([Sample("a red ball", 0, 0)], "base")
+  start, _ = stage_sampler._compiled(spec, stage_sampler._static(sampling))
+  state, lowres = start(keys, None, None)
+  assert lowres is None
+  args = stage_sampler.sample_args(stage, batch_size=1, max_tokens=24)
+  cond = args[2].replace(text=TEXT[:1], text_mask=np.ones((1, 1, 24), bool), is_video=np.ones(1, bool), fps=np.full(1, 2.0, np.float32))
+  level = np.full(1, spec.diffusion.logsnr_min, np.float32)
+  want = np.clip(stage.denoise(PARAMS["base"], state.z, level, cond), -1, 1)
+  np.testing.assert_allclose(draw("base", [0], sampling=sampling), want, atol=ROUNDING)
+
+
+def test_progress_counts_steps():
+  seen = []
+  draw("ssr1", [0], progress=lambda done, total: seen.append((done, total)))
+  assert seen == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("sampler", list(SamplerKind))
+@pytest.mark.parametrize("name", ["base", "tsr1", "ssr1"])
+def test_program_keeps_its_state(name, sampler):
+  """The step's result has the shapes of the state it takes, for the abstract arguments that are compiled ahead of time."""
+  stage = Stage(SPEC.stage(name))
+  args = stage_sampler.sample_args(stage, batch_size=2, max_tokens=5)
+  program = stage_sampler.make_sample_program(stage, SamplingSpec(sampler=sampler, guidance=GuidanceSpec(weight=1.0)), args)
+  out = jax.eval_shape(program.fn, *program.args)
+  assert jax.tree.map(lambda a: (a.shape, a.dtype), out) == jax.tree.map(lambda a: (a.shape, a.dtype), args[1])
+
+
+def test_input_sizes_are_checked():
+  stage, spec = Stage(SPEC.stage("ssr1")), SPEC.stage("ssr1")
+  common = dict(keys=sample_keys([Sample("x", 0, 0)], "ssr1"), text=TEXT[:1], text_mask=np.ones((1, 1, 24), bool), sampling=spec.sampling)
+  with pytest.raises(ValueError, match="input clip of 2x8x12: stage ssr1 takes 4x8x12"):
+    stage_sampler.sample_stage(stage, PARAMS["ssr1"], small=SMALL["tsr1"][:1], **common)
+  with pytest.raises(ValueError, match="stage ssr1 needs an input clip of 4x8x12@4fps"):
+    stage_sampler.sample_stage(stage, PARAMS["ssr1"], **common)

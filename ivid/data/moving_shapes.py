@@ -28,6 +28,7 @@ HOPS = (1.6, 2.6)  # bounces in a clip; every half one changes direction
 CELL = (1 / 6, 1 / 4)  # width of a stripe or check
 MARGIN = 0.01
 VISIBLE = 0.70
+SLACK = 0.02  # visibility is estimated on a grid of points
 TRIES = 30
 MIN_ASPECT = 1.0
 
@@ -121,7 +122,7 @@ def make_scene(
     ease = rng.random() * (1.0 - attempt / TRIES)
     moves = [_kinematics(item, aspect, rng, ease) for item in said.objects]
     scene = _scene(said, aspect, rng, [_place(move, aspect, rng.random(2)) for move in moves])
-    if visible_share(scene) >= VISIBLE + 0.04:
+    if visible_share(scene, times=16, points=10) >= VISIBLE and visible_share(scene) >= VISIBLE + SLACK:
       return scene
   return _most_visible(said, aspect, rng)
 
@@ -168,9 +169,7 @@ def _scene(said: Attributes, aspect: float, rng: np.random.Generator, moves: lis
   name = grammar.BACKGROUNDS[said.background]
   bands = {"striped": ((1, 0), (0, 1))[int(rng.integers(2))], "checkered": (1, 1)}.get(name, (0, 0))
   objects = (*said.objects, said.objects[0])[:2]
-  per_object = {
-    field: np.array([getattr(item, field) for item in objects], np.int32) for field in ("size", "colour", "shape", "motion")
-  }
+  per_object = {field: np.array([getattr(item, field) for item in objects], np.int32) for field in ("size", "colour", "shape", "motion")}
   moves = (moves * 2)[:2]
   fields = ("start", "velocity", "hop", "hop_rate", "hop_phase", "middle", "growth", "turn")
   return Scene(
@@ -185,13 +184,13 @@ def _scene(said: Attributes, aspect: float, rng: np.random.Generator, moves: lis
   )
 
 
-def visible_share(scene: Scene, times: int = 43, points: int = 20) -> float:
+def visible_share(scene: Scene, times: int = 128, points: int = 20) -> float:
   """Smallest share, over `times` moments of the clip, of the first object that the second leaves visible."""
   if num_objects(scene) < 2:
     return 1.0
   t = np.arange(times, dtype=np.float32) * (CLIP_SECONDS / times)
   place, size = position(scene, t), diameter(scene, t)
-  reach = shapes.REACH[scene.shape]
+  reach = shapes.REACH[scene.shape].astype(np.float32)
   near = np.linalg.norm(place[:, 0] - place[:, 1], axis=-1) < size @ reach
   if not near.any():
     return 1.0
@@ -215,7 +214,7 @@ def _interior(shape: int, points: int) -> np.ndarray:
   left, top, right, bottom = shapes.BOX[shape]
   middle = (np.arange(points) + 0.5) / points
   grid = np.stack(np.meshgrid(left + (right - left) * middle, top + (bottom - top) * middle), axis=-1).reshape(-1, 2)
-  return grid[shapes.contains(shape, grid)]
+  return grid[shapes.contains(shape, grid)].astype(np.float32)
 
 
 _BITMAP = 96  # cells across [-0.75, 0.75]
@@ -228,7 +227,7 @@ def _bitmap(shape: int) -> np.ndarray:
 
 
 def _lookup(shape: int, points: np.ndarray) -> np.ndarray:
-  cell = np.floor((points + 0.75) * (_BITMAP / 1.5)).astype(int)
+  cell = ((points + 0.75) * np.float32(_BITMAP / 1.5)).astype(np.int32)
   inside = np.all((cell >= 0) & (cell < _BITMAP), axis=-1)
   cell = np.clip(cell, 0, _BITMAP - 1)
   return _bitmap(shape)[cell[..., 1], cell[..., 0]] & inside
@@ -247,6 +246,6 @@ def _most_visible(said: Attributes, aspect: float, rng: np.random.Generator) -> 
       share = visible_share(scene)
       if share > best_share:
         best, best_share = scene, share
-      if share >= VISIBLE + 0.04:
+      if share >= VISIBLE + SLACK:
         return scene
   return best

@@ -1,0 +1,122 @@
+"""Examples by index: moving_shapes drawn on the fly, or a prepared TFDS data set. An example depends on its index alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Protocol
+
+import numpy as np
+
+from ivid.data import grammar, moving_shapes
+from ivid.data.draw import draw, to_uint8
+from ivid.data.view import View, make_view
+from ivid.spec.errors import nearest
+from ivid.spec.run import DataSpec, TrainSpec
+from ivid.spec.stage import StageSpec
+
+
+class Split(enum.Enum):
+  TRAIN = "train"
+  EVAL = "eval"  # other scenes of the same world, captions in the template's words
+  HELD_OUT = "held_out"  # scenes whose objects training never shows (moving_shapes only)
+
+
+# Every (split, frame of packed images) has a stream of its own: no scene is shared between splits.
+STREAMS = {Split.TRAIN: 0, Split.EVAL: 1 << 16, Split.HELD_OUT: 2 << 16}
+CHOICES = 1  # seeds the draws around a scene (crop, caption), apart from the scene's own
+DURATION_SLACK = 1e-3  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One row of a batch: uint8 [T, H, W, 3], and one caption, or one a frame where the frames are independent images."""
+
+  video: np.ndarray
+  captions: tuple[str, ...]
+  is_video: bool
+  fps: float
+
+
+class Source(Protocol):
+  def __getitem__(self, index: int) -> Example: ...
+
+
+def make_source(*, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split) -> Source:
+  """The source that `data.name` names.
+
+  Raises:
+    ValueError: unknown name, or a clip the source cannot give.
+  """
+  if data.name == "moving_shapes":
+    return MovingShapes(data=data, train=train, stage=stage, split=split)
+  if data.name.startswith("tfds:"):
+    from ivid.data.tfds_source import TfdsSource  # TFDS takes seconds to import
+
+    return TfdsSource(data=data, train=train, stage=stage, split=split)
+  raise ValueError(f"data.name={data.name!r}: {nearest(data.name, ('moving_shapes', 'tfds:moving_shapes'))}")
+
+
+class MovingShapes:
+  """Clips of moving_shapes at a stage's output, from (train.seed, split, index).
+
+  Rows below train.num_images of each batch, and every row of a view of one frame, are independent images.
+  """
+
+  def __init__(self, *, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split):
+    if stage.output.seconds > moving_shapes.CLIP_SECONDS + DURATION_SLACK:
+      raise ValueError(
+        f"stage {stage.name}: {stage.output} lasts {stage.output.seconds:g} s; moving_shapes lasts {moving_shapes.CLIP_SECONDS:.4g} s, "
+        f"so expected at least {stage.output.frames / moving_shapes.CLIP_SECONDS:g} fps"
+      )
+    for name in ("paraphrase", "two_objects"):
+      if not 0.0 <= getattr(data, name) <= 1.0:
+        raise ValueError(f"data.{name}={getattr(data, name)}: expected 0 to 1")
+    if train.seed < 0:
+      raise ValueError(f"train.seed={train.seed}: expected 0 or more")
+    self.view: View = make_view(train, stage)
+    self._data, self._train, self._split = data, train, split
+    self._aspect = stage.output.width / stage.output.height
+
+  def __getitem__(self, index: int) -> Example:
+    if self.view.is_image or index % self._train.batch_size < self._train.num_images:
+      frames = [self._image(index, frame) for frame in range(self.view.frames)]
+      return Example(np.stack([f[0] for f in frames]), tuple(f[1] for f in frames), False, self.view.clip.fps)
+    rng, scene = self._scene(index, 0)
+    first, *corner = self.view.corner(rng)
+    picture = self._draw(scene, self.view.times(first), corner)
+    return Example(picture, (self._caption(scene, rng, motion=True),), True, self.view.clip.fps)
+
+  def _image(self, index: int, frame: int) -> tuple[np.ndarray, str]:
+    """One moment of a scene of its own [H, W, 3], and its caption."""
+    rng, scene = self._scene(index, 1 + frame)
+    corner = self.view.corner(rng)[1:]
+    return self._draw(scene, np.array([moment(scene, rng)]), corner)[0], self._caption(scene, rng, motion=False)
+
+  def _scene(self, index: int, place: int) -> tuple[np.random.Generator, moving_shapes.Scene]:
+    """The scene and the generator of what is drawn around it. `place`: 0 for a clip, 1 + frame for packed images."""
+    stream = STREAMS[self._split] + place
+    rng = np.random.default_rng([self._train.seed, index, stream, CHOICES])
+    two = bool(rng.random() < self._data.two_objects)
+    held_out = self._split is Split.HELD_OUT
+    scene = moving_shapes.make_scene(self._train.seed, index, aspect=self._aspect, two_objects=two, held_out=held_out, stream=stream)
+    return rng, scene
+
+  def _draw(self, scene: moving_shapes.Scene, times: np.ndarray, corner: list[int]) -> np.ndarray:
+    view = self.view
+    crop = (*corner, view.height, view.width)
+    return to_uint8(draw(scene, times=times, height=view.clip.height, width=view.clip.width, crop=crop))
+
+  def _caption(self, scene: moving_shapes.Scene, rng: np.random.Generator, *, motion: bool) -> str:
+    said = moving_shapes.attributes(scene)
+    if self._split is Split.TRAIN and rng.random() < self._data.paraphrase:
+      return grammar.paraphrase(said.objects, said.background, rng, motion=motion)
+    return (grammar.caption if motion else grammar.image_caption)(said.objects, said.background)
+
+
+def moment(scene: moving_shapes.Scene, rng: np.random.Generator) -> float:
+  """A random time of the clip; of its middle half where a size changes, so that the caption's word for it holds."""
+  share = rng.random()
+  if np.any(scene.growth):
+    share = 0.25 + 0.5 * share
+  return moving_shapes.CLIP_SECONDS * share

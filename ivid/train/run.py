@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ivid.diffusion.loss import logsnr_buckets
 from ivid.parallel import sharding
 from ivid.programs import Program
 from ivid.spec import batch as batches
@@ -73,9 +74,7 @@ def make_training(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: 
   )
   batch = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows) for name, a in arrays.items()}
   key = jax.eval_shape(lambda: jax.random.key(0))
-  step = functools.partial(
-    train_step, loss_fn=stage.loss, optimizer=optimizer, ema_decay=train.ema_decay, accumulation=train.accumulation
-  )
+  step = functools.partial(train_step, loss_fn=stage.loss, optimizer=optimizer, ema_decay=train.ema_decay, accumulation=train.accumulation)
   return Training(
     stage=stage,
     mesh=mesh,
@@ -142,7 +141,9 @@ def device_batches(host: Iterator[Mapping[str, Any]], embed: EmbedFn, mesh: Mesh
     yield {name: jax.make_array_from_process_local_data(rows, np.asarray(a)) for name, a in arrays.items()}
 
 
-def make_evaluation(training: Training, held_out: list[dict[str, jax.Array]], *, seed: int) -> Callable[[int, TrainState], dict[str, float]]:
+def make_evaluation(
+  training: Training, held_out: list[dict[str, jax.Array]], *, seed: int
+) -> Callable[[int, TrainState], dict[str, float]]:
   """Validation loss of the EMA weights on fixed batches, in all and for each quarter of diffusion time (u = 0 is clean)."""
   evaluate = training.evaluate.jit()
   key = stream(seed, "eval")
@@ -158,13 +159,12 @@ def make_evaluation(training: Training, held_out: list[dict[str, jax.Array]], *,
 
 def bucket_means(stage: Stage, losses: np.ndarray, times: np.ndarray, buckets: int = 4) -> dict[str, float]:
   """Mean loss in all and per bucket of u, each bucket named by its range of logsnr."""
+  sums, counts = logsnr_buckets(loss=losses, level=times, low=0.0, high=1.0, buckets=buckets)
+  levels = np.asarray(stage.schedule(np.linspace(0.0, 1.0, buckets + 1, dtype=np.float32)))
   result = {"eval/loss": float(losses.mean())}
-  edges = np.linspace(0.0, 1.0, buckets + 1)
-  levels = np.asarray(stage.schedule(edges.astype(np.float32)))
-  for i in range(buckets):
-    inside = (times >= edges[i]) & (times < edges[i + 1])
-    if inside.any():
-      result[f"eval/loss_logsnr_{levels[i + 1]:.0f}_to_{levels[i]:.0f}"] = float(losses[inside].mean())
+  for i, (total, count) in enumerate(zip(np.asarray(sums), np.asarray(counts), strict=True)):
+    if count:
+      result[f"eval/loss_logsnr_{levels[i + 1]:.0f}_to_{levels[i]:.0f}"] = float(total / count)
   return result
 
 

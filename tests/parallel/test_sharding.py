@@ -1,0 +1,54 @@
+"""Logical axes to shardings: parameters and every optimizer's state."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from ivid.bin.config import load_run
+from ivid.flops import count_bytes
+from ivid.parallel.mesh import make_mesh
+from ivid.spec.run import MeshSpec, OptimizerKind
+from ivid.train.run import make_training
+
+RUN = load_run("tiny:base")
+FSDP = MeshSpec(data=1, fsdp=8)
+
+
+@pytest.fixture(scope="module", params=list(OptimizerKind))
+def training(request):
+  import dataclasses
+
+  train = dataclasses.replace(RUN.train, optimizer=dataclasses.replace(RUN.train.optimizer, kind=request.param))
+  return make_training(RUN.cascade.stage("base"), train, make_mesh(FSDP), max_tokens=8)
+
+
+def test_input_channels_are_sharded_over_fsdp(training):
+  kernel = training.state.params["down1"]["conv1"]["kernel"]
+  assert kernel.sharding.spec == PartitionSpec(None, None, None, "fsdp", "tensor")
+  assert kernel.sharding.shard_shape(kernel.shape)[3] == kernel.shape[3] // 8
+
+
+def test_moments_follow_their_parameters(training):
+  shapes = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(training.state.params):
+    shapes[jax.tree_util.keystr(path)] = (leaf.shape, leaf.sharding)
+  followed = 0
+  for path, leaf in jax.tree_util.tree_leaves_with_path(training.state.opt_state):
+    for start in range(len(path)):
+      shape, sharding = shapes.get(jax.tree_util.keystr(path[start:]), (None, None))
+      if shape == leaf.shape:
+        assert leaf.sharding == sharding
+        followed += 1
+  kind = len(jax.tree.leaves(training.state.params))
+  assert followed >= kind // 2
+
+
+def test_state_is_made_in_its_shards(training):
+  state = training.init.jit()(jax.random.key(0))
+  wanted = jax.tree.leaves(training.state)
+  for leaf, want in zip(jax.tree.leaves(state), wanted, strict=True):
+    assert leaf.sharding.is_equivalent_to(want.sharding, leaf.ndim)
+  on_one = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+  assert on_one == count_bytes(training.state)
+  assert on_one < 0.5 * sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))

@@ -1,0 +1,46 @@
+"""Specs survive JSON, and wrong configs name what is wrong."""
+
+import dataclasses
+
+import pytest
+
+from ivid.bin.config import load_run
+from ivid.spec import convert
+from ivid.spec.cascade import CascadeSpec
+from ivid.spec.stage import LowresSpec, SamplerKind, SamplingSpec, StageSpec
+
+NANO = load_run("nano:base").cascade
+
+
+def test_json_round_trip():
+  assert convert.from_json(CascadeSpec, convert.to_json(NANO)) == NANO
+
+
+def test_stage_round_trip_keeps_every_field():
+  stage = dataclasses.replace(NANO.stage("ssr1"), text_encoder="abc", sampling=SamplingSpec(sampler=SamplerKind.ANCESTRAL, gamma=0.7))
+  assert convert.from_json(StageSpec, convert.to_json(stage)) == stage
+
+
+def test_unknown_key_names_the_nearest():
+  with pytest.raises(ValueError, match=r"unknown key 'sampling.step': did you mean 'steps'\?"):
+    convert.from_dict(SamplingSpec, {"step": 3}, "sampling")
+
+
+def test_unknown_choice_names_the_nearest():
+  with pytest.raises(ValueError, match=r"sampler='dim': did you mean 'ddim'\?"):
+    convert.from_dict(SamplingSpec, {"sampler": "dim"})
+
+
+@pytest.mark.parametrize(("key", "value"), [("steps", 2.5), ("steps", True), ("gamma", "a"), ("sampler", 3)])
+def test_wrong_type(key, value):
+  with pytest.raises(ValueError, match=key):
+    convert.from_dict(SamplingSpec, {key: value})
+
+
+def test_missing_key():
+  with pytest.raises(ValueError, match="missing key 'input' of LowresSpec"):
+    convert.from_dict(LowresSpec, {})
+
+
+def test_integer_is_a_float():
+  assert convert.from_dict(SamplingSpec, {"gamma": 1}) == SamplingSpec(gamma=1.0)

@@ -1,0 +1,90 @@
+"""The loop: stops at the first non-finite loss, calls hooks, resumes its metrics."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from ivid.spec.run import CheckpointSpec, TrainSpec
+from ivid.steps import init_state
+from ivid.train.loop import Hook, Loop, NonFiniteLoss
+from ivid.train.metrics import MetricWriter
+
+SPEC = TrainSpec(steps=6, log_every=3, checkpoint=CheckpointSpec(every=2))
+
+
+class Saved:
+  """Keeps the steps and next indices that a checkpointer is asked to save."""
+
+  def __init__(self):
+    self.steps = []
+
+  def save(self, state, *, next_index):
+    self.steps.append((int(state.step), next_index))
+
+  def wait(self):
+    self.waited = True
+
+
+def run(tmp_path, losses, *, hooks=(), stop=lambda: False):
+  values = iter(losses)
+
+  def step(state, batch, key):
+    return state.replace(step=state.step + 1), {"loss": jnp.asarray(batch), "grad_norm": jnp.asarray(1.0)}
+
+  saved = Saved()
+  writer = MetricWriter(tmp_path)
+  loop = Loop(SPEC, step, values, jax.random.key(0), saved, writer, hooks)
+  try:
+    loop.run(init_state({}, optax.sgd(1.0)), stop=stop)
+  finally:
+    writer.close()
+  return saved
+
+
+def rows(tmp_path):
+  return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_logs_means_saves_and_calls_hooks(tmp_path):
+  called = []
+  hook = Hook(3, lambda step, state: called.append(step) or {"eval/loss": 0.5})
+  saved = run(tmp_path, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], hooks=[hook])
+  assert saved.steps == [(2, 32), (4, 64), (6, 96), (6, 96)] and saved.waited
+  assert called == [3, 6]
+  losses = [(row["step"], row["train/loss"]) for row in rows(tmp_path) if "train/loss" in row]
+  assert losses == [(3, 2.0), (6, 5.0)]
+  assert [row["step"] for row in rows(tmp_path) if "eval/loss" in row] == [3, 6]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_stops_at_the_first_loss_that_is_not_finite(tmp_path, bad):
+  with pytest.raises(NonFiniteLoss, match="step 4 is not finite"):
+    run(tmp_path, [1.0, 1.0, 1.0, bad, 1.0, bad, 1.0, 1.0])
+
+
+def test_stop_saves_where_it_is(tmp_path):
+  asked = iter([False, False, False, True])
+  saved = run(tmp_path, [1.0] * 8, stop=lambda: next(asked))
+  assert saved.steps[-1] == (3, 48)
+
+
+def test_resumed_metrics_drop_what_the_checkpoint_does_not_know(tmp_path):
+  writer = MetricWriter(tmp_path)
+  for step in (1, 2, 3):
+    writer.write_scalars(step, {"train/loss": step})
+  writer.close()
+  with (tmp_path / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 4, "tra')  # a process killed while writing
+  writer = MetricWriter(tmp_path, from_step=2)
+  writer.write_scalars(3, {"train/loss": 30})
+  writer.close()
+  assert [(row["step"], row["train/loss"]) for row in rows(tmp_path)] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_spec_refuses_nonsense():
+  with pytest.raises(ValueError, match="train.batch_size=10 is no multiple of train.accumulation=4"):
+    dataclasses.replace(SPEC, batch_size=10, accumulation=4)

@@ -16,37 +16,16 @@ from ivid.media.clips import from_uint8, to_uint8, write_clip
 from ivid.media.pictures import write_png
 from ivid.media.sheet import contact_sheet
 from ivid.sample.stage_sampler import sample_stage
-from ivid.spec.run import RunSpec, TrainSpec
-from ivid.spec.stage import StageSpec
+from ivid.spec.run import RunSpec
 from ivid.stage import Stage
 from ivid.steps import TrainState
 from ivid.text.encoder import TextEncoder
 from ivid.train.metrics import MetricWriter
 from ivid.train.rngs import stream
+from ivid.train.view import training_view
 from ivid.video import lowres as lowres_video
 
 SHEET_COLUMNS = 8
-
-
-def training_view(spec: StageSpec, train: TrainSpec) -> StageSpec:
-  """The stage at the size it is trained on: fewer frames spread over the clip, or a crop. The parameters are the same."""
-  output = spec.output
-  frames = train.crop.frames or train.frames or output.frames
-  fps = output.fps * frames / output.frames if train.frames else output.fps
-  size = dict(frames=frames, height=train.crop.height or output.height, width=train.crop.width or output.width)
-  view = dataclasses.replace(output, fps=fps, **size)
-  if spec.lowres is None:
-    return dataclasses.replace(spec, output=view)
-  small = spec.lowres.input
-  scale_h, scale_w = output.height // small.height, output.width // small.width
-  small = dataclasses.replace(
-    small,
-    frames=frames // spec.time_factor,
-    height=size["height"] // scale_h,
-    width=size["width"] // scale_w,
-    fps=fps / spec.time_factor,
-  )
-  return dataclasses.replace(spec, output=view, lowres=dataclasses.replace(spec.lowres, input=small))
 
 
 def make_sampler(

@@ -12,6 +12,7 @@ import os
 import pathlib
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 
 from absl import flags
@@ -72,6 +73,8 @@ def _train(run: RunSpec, stage: StageSpec, workdir: pathlib.Path) -> None:
   from ivid.train.rngs import stream
   from ivid.train.run import device_batches, make_evaluation, make_training, warm_start
 
+  # Prompts that a user types are worth a warning; long paraphrases in the training data lose their tails by design.
+  warnings.filterwarnings("ignore", message="text of .* truncated")
   train, tokens = run.train, run.cascade.text.max_tokens
   encoder = load_encoder(text_encoder_folder(run.data.text_encoder))
   stage = dataclasses.replace(stage, text_encoder=encoder.hash)

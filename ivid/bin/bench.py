@@ -1,0 +1,136 @@
+"""Speed of the networks, as ratios to a float32 matrix product timed in the same run.
+
+  ivid bench unet --config=nano
+  ivid bench unet --config=nano --stages=base,ssr1 --repeats=7 --json=bench.json
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from ivid.bin.cache import enable_compilation_cache
+from ivid.bin.config import define_config, load_run, parse_flags
+from ivid.media.files import whole_file
+from ivid.spec.errors import nearest
+from ivid.spec.run import RunSpec
+
+SUBJECTS = ("unet",)
+MATRIX = 2048  # side of the reference product
+TOKENS = 64
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  define_config(values)
+  flags.DEFINE_list("stages", [], "Stages to time; all by default.", flag_values=values)
+  flags.DEFINE_integer("repeats", 5, "Timed runs of each; the median counts.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("batch_size", 1, "Clips (or crops) a run.", lower_bound=1, flag_values=values)
+  flags.DEFINE_string("json", None, "Write the table to this file as well.", flag_values=values)
+
+
+def main(argv: Sequence[str]) -> None:
+  values = parse_flags(argv, define_flags)
+  subject = next((arg for arg in argv[1:] if not arg.startswith("-")), "")
+  if subject not in SUBJECTS:
+    raise ValueError(f"what to bench? {subject!r}: {nearest(subject, SUBJECTS)}")
+  name = values.config or "nano"
+  stages = values.stages or load_run(name).cascade.stage_names
+  enable_compilation_cache()
+  rows = []
+  print(f"{'stage':6} {'params':>10} {'GFLOP/eval':>10} {'timed on':>14} {'fwd':>7} {'fwd+bwd':>7} {'matmul':>7}  ratios (GFLOP/s)")
+  for stage in stages:
+    row = bench_stage(load_run(f"{name}:{stage}"), batch_size=values.batch_size, repeats=values.repeats)
+    rows.append(row)
+    print(format_row(row), flush=True)
+  if values.json:
+    with whole_file(values.json) as path:
+      path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+def bench_stage(run: RunSpec, *, batch_size: int, repeats: int) -> dict[str, Any]:
+  """Times one evaluation and one loss with its gradient, each in turn with the matrix product.
+
+  Fully convolutional stages are timed on their training crop, the others on whole clips.
+  """
+  import jax
+  import jax.numpy as jnp
+
+  from ivid.flops import count_flops, count_params
+  from ivid.programs import Program
+  from ivid.stage import Stage
+  from ivid.train.report import evaluation_args, evaluation_flops
+
+  spec = run.cascade.stage(run.stage)
+  whole = Stage(spec)
+  stage = Stage(_timed_view(run))
+  args = jax.tree.map(_fill, evaluation_args(stage, batch_size=batch_size, max_tokens=TOKENS))
+
+  def loss(params: Any, *inputs: Any) -> jax.Array:
+    return jnp.mean(jnp.square(stage.predict(params, *inputs)))
+
+  matrix = jax.random.normal(jax.random.key(0), (MATRIX, MATRIX), jnp.float32)
+  product = Program("matmul", lambda a: a @ a).jit()
+  runs = {
+    "forward": (Program("forward", stage.predict).jit(), args),
+    "forward_backward": (Program("forward_backward", jax.value_and_grad(loss)).jit(), args),
+    "matmul": (product, (matrix,)),
+  }
+  seconds = interleaved({key: lambda f=f, a=a: jax.block_until_ready(f(*a)) for key, (f, a) in runs.items()}, repeats=repeats)
+  work = count_flops(stage.predict, *args)
+  rates = {
+    "forward": work / seconds["forward"] / 1e9,
+    # A backward pass is twice the forward's products: one for the inputs, one for the weights.
+    "forward_backward": 3 * work / seconds["forward_backward"] / 1e9,
+    "matmul": 2 * MATRIX**3 / seconds["matmul"] / 1e9,
+  }
+  return {
+    "stage": spec.name,
+    "parameters": count_params(args[0]),
+    "gflop_per_evaluation": evaluation_flops(whole) / 1e9,
+    "timed_on": "x".join(map(str, (batch_size, *stage.spec.output.array[:3]))),
+    "gflops": rates,
+    "ratio_forward": rates["forward"] / rates["matmul"],
+    "ratio_forward_backward": rates["forward_backward"] / rates["matmul"],
+  }
+
+
+def interleaved(calls: dict[str, Callable[[], Any]], *, repeats: int) -> dict[str, float]:
+  """Median seconds of each call, run in turn so that a change of the machine's speed meets all of them."""
+  for call in calls.values():
+    call()  # compiles
+  times: dict[str, list[float]] = {name: [] for name in calls}
+  for _ in range(repeats):
+    for name, call in calls.items():
+      start = time.perf_counter()
+      call()
+      times[name].append(time.perf_counter() - start)
+  return {name: statistics.median(values) for name, values in times.items()}
+
+
+def format_row(row: dict[str, Any]) -> str:
+  rates = row["gflops"]
+  return (
+    f"{row['stage']:6} {row['parameters']:>10,} {row['gflop_per_evaluation']:>10.2f} {row['timed_on']:>14} {rates['forward']:>7.1f} "
+    f"{rates['forward_backward']:>7.1f} {rates['matmul']:>7.1f}  {row['ratio_forward']:.2f} {row['ratio_forward_backward']:.2f}"
+  )
+
+
+def _timed_view(run: RunSpec) -> Any:
+  from ivid.train.view import training_view
+
+  spec = run.cascade.stage(run.stage)
+  return training_view(spec, run.train) if spec.unet.fully_convolutional else spec
+
+
+def _fill(leaf: Any) -> Any:
+  import jax
+  import jax.numpy as jnp
+
+  if jnp.issubdtype(leaf.dtype, jnp.floating):
+    return 0.1 * jax.random.normal(jax.random.key(len(leaf.shape)), leaf.shape).astype(leaf.dtype) + jnp.asarray(0.5, leaf.dtype)
+  return jnp.ones(leaf.shape, leaf.dtype)

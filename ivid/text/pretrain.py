@@ -23,8 +23,9 @@ from ivid.text import t5
 # motion (a still picture); count and background have no such class.
 SLOT = {"size": 3, "colour": 9, "shape": 33, "motion": 10}
 CLASSES = {"count": 2, **{f"{name}_{slot}": n for slot in (1, 2) for name, n in SLOT.items()}, "background": 5}
-LOCAL_OFFSETS = (-1, 1, -2, 2, -3, 3)  # one head each looks at that neighbour at first; heads beyond look everywhere
+LOCAL_OFFSETS = (-1, 1, -2, 2, -3, 3)  # one head each looks at that neighbour at first
 LOCAL_BIAS = 6.0
+DIRECTED_BIAS = 4.0  # of the last two heads: the one before the last looks at everything behind, the last at everything ahead
 MEAN_GAIN = 8.0  # about the root of a caption's tokens: the mean of that many vectors is small, and the heads' logits should not be
 
 
@@ -32,15 +33,19 @@ def init_pretrain(key: jax.Array, spec: TextSpec) -> dict[str, Any]:
   """Random `encoder` and `heads`.
 
   The first heads start with a bias towards one near token each (relative positions below a quarter of the buckets are exact): bytes must
-  be joined into words before anything can be learned, and finding that out from uniform attention costs most of a short training.
+  be joined into words before anything can be learned, and finding that out from uniform attention costs most of a short training. The
+  last two start looking back and ahead: which of two objects is the first can be told by direction alone, and Adam would need thousands
+  of steps to move a bias that far.
   """
   encoder_key, head_key = jax.random.split(key)
   encoder = t5.init_params(encoder_key, spec)
   table = encoder["encoder"]["relpos_bias"]["rel_embedding"]
-  near = [(head, offset) for head, offset in enumerate(LOCAL_OFFSETS[: spec.heads - 1]) if abs(offset) < spec.relative_buckets // 4]
+  near = [(head, offset) for head, offset in enumerate(LOCAL_OFFSETS[: spec.heads - 2]) if abs(offset) < spec.relative_buckets // 4]
   for head, offset in near:
     bucket = t5.relative_buckets(np.array(offset), buckets=spec.relative_buckets, max_distance=spec.relative_distance)
     table = table.at[head, bucket].add(LOCAL_BIAS)
+  half = spec.relative_buckets // 2  # bucket 0 is the token itself, 1 to half - 1 lie behind it, the rest ahead
+  table = table.at[-2, 1:half].add(DIRECTED_BIAS).at[-1, half:].add(DIRECTED_BIAS)
   encoder["encoder"]["relpos_bias"]["rel_embedding"] = table
   heads = {}
   for n, (name, classes) in enumerate(CLASSES.items()):

@@ -1,7 +1,7 @@
 """Drawing moving_shapes: exact area coverage of every pixel, in numpy and (the same functions) inside jit.
 
 A polygon's coverage of a pixel is an integral along its edges in closed form. Objects composite on sub-pixels, at least
-FINE_ROWS of them over the frame's height, whose mean is the pixel. So the mean of the big drawing over boxes is the small
+FINE_ROWS of them over the frame's shorter side, whose mean is the pixel. So the mean of the big drawing over boxes is the small
 drawing: exactly up to FINE_ROWS rows, nearly above.
 """
 
@@ -33,7 +33,7 @@ def draw(scene: Scene, *, times, height: int, width: int, crop: tuple | None = N
     xp: numpy (evaluates objects in their bounding boxes, mixed pixels on sub-pixels) or jax.numpy (everything everywhere).
   """
   top, left, rows, columns = crop or (0, 0, height, width)
-  fine = max(1, math.ceil(FINE_ROWS / height))
+  fine = max(1, math.ceil(FINE_ROWS / min(height, width)))
   view = (top, left, rows, columns, height, width)
   if xp is np:
     return _draw_sparse(scene, np.asarray(times, np.float32), view, fine)

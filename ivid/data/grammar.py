@@ -38,6 +38,8 @@ ROUND = frozenset(SHAPES.index(name) for name in ("circle", "ring", "letter O"))
 # The letters outnumber the other shapes 26 to 6; they are drawn this often, so that every plain shape stays common.
 LETTER_SHARE = 0.35
 HELD_OUT_MODULUS = 8
+MAX_CHARACTERS = 127  # 128 tokens of bytes, the last one an end mark; the longest template has fewer
+PARAPHRASE_TRIES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +87,16 @@ def image_caption(objects: tuple[Object, ...], background: int) -> str:
 
 
 def paraphrase(objects: tuple[Object, ...], background: int, rng: np.random.Generator, *, motion: bool = True) -> str:
-  """A caption in other words and another order that still names every attribute; without `motion`, of a single moment."""
+  """A caption in other words and another order that still names every attribute; without `motion`, of a single moment.
+
+  It has at most MAX_CHARACTERS, so that an encoder that reads bytes sees all of it.
+  """
   words = [item.words if motion else item.words[:3] for item in objects]
-  return synonyms.paraphrase(words, BACKGROUNDS[background], rng)
+  for _ in range(PARAPHRASE_TRIES):
+    text = synonyms.paraphrase(words, BACKGROUNDS[background], rng)
+    if len(text) <= MAX_CHARACTERS:
+      return text
+  return (caption if motion else image_caption)(objects, background)
 
 
 def sample_attributes(rng: np.random.Generator, two_objects: bool, held_out: bool = False) -> Attributes:

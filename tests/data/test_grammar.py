@@ -86,6 +86,12 @@ def test_no_synonym_stands_for_two_attributes():
   assert set(synonyms.COLOUR_WORDS) == set(grammar.COLOURS)
 
 
+def test_the_longest_template_fits():
+  longest = [max(table, key=len) for table in (grammar.SIZES, grammar.COLOUR_NAMES, grammar.SHAPES, grammar.MOTIONS)]
+  text = f"a {' '.join(longest)} and a {' '.join(longest)} on a {max(grammar.BACKGROUNDS, key=len)} background"
+  assert len(text) <= grammar.MAX_CHARACTERS
+
+
 def test_paraphrase_names_every_attribute():
   rng = np.random.default_rng(2)
   seen = set()
@@ -93,6 +99,7 @@ def test_paraphrase_names_every_attribute():
     said = grammar.sample_attributes(rng, i % 2 == 0, False)
     text = grammar.paraphrase(said.objects, said.background, rng)
     seen.add(text)
+    assert len(text) <= grammar.MAX_CHARACTERS
     for item in said.objects:
       size, colour, shape, motion = item.words
       assert any(word in text for word in synonyms.SIZE_WORDS[size])

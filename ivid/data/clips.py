@@ -1,0 +1,68 @@
+"""A user's clips for training: found with their captions, cut in time, cropped to the aspect and resized."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from ivid.media.clips import read_clip
+from ivid.spec.clip import ClipShape
+from ivid.spec.stage import Filter
+from ivid.video.resize import resize
+
+SUFFIXES = (".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v")
+
+
+def captioned_files(folder: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
+  """Clips of `folder` and below, by name, each with the text of the .txt file beside it.
+
+  Raises:
+    ValueError: no such folder, no clips, or a clip without a caption.
+  """
+  if not folder.is_dir():
+    raise ValueError(f"{folder} is no folder: expected one of clips ({', '.join(SUFFIXES)}), each with a caption in a .txt file beside it")
+  found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+  if not found:
+    raise ValueError(f"{folder} holds no clips: expected files ending in {', '.join(SUFFIXES)}")
+  pairs = []
+  for path in found:
+    text = path.with_suffix(".txt")
+    if not text.is_file():
+      raise ValueError(f"{path} has no caption: expected {text}")
+    pairs.append((path, " ".join(text.read_text(encoding="utf-8").split())))
+  return pairs
+
+
+def pieces(path: pathlib.Path, shape: ClipShape) -> Iterator[np.ndarray]:
+  """The clip's consecutive pieces of shape.seconds, each uint8 [T, H, W, 3] of `shape`; a shorter rest is left out.
+
+  Raises:
+    ValueError: the clip is shorter than one piece.
+  """
+  frames, rate = read_clip(path)
+  count = int((len(frames) / float(rate)) / shape.seconds + 1e-6)
+  if not count:
+    raise ValueError(f"{path} lasts {len(frames) / float(rate):.3g} s: expected at least the {shape.seconds:.3g} s of {shape}")
+  for piece in range(count):
+    seconds = piece * shape.seconds + np.arange(shape.frames) / shape.fps
+    picked = np.minimum((seconds * float(rate) + 1e-6).astype(int), len(frames) - 1)
+    yield fit(frames[picked], shape.height, shape.width)
+
+
+def fit(clip: np.ndarray, height: int, width: int) -> np.ndarray:
+  """`clip` uint8 [T, H, W, 3] cut about its middle to the aspect of height x width, and resized to it."""
+  _, H, W, _ = clip.shape
+  h, w = min(H, max(1, round(W * height / width))), min(W, max(1, round(H * width / height)))
+  top, left = (H - h) // 2, (W - w) // 2
+  return resized(clip[:, top : top + h, left : left + w], height, width)
+
+
+def resized(clip: np.ndarray, height: int, width: int) -> np.ndarray:
+  """uint8 [T, H, W, 3] at height x width: means over boxes where it shrinks by whole factors, bilinear (antialiased) otherwise."""
+  _, H, W, _ = clip.shape
+  if (H, W) == (height, width):
+    return clip
+  kernel = Filter.BOX if H % height == 0 and W % width == 0 else Filter.TRIANGLE
+  return (np.clip(resize(clip, height, width, kernel), 0, 255) + 0.5).astype(np.uint8)

@@ -1,0 +1,125 @@
+"""TFDS builders, which work without TensorFlow: `moving_shapes` (drawn) and `clip_folder` (clips and captions of a folder).
+
+Importing this module imports TFDS and registers the builders; nothing else in ivid imports it before it is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ivid.data import clips, grammar, moving_shapes, records
+from ivid.data.draw import draw, to_uint8
+from ivid.data.sources import STREAMS, Split
+from ivid.spec.clip import ClipShape
+
+FORMAT = "array_record"
+
+
+def _features() -> tfds.features.FeaturesDict:
+  return tfds.features.FeaturesDict(
+    {
+      records.CLIP: tfds.features.Text(),
+      records.SHAPE: tfds.features.Tensor(shape=(4,), dtype=np.int32),
+      records.FPS: tfds.features.Scalar(dtype=np.float32),
+      records.CAPTION: tfds.features.Text(),
+      records.IMAGE_CAPTION: tfds.features.Text(),
+      records.OBJECTS: tfds.features.Tensor(shape=(2, 4), dtype=np.int32),
+      records.BACKGROUND: tfds.features.Scalar(dtype=np.int32),
+    }
+  )
+
+
+@dataclasses.dataclass(eq=False)
+class MovingShapesConfig(tfds.core.BuilderConfig):
+  """How many clips of which shape; the same seed gives the same clips."""
+
+  clip: ClipShape = ClipShape(16, 24, 40, 3.0)
+  num_clips: int = 1000
+  num_test: int = 100
+  two_objects: float = 0.3
+  seed: int = 0
+
+
+class MovingShapes(tfds.core.GeneratorBasedBuilder):
+  """Captioned clips of moving coloured shapes; test clips are other scenes of the same world."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  BUILDER_CONFIGS = [MovingShapesConfig(name="16x24x40")]
+
+  def __init__(self, **kwargs: Any):
+    super().__init__(**{"file_format": FORMAT, **kwargs})
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(builder=self, description=self.__doc__, features=_features())
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+    del dl_manager  # nothing to download
+    config = self.builder_config
+    return {"train": self._generate_examples(Split.TRAIN, config.num_clips), "test": self._generate_examples(Split.EVAL, config.num_test)}
+
+  def _generate_examples(self, split: Split, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    config, clip = self.builder_config, self.builder_config.clip
+    times = np.arange(clip.frames) / clip.fps
+    for index in range(count):
+      two = np.random.default_rng([config.seed, index, STREAMS[split], 1]).random() < config.two_objects
+      scene = moving_shapes.make_scene(config.seed, index, aspect=clip.width / clip.height, two_objects=bool(two), stream=STREAMS[split])
+      said = moving_shapes.attributes(scene)
+      yield (
+        index,
+        records.encode(
+          to_uint8(draw(scene, times=times, height=clip.height, width=clip.width)),
+          fps=clip.fps,
+          caption=grammar.caption(said.objects, said.background),
+          image_caption=grammar.image_caption(said.objects, said.background),
+          objects=np.array([dataclasses.astuple(item) for item in said.objects]),
+          background=said.background,
+        ),
+      )
+
+
+@dataclasses.dataclass(eq=False)
+class ClipFolderConfig(tfds.core.BuilderConfig):
+  """Clips NAME.mp4 (or .webm, .gif ...) with captions NAME.txt, cut and resized to `clip`; every `test_every`-th file is a test clip."""
+
+  folder: str = ""
+  clip: ClipShape = ClipShape(16, 24, 40, 3.0)
+  test_every: int = 20
+
+
+class ClipFolder(tfds.core.GeneratorBasedBuilder):
+  """Captioned clips of a folder."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  BUILDER_CONFIGS = [ClipFolderConfig(name="default")]
+
+  def __init__(self, **kwargs: Any):
+    super().__init__(**{"file_format": FORMAT, **kwargs})
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(builder=self, description=self.__doc__, features=_features())
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+    del dl_manager
+    pairs = clips.captioned_files(pathlib.Path(self.builder_config.folder))
+    every = self.builder_config.test_every
+    test = [p for i, p in enumerate(pairs) if i % every == every - 1]
+    train = [p for i, p in enumerate(pairs) if i % every != every - 1]
+    return {"train": self._generate_examples(train)} | ({"test": self._generate_examples(test)} if test else {})
+
+  def _generate_examples(self, pairs: list[tuple[pathlib.Path, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    shape = self.builder_config.clip
+    for path, caption in pairs:
+      for number, piece in enumerate(clips.pieces(path, shape)):
+        yield f"{path.name}-{number}", records.encode(piece, fps=shape.fps, caption=caption)
+
+
+def prepare(builder: tfds.core.GeneratorBasedBuilder) -> pathlib.Path:
+  """Writes the builder's records and returns their folder; clips that are already there stay."""
+  builder.download_and_prepare(file_format=FORMAT)
+  return pathlib.Path(builder.data_dir)

@@ -1,0 +1,62 @@
+"""One prepared clip as a record: a dictionary of plain values, the clip as compressed bytes. What builders write and sources read."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+CLIP = "clip"  # bytes: zlib of the uint8 frames, in order [T, H, W, 3]
+SHAPE = "shape"  # int32 [4]: T, H, W, 3
+FPS = "fps"
+CAPTION = "caption"
+IMAGE_CAPTION = "image_caption"  # of a single frame; empty: the caption serves
+OBJECTS = "objects"  # int32 [2, 4]: size, colour, shape, motion of moving_shapes; -1 where there is none
+BACKGROUND = "background"  # int32, of moving_shapes; -1 elsewhere
+COMPRESSION = 6
+
+
+def encode(
+  clip: np.ndarray,
+  *,
+  fps: float,
+  caption: str,
+  image_caption: str = "",
+  objects: np.ndarray | None = None,
+  background: int = -1,
+) -> dict[str, Any]:
+  """The record of `clip` uint8 [T, H, W, 3]."""
+  assert clip.dtype == np.uint8 and clip.ndim == 4, (clip.dtype, clip.shape)
+  rows = np.full((2, 4), -1, np.int32)
+  if objects is not None:
+    rows[: len(objects)] = objects
+  return {
+    CLIP: zlib.compress(np.ascontiguousarray(clip).tobytes(), COMPRESSION),
+    SHAPE: np.array(clip.shape, np.int32),
+    FPS: np.float32(fps),
+    CAPTION: caption,
+    IMAGE_CAPTION: image_caption,
+    OBJECTS: rows,
+    BACKGROUND: np.int32(background),
+  }
+
+
+def clip_of(record: Mapping[str, Any]) -> np.ndarray:
+  """Frames uint8 [T, H, W, 3]; of our own records, or of data sets that hold them as a `video` array.
+
+  Raises:
+    ValueError: neither entry is there.
+  """
+  if CLIP in record:
+    return np.frombuffer(zlib.decompress(record[CLIP]), np.uint8).reshape([int(n) for n in record[SHAPE]])
+  if "video" in record:
+    return np.asarray(record["video"], np.uint8)
+  raise ValueError(f"a record holds {', '.join(sorted(record))}: expected 'clip' (as `ivid data prepare` writes it) or 'video'")
+
+
+def text_of(record: Mapping[str, Any], name: str) -> str:
+  """A text entry, whether the reader gives bytes or str; empty if it is not there."""
+  value = record.get(name, "")
+  return value.decode("utf-8") if isinstance(value, bytes) else str(value)

@@ -27,12 +27,14 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Bundles `STAGE=WORKDIR` arguments (argv: program name first). Every wrong input is a ValueError, and leaves the folder as it was."""
-  values = config.parse_flags([a for a in argv if a.startswith("-") or a == argv[0]], define_flags)
-  workdirs = _workdirs([a for a in argv[1:] if not a.startswith("-")])
+  """Bundles `STAGE=WORKDIR` arguments (argv: program name first). Wrong input is a ValueError or flags.Error, and changes nothing."""
+  plain, overrides = config.split_overrides(argv)
+  values = flags.FlagValues()
+  define_flags(values)
+  workdirs = _workdirs(values(plain)[1:])
   if not values.out:
     raise ValueError("--out is missing: expected the cascade's folder")
-  run = config.run_spec(values)
+  run = config.load_run(values.config, overrides)
   known = run.cascade.stage_names
   for name, workdir in workdirs.items():
     if name not in known:

@@ -20,7 +20,6 @@ from absl import flags
 
 import ivid
 from ivid.bin.cache import enable_compilation_cache
-from ivid.bin.config import parse_flags
 from ivid.spec.errors import nearest
 
 if TYPE_CHECKING:  # imported where they are used, so that a wrong flag is answered at once
@@ -88,8 +87,12 @@ class Request:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Samples as the flags in argv (program name first) say. Every wrong input is a ValueError before any work is done."""
-  values = parse_flags(argv, define_flags)
+  """Samples as the flags in argv (program name first) say. Wrong input is a ValueError or flags.Error before any work is done."""
+  values = flags.FlagValues()
+  define_flags(values)
+  extra = values(list(argv))[1:]
+  if extra:
+    raise ValueError(f"unexpected argument {extra[0]!r}: expected flags alone, such as --prompt={extra[0]!r}")
   with _plain_warnings():
     _check_numbers(values)
     prompts = [] if values.from_metadata else _prompts(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -22,36 +23,43 @@ from ivid.video.noise import block_noise
 _INITIAL, _AUGMENT, _STEP = range(3)
 
 
-def make_start_program(stage: Stage, args: tuple[Any, ...] = ()) -> Program:
-  """(keys [B], small [B, t, h, w, 3] or None, aug_logsnr [B] or None) -> (first SampleState, grown low-resolution clip or None)."""
+def make_noise_program(shape: tuple[int, ...], args: tuple[Any, ...] = ()) -> Program:
+  """(keys [B], names int32 [2]) -> [B, *shape] standard normal, a function of each key, the names and the place in the clip.
+
+  A program of its own, so that all draws of one size share it: a stage's input is noised with the program of the stage before.
+  """
+
+  def noise(keys, names):
+    named = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, names[0]), names[1]))(keys)
+    return jax.vmap(lambda key: block_noise(key, shape=shape))(named)
+
+  return Program("noise_" + "x".join(map(str, shape)), noise, args)
+
+
+def make_lowres_program(stage: Stage, args: tuple[Any, ...] = ()) -> Program:
+  """(small [B, t, h, w, 3], aug_logsnr [B], noise like small) -> the augmented low-resolution clip at the output's size."""
   output = stage.spec.output
 
-  def start(keys, small, aug_logsnr):
-    z = _noise(keys, (_INITIAL,), output.array)
-    lowres = None
-    if small is not None:
-      noise = _noise(keys, (_AUGMENT,), small.shape[1:])
-      size = dict(frames=output.frames, height=output.height, width=output.width)
-      lowres = stage.augmented(small, logsnr=aug_logsnr, noise=noise, **size)
-    return SampleState(z=z, x_hat=jnp.zeros_like(z)), lowres
+  def lowres(small, aug_logsnr, noise):
+    size = dict(frames=output.frames, height=output.height, width=output.width)
+    return stage.augmented(small, logsnr=aug_logsnr, noise=noise, **size)
 
-  return Program(f"sample_start_{stage.spec.name}", start, args)
+  return Program(f"sample_lowres_{stage.spec.name}", lowres, args)
 
 
 def make_sample_program(stage: Stage, sampling: SamplingSpec, args: tuple[Any, ...] = ()) -> Program:
-  """One step of the sampler: (params, SampleState, Conditioning, keys [B], index, StepInputs) -> SampleState.
+  """One step of the sampler: (params, SampleState, Conditioning, noise, StepInputs) -> SampleState. `args`: see sample_args.
 
-  `index` is the step's number, 0 at the noisiest; the ancestral sampler's noise depends on it, the others draw none. See sample_args.
+  `noise` is [B, T, H, W, 3] for the ancestral sampler and None for the others, which draw none.
   """
 
-  def step(params, state, cond, keys, index, inputs):
-    noise = _noise(keys, (_STEP, index), state.z.shape[1:]) if sampling.sampler is SamplerKind.ANCESTRAL else None
+  def step(params, state, cond, noise, inputs):
     return stage.sample_step(params, state, cond, noise, inputs, sampling)
 
   return Program(f"sample_{stage.spec.name}", step, args, donate=(1,))
 
 
-def sample_args(stage: Stage, *, batch_size: int, max_tokens: int, params: Any = None) -> tuple[Any, ...]:
+def sample_args(stage: Stage, sampling: SamplingSpec, *, batch_size: int, max_tokens: int, params: Any = None) -> tuple[Any, ...]:
   """Abstract arguments of make_sample_program; `params` if the caller has (sharded) ones."""
   spec, b = stage.spec, batch_size
 
@@ -67,10 +75,10 @@ def sample_args(stage: Stage, *, batch_size: int, max_tokens: int, params: Any =
     lowres=clip if lowres else None,
     aug_logsnr=shaped(b) if lowres else None,
   )
-  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), b))
+  noise = clip if sampling.sampler is SamplerKind.ANCESTRAL else None
   step = StepInputs(logsnr_t=shaped(), logsnr_s=shaped(), logsnr_prev=shaped(), w=shaped(), last=shaped(dtype="bool"))
   params = unbox(stage.abstract_params()) if params is None else params
-  return params, SampleState(z=clip, x_hat=clip), cond, keys, shaped(dtype="int32"), step
+  return params, SampleState(z=clip, x_hat=clip), cond, noise, step
 
 
 def place_params(stage: Stage, params: Any, mesh: Mesh | None = None) -> Any:
@@ -112,13 +120,12 @@ def sample_stage(
   B = keys.shape[0]
   _check_small(spec, small)
   rows = _rows_placement(mesh, B)
-  start, step = _compiled(spec, _static(sampling))
-  aug_logsnr = None
+  grow, step = _compiled(_function(spec), _static(sampling))
+  keys, lowres, aug_logsnr = rows(keys), None, None
   if spec.lowres is not None:
     aug_logsnr = rows(np.full(B, augment.logsnr_from_snr(spec.lowres.aug_snr), np.float32))
     small = rows(np.asarray(small, np.float32))
-  keys = rows(keys)
-  state, lowres = start(keys, small, aug_logsnr)
+    lowres = grow(small, aug_logsnr, _noise(keys, small.shape[1:], _AUGMENT))
   cond = Conditioning(
     text=rows(text),
     text_mask=rows(text_mask),
@@ -128,8 +135,12 @@ def sample_stage(
     aug_logsnr=aug_logsnr,
   )
   params = place_params(stage, params, mesh)
+  z = _noise(keys, spec.output.array, _INITIAL)
+  state = SampleState(z=z, x_hat=jnp.zeros_like(z))
+  ancestral = sampling.sampler is SamplerKind.ANCESTRAL
   for i, inputs in enumerate(step_inputs(stage, sampling)):
-    state = step(params, state, cond, keys, np.int32(i), inputs)
+    noise = _noise(keys, spec.output.array, _STEP, i) if ancestral else None
+    state = step(params, state, cond, noise, inputs)
     if progress is not None:
       jax.block_until_ready(state)
       progress(i + 1, sampling.steps)
@@ -165,10 +176,21 @@ def _static(sampling: SamplingSpec) -> SamplingSpec:
   )
 
 
+def _function(spec: StageSpec) -> StageSpec:
+  """The stage without what its compiled programs take as inputs or never read."""
+  lowres = spec.lowres and dataclasses.replace(spec.lowres, aug_snr=1.0)
+  return dataclasses.replace(spec, lowres=lowres, sampling=SamplingSpec(), text_encoder="")
+
+
 @functools.lru_cache(maxsize=32)
 def _compiled(spec: StageSpec, sampling: SamplingSpec) -> tuple[Callable[..., Any], Callable[..., Any]]:
   stage = Stage(spec)
-  return make_start_program(stage).jit(), make_sample_program(stage, sampling).jit()
+  return make_lowres_program(stage).jit(), make_sample_program(stage, sampling).jit()
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled_noise(shape: tuple[int, ...]) -> Callable[..., jax.Array]:
+  return make_noise_program(shape).jit()
 
 
 @functools.lru_cache(maxsize=32)
@@ -176,15 +198,9 @@ def _param_shardings(spec: StageSpec, mesh: Mesh) -> Any:
   return sharding.param_shardings(mesh, Stage(spec).abstract_params())
 
 
-def _noise(keys: jax.Array, names: tuple[Any, ...], shape: tuple[int, ...]) -> jax.Array:
-  """[B, T, H, W, C] standard normal, a function of each key, the names and the place in the clip."""
-
-  def one(key):
-    for name in names:
-      key = jax.random.fold_in(key, name)
-    return block_noise(key, shape=shape)
-
-  return jax.vmap(one)(keys)
+def _noise(keys: jax.Array, shape: tuple[int, ...], stream: int, index: int = 0) -> jax.Array:
+  """[B, *shape], the draw that each sample's key makes for this stream and step."""
+  return _compiled_noise(tuple(shape))(keys, np.array([stream, index], np.int32))
 
 
 def _rows_placement(mesh: Mesh | None, rows: int) -> Callable[[Any], jax.Array]:

@@ -22,7 +22,7 @@ NOISY = SamplingSpec(steps=2, sampler=SamplerKind.ANCESTRAL)
 
 
 def tiny_stage(name, task, output, *, lowres=None, time=TimeMixing.CONVOLUTION, sampling=GUIDED):
-  levels = (LevelSpec(8, time=time), LevelSpec(16, time=time, cross_attention=True))
+  levels = (LevelSpec(8, time=time, cross_attention=True),)
   unet = UNetSpec(levels=levels, patch=2, embed_dim=16, head_dim=8, norm_groups=4, text_dim=TEXT.dim)
   return StageSpec(name, task, output, unet, lowres=lowres and LowresSpec(input=lowres), sampling=sampling)
 

@@ -1,0 +1,180 @@
+"""ivid sample: what it writes, that its metadata makes the clip again, and what it answers to wrong input."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ivid import __main__ as command_line
+from ivid.media.clips import read_clip, read_metadata
+from tests.sample import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+PROMPT = "--prompt=a red ball"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return tiny.write_tiny(tmp_path_factory.mktemp("cascades")).folder
+
+
+@pytest.fixture
+def sample(folder, tmp_path, monkeypatch, capsys):
+  """sample(*flags) -> (status, printed paths, lines of stderr), in an empty folder."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.delenv(command_line.TRACEBACK, raising=False)
+  monkeypatch.setattr("ivid.bin.sample.enable_compilation_cache", lambda: None)  # the tests have their own
+
+  def run(*flags, cascade=folder):
+    status = command_line.main(["sample", f"--cascade={cascade}", "--batch_size=1", *flags])
+    captured = capsys.readouterr()
+    return status, [pathlib.Path(line) for line in captured.out.splitlines()], captured.err.splitlines()
+
+  return run
+
+
+def test_a_clip_and_its_json(sample, folder):
+  status, paths, _ = sample(PROMPT, "--seed=3")
+  assert status == 0 and [str(p) for p in paths] == ["out/a-red-ball-s3-0.mp4"]
+  clip, fps = read_clip(paths[0])
+  assert clip.shape == tiny.LARGE.array and fps == tiny.LARGE.fps
+  beside = json.loads(paths[0].with_suffix(".json").read_text())
+  assert beside == read_metadata(paths[0])
+  assert (beside["prompt"], beside["seed"], beside["sample"], beside["fps"]) == ("a red ball", 3, 0, 4.0)
+  assert [(s["name"], s["trained_steps"], s["sampling"]["steps"]) for s in beside["stages"]] == [
+    ("base", 100, 3),
+    ("tsr1", 101, 3),
+    ("ssr1", 102, 2),
+  ]
+  assert sorted(p.name for p in paths[0].parent.iterdir()) == ["a-red-ball-s3-0.json", "a-red-ball-s3-0.mp4"]
+
+
+def test_metadata_makes_the_clip_again(sample):
+  _, (path,), _ = sample(PROMPT, "--seed=5", "--steps=base=4", "--guidance=2", "--aug_snr=3", "--format=png")
+  for source in (path, path.with_suffix(".json")):
+    status, (again,), _ = sample(f"--from_metadata={source}", "--out=again", "--format=png")
+    assert status == 0
+    assert again.read_bytes() == path.read_bytes()
+  status, _, errors = sample(f"--from_metadata={path}", "--seed=6")
+  assert status == 1 and errors == ["ivid sample: error: --seed beside --from_metadata: the metadata decides it"]
+
+
+def test_stages_saved_and_entered_again(sample):
+  _, paths, _ = sample(PROMPT, "--save_stages", "--format=png", "--out=full")
+  names = ["a-red-ball-s0-0-base.png", "a-red-ball-s0-0-tsr1.png", "a-red-ball-s0-0.png"]
+  assert [p.name for p in paths] == names
+  status, (last,), _ = sample(PROMPT, "--start_stage=ssr1", f"--input={paths[1]}", "--format=png", "--out=part")
+  assert status == 0
+  np.testing.assert_array_equal(read_clip(last)[0], read_clip(paths[2])[0])
+  assert read_metadata(last)["input"]["file"] == str(paths[1])
+  _, (again,), _ = sample(f"--from_metadata={last}", "--out=again", "--format=png")
+  assert again.read_bytes() == last.read_bytes()
+  status, _, errors = sample(PROMPT, "--start_stage=ssr1", f"--input={paths[0]}")
+  assert status == 1 and "is a clip of 2x8x12, stage ssr1 takes exactly 4x8x12" in errors[0]
+
+
+def test_prompts_file_samples_and_sheet(sample, tmp_path):
+  (tmp_path / "prompts.txt").write_text("a red ball\n\na green cube\na red ball\n", encoding="utf-8")
+  status, paths, errors = sample("--prompts_file=prompts.txt", "--num_samples=2", "--stop_stage=base", "--contact_sheet", "--format=gif")
+  assert status == 0
+  stems = [f"a-{what}-s0-{n}.gif" for what in ("red-ball", "green-cube") for n in (0, 1)]
+  assert [p.name for p in paths] == [*stems, "contact_sheet.png"]
+  assert len({p.read_bytes() for p in paths}) == 5
+  assert read_clip(paths[0])[0].shape == tiny.BASE.array
+
+
+def test_no_file_is_lost(sample):
+  base = (PROMPT, "--stop_stage=base", "--format=png")
+  _, (first,), _ = sample(*base)
+  old = first.read_bytes()
+  _, (same,), _ = sample(*base)
+  assert same == first and first.read_bytes() == old
+  _, (other,), _ = sample(*base, "--steps=1")
+  assert other.name == "a-red-ball-s0-0_2.png" and first.read_bytes() == old
+  _, (replaced,), _ = sample(*base, "--steps=1", "--overwrite")
+  assert replaced == first and first.read_bytes() == other.read_bytes()
+
+
+def test_one_file(sample, tmp_path):
+  status, (path,), _ = sample(PROMPT, "--stop_stage=base", f"--out={tmp_path / 'ball.webm'}")
+  assert status == 0 and path == tmp_path / "ball.webm" and read_clip(path)[1] == 2
+
+
+def test_untrained_tail_is_said(sample, folder, tmp_path):
+  part = tmp_path / "part"
+  part.mkdir()
+  for name in ("base", "text", "cascade.json"):
+    (part / name).symlink_to(folder / name)
+  status, (path,), errors = sample(PROMPT, "--format=png", cascade=part)
+  assert status == 0 and "stopping at base, the last trained stage of cascade tiny" in errors
+  assert read_clip(path)[0].shape == tiny.BASE.array
+  status, _, errors = sample(PROMPT, "--stop_stage=ssr1", cascade=part)
+  assert status == 1 and errors[0].startswith("ivid sample: error: stage tsr1 of cascade tiny was never trained: ")
+
+
+def test_long_prompt_is_truncated_with_a_warning(sample):
+  status, _, errors = sample("--prompt=" + "very " * 20 + "long", "--stop_stage=base", "--format=png")
+  assert status == 0
+  assert [e for e in errors if "warning" in e and "truncated to the limit of 24" in e]
+
+
+@pytest.mark.parametrize(
+  "flags, line",
+  [
+    ([], "no prompt: expected --prompt="),
+    (["--prompt= "], "--prompt=' ' is empty"),
+    ([PROMPT, "--prompts_file=nowhere.txt"], "no prompts file at nowhere.txt"),
+    (["--prompts_file=empty.txt"], "empty.txt holds no prompt"),
+    (["--prompts_file=latin.txt"], "latin.txt is not UTF-8: "),
+    ([PROMPT, "--num_samples=0"], "num_samples=0: expected 1 or more"),
+    ([PROMPT, "--stop_stage=tsr9"], "unknown stage 'tsr9': did you mean 'tsr1'?"),
+    ([PROMPT, "--steps=0"], "steps=0: expected 1 or more"),
+    ([PROMPT, "--steps=ssr2=4"], "steps=ssr2=4: no stage 'ssr2' that runs takes it: did you mean"),
+    ([PROMPT, "--sampler=dimm"], "unknown sampler 'dimm': did you mean 'ddim'?"),
+    ([PROMPT, "--format=mpg"], "unknown format 'mpg': did you mean"),
+    ([PROMPT, "--format=gif", "--out=a.mp4"], "format=gif contradicts out=a.mp4"),
+    ([PROMPT, "--num_samples=2", "--out=a.mp4"], "out=a.mp4 is one file for 2 clips"),
+    ([PROMPT, "--out=empty.txt/clips"], "cannot write empty.txt/clips"),
+    ([PROMPT, "--start_stage=ssr1"], "--start_stage=ssr1 needs --input=clip, of 4x8x12@4fps"),
+    ([PROMPT, "--start_stage=ssr1", "--input=nowhere.mp4"], "no clip at nowhere.mp4"),
+    ([PROMPT, "--input=a.mp4"], "--input=a.mp4: stage base starts from noise alone"),
+    (["--from_metadata=nowhere.json"], "no metadata at nowhere.json"),
+    (["--from_metadata=empty.json"], "empty.json carries no metadata of ivid sample: 'prompt' is missing"),
+    ([PROMPT, "--seeed=1"], "Unknown command line flag 'seeed'"),
+    ([PROMPT, "extra"], "unexpected argument 'extra'"),
+  ],
+)
+def test_wrong_input_is_one_line_and_writes_nothing(sample, tmp_path, flags, line):
+  (tmp_path / "empty.txt").write_text("\n")
+  (tmp_path / "empty.json").write_text("{}")
+  (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+  before = sorted(tmp_path.iterdir())
+  status, paths, errors = sample(*flags)
+  assert status in (1, 2) and paths == [] and len(errors) == 1
+  assert errors[0].removeprefix("ivid sample: error: ").startswith(line)
+  assert sorted(tmp_path.iterdir()) == before
+
+
+def test_unknown_cascade_and_damaged_weights(sample, tmp_path):
+  status, _, errors = sample(PROMPT, cascade="nanoo")
+  assert status == 1 and errors[0].startswith("ivid sample: error: no cascade 'nanoo'")
+  damaged = tiny.write_tiny(tmp_path / "mine").folder
+  path = damaged / "tsr1" / "weights.safetensors"
+  path.write_bytes(path.read_bytes()[:500])
+  status, _, errors = sample(PROMPT, cascade=damaged)
+  assert status == 1 and len(errors) == 1 and "weights.safetensors is truncated: 500 bytes" in errors[0]
+  assert not (tmp_path / "out").exists()
+
+
+def test_sampling_imports_no_training_library():
+  """Fast start: neither at import nor when the runner itself is imported."""
+  code = (
+    "import sys, ivid.bin.sample, ivid.sample.outputs, ivid.sample.cascade, ivid.sample.repeat, ivid.sample.plan, ivid.media.sheet\n"
+    "heavy = {'tensorflow_datasets', 'grain', 'matplotlib', 'orbax', 'tensorflow', 'tensorboardX'} & set(sys.modules)\n"
+    "assert not heavy, heavy"
+  )
+  run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+  assert run.returncode == 0, run.stderr

@@ -9,7 +9,7 @@ from ivid.spec.cascade import TextSpec
 from ivid.text import pretrain, t5
 from ivid.text.tokenizer import ByteTokenizer
 
-SMALL = TextSpec(dim=32, layers=1, heads=2, head_dim=16, mlp_dim=32, max_tokens=16)
+SMALL = TextSpec(dim=32, layers=1, heads=4, head_dim=8, mlp_dim=32, max_tokens=16)
 
 
 def _batch(padding=0):
@@ -53,8 +53,9 @@ def test_heads_have_the_classes_of_every_attribute(params):
     assert params["heads"][name]["mean"].shape == (SMALL.dim, classes)
 
 
-def test_first_heads_start_local(params):
+def test_heads_start_local_and_directed(params):
   table = np.asarray(params["encoder"]["encoder"]["relpos_bias"]["rel_embedding"])
   bucket = t5.relative_buckets(np.array(-1), buckets=32, max_distance=128)
   assert table[0].argmax() == bucket and np.delete(table[0], bucket).max() < pretrain.LOCAL_BIAS / 2
-  assert table[1].max() < pretrain.LOCAL_BIAS / 2  # the last head looks everywhere
+  behind, ahead = table[-2:, 1:16].min(1), table[-2:, 16:].min(1)
+  assert behind[0] > table[-2, 16:].max() + 2 and ahead[1] > table[-1, :16].max() + 2

@@ -19,6 +19,24 @@ def softmax(logits: jax.Array, *, dim: int, dtype: jnp.dtype) -> jax.Array:
   return nn.softmax(logits.astype(jnp.float32) / math.sqrt(dim), axis=-1).astype(dtype)
 
 
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+  """Softmax attention of N independent groups, [N, Q, heads, D] and [N, K, heads, D] twice -> [N, Q, heads, D].
+
+  Groups and heads are brought together in front, so that both products are plain batched ones: the CPU is two to three times
+  as fast at those as at products whose batch axes stand apart.
+
+  Args:
+    mask: [N, K] bool, False hides a key.
+  """
+  N, Q, heads, D = q.shape
+  q, k, v = (a.swapaxes(1, 2).reshape(N * heads, -1, D) for a in (q, k, v))
+  logits = (q @ k.swapaxes(1, 2)).astype(jnp.float32)
+  if mask is not None:
+    logits = jnp.where(jnp.repeat(mask, heads, axis=0)[:, None], logits, MASKED)
+  out = softmax(logits, dim=D, dtype=v.dtype) @ v
+  return out.reshape(N, heads, Q, D).swapaxes(1, 2)
+
+
 class Heads(nn.Module):
   """[..., C] -> [..., heads, head_dim], a dense layer, RMS-normalised if `norm`."""
 
@@ -59,9 +77,10 @@ class TemporalAttention(Attention):
     B, T, H, W, C = x.shape
     place = Dense(C, (axes.FEATURES, axes.EMBED_OUT), bias=False, dtype=self.dtype, param_dtype=self.param_dtype, name="time")(time)
     h = (x + place[:, :, None, None]).reshape(B, T, H * W, C)
-    q, k, v = (self.heads(h, name, features=C) for name in ("query", "key", "value"))
-    weights = softmax(jnp.einsum("btphd,bsphd->bphts", q, k), dim=self.head_dim, dtype=self.dtype)
-    return self.out(jnp.einsum("bphts,bsphd->btphd", weights, v), x.shape)
+    heads = (self.heads(h, name, features=C) for name in ("query", "key", "value"))
+    q, k, v = (a.swapaxes(1, 2).reshape(B * H * W, T, -1, self.head_dim) for a in heads)
+    h = attend(q, k, v).reshape(B, H * W, T, C).swapaxes(1, 2)
+    return self.out(h, x.shape)
 
 
 class SpatialAttention(Attention):
@@ -73,8 +92,7 @@ class SpatialAttention(Attention):
     B, T, H, W, C = x.shape
     h = x.reshape(B * T, H * W, C)
     q, k, v = (self.heads(h, name, features=C) for name in ("query", "key", "value"))
-    weights = softmax(jnp.einsum("nqhd,nkhd->nhqk", q, k), dim=self.head_dim, dtype=self.dtype)
-    return self.out(jnp.einsum("nhqk,nkhd->nqhd", weights, v), x.shape)
+    return self.out(attend(q, k, v), x.shape)
 
 
 class TextAttention(Attention):
@@ -89,10 +107,8 @@ class TextAttention(Attention):
     null = self.param("null", init, (D,), self.param_dtype).astype(text.dtype)
     tokens = jnp.concatenate([jnp.broadcast_to(null, (B, K, 1, D)), text], axis=2)
     mask = jnp.pad(text_mask, ((0, 0), (0, 0), (1, 0)), constant_values=True)
-    q = self.heads(x.reshape(B, K, T // K * H * W, C), "query", features=C)
+    q = self.heads(x.reshape(B * K, T // K * H * W, C), "query", features=C)
+    tokens = tokens.reshape(B * K, -1, D)
     k = self.heads(tokens, "key", features=C)
     v = self.heads(tokens, "value", features=C)
-    logits = jnp.einsum("bkqhd,bklhd->bkhql", q, k).astype(jnp.float32)
-    logits = jnp.where(mask[:, :, None, None], logits, MASKED)
-    weights = softmax(logits, dim=self.head_dim, dtype=self.dtype)
-    return self.out(jnp.einsum("bkhql,bklhd->bkqhd", weights, v), x.shape)
+    return self.out(attend(q, k, v, mask=mask.reshape(B * K, -1)), x.shape)

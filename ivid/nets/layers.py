@@ -39,7 +39,9 @@ class Dense(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     init = nn.with_logical_partitioning(kernel_init(self.zero), self.names)
     kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
-    y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    # One product of two matrices: the CPU is twice as fast at it as at the same product with leading axes.
+    y = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
+    y = y.reshape(*x.shape[:-1], self.features)
     if self.bias:
       init = nn.with_logical_partitioning(nn.initializers.zeros_init(), (axes.CHANNELS,))
       y = y + self.param("bias", init, (self.features,), self.param_dtype).astype(self.dtype)

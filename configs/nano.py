@@ -24,18 +24,14 @@ def get_config(stage: str = "base") -> ml_collections.ConfigDict:
       cascade=dict(name="nano", text=_text(), order=STAGES, stages=_stages()),
       train=train,
       mesh=dict(data=-1, fsdp=1, tensor=1),
-      data=dict(
-        name="moving_shapes", dir="", paraphrase=0.3, two_objects=0.3, text_encoder="nano", threads=1, prefetch=2
-      ),
+      data=dict(name="moving_shapes", dir="", paraphrase=0.3, two_objects=0.3, text_encoder="nano", threads=1, prefetch=2),
     ),
     convert_dict=True,
   )
 
 
 def _text() -> dict:
-  return dict(
-    name="nano", tokenizer="bytes", vocab_size=384, dim=256, layers=5, heads=8, head_dim=32, mlp_dim=832, max_tokens=128
-  )
+  return dict(name="nano", tokenizer="bytes", vocab_size=384, dim=256, layers=5, heads=8, head_dim=32, mlp_dim=832, max_tokens=128)
 
 
 def _clip(frames: int, height: int, width: int, fps: float) -> dict:
@@ -54,36 +50,49 @@ CLIPS = dict(
 
 
 def _level(channels: int, *, time: str, attention: bool, blocks: int = 1) -> dict:
-  return dict(
-    channels=channels, blocks=blocks, time=time, spatial_attention=attention, cross_attention=attention, remat=False
-  )
+  return dict(channels=channels, blocks=blocks, time=time, spatial_attention=attention, cross_attention=attention, remat=False)
 
 
 def _unet(levels: list[dict], *, patch: int, embed_dim: int = 128, head_dim: int = 32, norm: str = "group") -> dict:
   return dict(
-    levels=levels, patch=patch, io_kernel=1, embed_dim=embed_dim, head_dim=head_dim, norm=norm, norm_groups=8, text_dim=256,
-    dtype="float32", param_dtype="float32",
+    levels=levels,
+    patch=patch,
+    io_kernel=1,
+    embed_dim=embed_dim,
+    head_dim=head_dim,
+    norm=norm,
+    norm_groups=8,
+    text_dim=256,
+    dtype="float32",
+    param_dtype="float32",
   )
 
 
 def _diffusion() -> dict:
   # Patched stages output x: clean pixels pass a narrow network, the noise values of a patch do not.
   return dict(
-    prediction="x", loss_weight="v", logsnr_min=-20.0, logsnr_max=20.0, resolution_shift=False, sigma_floor=0.08,
+    prediction="x",
+    loss_weight="v",
+    logsnr_min=-20.0,
+    logsnr_max=20.0,
+    resolution_shift=False,
+    sigma_floor=0.08,
     text_drop=0.1,
   )
 
 
 def _lowres(stage: str) -> dict:
-  return dict(
-    input=CLIPS[stage], time_fill="repeat", shrink="box", aug_logsnr_min=-2.0, aug_logsnr_max=10.0, aug_snr=5.0
-  )
+  return dict(input=CLIPS[stage], time_fill="repeat", shrink="box", aug_logsnr_min=-2.0, aug_logsnr_max=10.0, aug_snr=5.0)
 
 
 def _sampling(steps: int, weight: float) -> dict:
   return dict(
-    sampler="ddim", steps=steps, gamma=0.3, guidance=dict(weight=weight, low=None, constant_part=0.2),
-    threshold="static", percentile=99.5,
+    sampler="ddim",
+    steps=steps,
+    gamma=0.3,
+    guidance=dict(weight=weight, low=None, constant_part=0.2),
+    threshold="static",
+    percentile=99.5,
   )
 
 
@@ -101,7 +110,7 @@ def _stages() -> dict:
     ssr3=_unet([_level(40, **conv), _level(48, **conv)], patch=8, embed_dim=64, norm="rms"),
   )
   stages = {}
-  for before, name in zip((None, *STAGES), STAGES):
+  for before, name in zip((None, *STAGES), STAGES, strict=False):
     task = "base" if before is None else name[:3]
     stages[name] = dict(
       task=task,
@@ -116,14 +125,32 @@ def _stages() -> dict:
 
 def _train() -> dict:
   return dict(
-    seed=0, steps=20_000, batch_size=16, accumulation=1, frames=0, image_fraction=0.0,
+    seed=0,
+    steps=20_000,
+    batch_size=16,
+    accumulation=1,
+    frames=0,
+    image_fraction=0.0,
     crop=dict(frames=0, height=0, width=0),
     optimizer=dict(
-      kind="muon", learning_rate=2e-3, warmup_steps=100, final_fraction=0.05, b1=0.9, b2=0.99, weight_decay=0.0,
+      kind="muon",
+      learning_rate=2e-3,
+      warmup_steps=100,
+      final_fraction=0.05,
+      b1=0.9,
+      b2=0.99,
+      weight_decay=0.0,
       clip_norm=1.0,
     ),
-    ema_decay=0.999, init_from="", log_every=50, eval_every=1000, eval_batches=4, sample_every=1000, num_samples=8,
-    sample_steps=16, checkpoint=dict(every=500, max_to_keep=2, keep_period=0),
+    ema_decay=0.999,
+    init_from="",
+    log_every=50,
+    eval_every=1000,
+    eval_batches=4,
+    sample_every=1000,
+    num_samples=8,
+    sample_steps=16,
+    checkpoint=dict(every=500, max_to_keep=2, keep_period=0),
   )
 
 

@@ -47,7 +47,9 @@ def _equation_flops(equation: Any) -> int:
     return 2 * taps * math.prod(equation.outvars[0].aval.shape) // params["batch_group_count"]
   if name == "scan":
     return params["length"] * _jaxpr_flops(params["jaxpr"].jaxpr)
-  if name == "cond":  # platform_dependent: XLA's gradients of strided convolutions are written with zeros between the values, so the least is true
+  if (
+    name == "cond"
+  ):  # platform_dependent: XLA's gradients of strided convolutions are written with zeros between the values, so the least is true
     return min(_jaxpr_flops(branch.jaxpr) for branch in params["branches"])
   return sum(_jaxpr_flops(inner) for inner in _inner_jaxprs(params))
 

@@ -133,9 +133,7 @@ class Stage:
     """(1 + w) x_cond - w x_uncond by one evaluation on 2B examples. Only the text is dropped, never the lowres clip."""
     twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), cond)
     dropped = jnp.concatenate([cond.text_mask, jnp.zeros_like(cond.text_mask)])
-    both = self.denoise(
-      params, jnp.concatenate([z_t, z_t]), jnp.concatenate([logsnr_t, logsnr_t]), twice.replace(text_mask=dropped)
-    )
+    both = self.denoise(params, jnp.concatenate([z_t, z_t]), jnp.concatenate([logsnr_t, logsnr_t]), twice.replace(text_mask=dropped))
     x_cond, x_uncond = jnp.split(both, 2)
     return guidance.guided(x_cond=x_cond, x_uncond=x_uncond, w=w)
 

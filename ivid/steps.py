@@ -37,7 +37,14 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
 
 
 def train_step(
-  state: TrainState, batch: Any, key: jax.Array, *, loss_fn: LossFn, optimizer: optax.GradientTransformation, ema_decay: float, accumulation: int
+  state: TrainState,
+  batch: Any,
+  key: jax.Array,
+  *,
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation,
+  ema_decay: float,
+  accumulation: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One update. A step whose loss or gradient is not finite changes nothing but the counter, so the state stays usable.
 

@@ -22,6 +22,7 @@ def write_weights(path: str | os.PathLike, params: Any, *, dtype: Any = None, me
   target.parent.mkdir(parents=True, exist_ok=True)
   temporary = target.with_name(f".{target.name}.{os.getpid()}")
   safetensors.numpy.save_file(flat, temporary, metadata=metadata)
+  temporary.chmod(0o666 & ~_umask())  # the library makes files that only their owner may read
   os.replace(temporary, target)
 
 
@@ -40,3 +41,9 @@ def read_weights(path: str | os.PathLike, *, dtype: Any = np.float32) -> dict[st
     raise ValueError(f"{target} is no readable safetensors file ({target.stat().st_size} bytes): {error}") from None
   cast = {name: a if a.dtype.kind in "iub" else a.astype(dtype) for name, a in flat.items()}
   return traverse_util.unflatten_dict(cast, sep="/")
+
+
+def _umask() -> int:
+  mask = os.umask(0)
+  os.umask(mask)
+  return mask

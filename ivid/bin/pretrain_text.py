@@ -1,4 +1,4 @@
-"""Trains the small text encoder on moving_shapes captions: `python -m ivid.bin.pretrain_text --out=DIR --steps=N`.
+"""Trains the small text encoder on moving_shapes captions: `ivid pretrain_text --out=DIR --steps=N`.
 
 The same command continues a run that was stopped; DIR/encoder is the encoder alone, as `load_encoder` reads it.
 """
@@ -9,25 +9,21 @@ import json
 import os
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import optax
-from absl import app, flags
+from absl import flags
 from flax import serialization
 
+from ivid.bin.config import parse_flags
 from ivid.data import grammar
 from ivid.programs import Program
 from ivid.spec.cascade import TextSpec
 from ivid.text import encoder, pretrain
 from ivid.text.tokenizer import make_tokenizer, pad_tokens
-
-OUT = flags.DEFINE_string("out", None, "Folder of the run.", required=True)
-STEPS = flags.DEFINE_integer("steps", 500, "Steps in all.")
-BATCH = flags.DEFINE_integer("batch_size", 16, "Captions a step.")
-RATE = flags.DEFINE_float("learning_rate", 1.2e-3, "Peak learning rate of Adam.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of parameters and captions.")
 
 WARMUP = 30
 SAVE_EVERY = 100
@@ -167,19 +163,24 @@ def show(step: int, steps: int, shown: list[tuple[bool, dict[str, jax.Array]]], 
   print(f"{step}/{steps} {seconds:.0f}s " + " ".join(f"{k[8:]}={row[k]:.3f}" for k in shown_keys if k in row), flush=True)
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected argument {argv[1]!r}: every option is --name=value")
+def define_flags(values: flags.FlagValues) -> None:
+  flags.DEFINE_string("out", None, "Folder of the run.", flag_values=values)
+  flags.DEFINE_integer("steps", 500, "Steps in all.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("batch_size", 16, "Captions a step.", lower_bound=1, flag_values=values)
+  flags.DEFINE_float("learning_rate", 1.2e-3, "Peak learning rate of Adam.", flag_values=values)
+  flags.DEFINE_integer("seed", 0, "Seed of parameters and captions.", lower_bound=0, flag_values=values)
+
+
+def main(argv: Sequence[str]) -> None:
+  values = parse_flags(argv, define_flags)
+  if not values.out:
+    raise ValueError("--out is missing: expected the folder of the run, such as runs/text")
   results = train(
-    pathlib.Path(OUT.value),
+    pathlib.Path(values.out),
     spec=TextSpec(),
-    steps=STEPS.value,
-    batch_size=BATCH.value,
-    learning_rate=RATE.value,
-    seed=SEED.value,
+    steps=values.steps,
+    batch_size=values.batch_size,
+    learning_rate=values.learning_rate,
+    seed=values.seed,
   )
   print("\n".join(f"{name} {value:.4f}" for name, value in results.items()))
-
-
-if __name__ == "__main__":
-  app.run(main)

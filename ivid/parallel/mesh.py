@@ -28,7 +28,9 @@ def mesh_shape(spec: MeshSpec, num_devices: int) -> tuple[int, ...]:
   known = math.prod(size for size in sizes if size != -1)
   if num_devices % known or (-1 not in sizes and known != num_devices):
     near = max(d for d in range(1, min(known, num_devices) + 1) if num_devices % d == 0)
-    raise ValueError(f"mesh {text} does not divide {num_devices} device(s): expected a product of {num_devices}, the nearest divisor is {near}")
+    raise ValueError(
+      f"mesh {text} does not divide {num_devices} device(s): expected a product of {num_devices}, the nearest divisor is {near}"
+    )
   return tuple(num_devices // known if size == -1 else size for size in sizes)
 
 

@@ -48,7 +48,9 @@ class CascadeSpec:
       raise ValueError(f"cascade {self.name}: first stage {names[0]} has task {self.stages[0].task.value}, expected base")
     for stage in self.stages:
       if stage.unet.text_dim != self.text.dim:
-        raise ValueError(f"cascade {self.name}: stage {stage.name} reads text of width {stage.unet.text_dim}, the encoder gives {self.text.dim}")
+        raise ValueError(
+          f"cascade {self.name}: stage {stage.name} reads text of width {stage.unet.text_dim}, the encoder gives {self.text.dim}"
+        )
     for before, stage in zip(self.stages, self.stages[1:], strict=False):
       if stage.lowres is None:
         raise ValueError(f"cascade {self.name}: stage {stage.name} after {before.name} has task base, expected tsr or ssr")

@@ -94,7 +94,7 @@ class UNetSpec:
   head_dim: int = 32
   norm: Norm = Norm.GROUP
   norm_groups: int = 8
-  text_dim: int = 192
+  text_dim: int = 256
   dtype: str = "float32"  # of activations; statistics and softmax are float32 always
   param_dtype: str = "float32"
 

@@ -10,6 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from ivid.spec import convert
+from ivid.spec.compare import stage_difference
 from ivid.spec.run import CheckpointSpec
 from ivid.spec.stage import StageSpec
 from ivid.stage import Stage, unbox
@@ -60,8 +61,7 @@ class Checkpointer:
     """
     step = self._manager.latest_step()
     path = self._folder / str(step)
-    saved = _read_meta(path)["stage"]
-    difference = first_difference(saved, convert.to_dict(self._stage))
+    difference = stage_difference(_read_spec(path), self._stage)
     if difference:
       raise ValueError(f"checkpoint {path} is of another stage: {difference}")
     try:
@@ -99,7 +99,7 @@ def load_ema(workdir: str | pathlib.Path) -> tuple[StageSpec, Any, int]:
   if not steps:
     raise ValueError(f"no checkpoint in {folder}: expected the work folder of a run that has saved at least once")
   path = folder / str(max(steps))
-  spec = convert.from_dict(StageSpec, _read_meta(path)["stage"])
+  spec = _read_spec(path)
   sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), unbox(Stage(spec).abstract_params()))
   try:
@@ -110,27 +110,9 @@ def load_ema(workdir: str | pathlib.Path) -> tuple[StageSpec, Any, int]:
   return spec, params, max(steps)
 
 
-def first_difference(have: Any, want: Any, path: str = "stage") -> str:
-  """The first field in which two plain trees differ, with both values; empty if they are equal. `sampling` is no part of the function."""
-  if isinstance(have, dict) and isinstance(want, dict):
-    for key in sorted(set(have) | set(want)):
-      if key == "sampling":
-        continue
-      if key not in have or key not in want:
-        return f"{path}.{key} is {'missing' if key not in have else 'unknown'}"
-      found = first_difference(have[key], want[key], f"{path}.{key}")
-      if found:
-        return found
-    return ""
-  if isinstance(have, list) and isinstance(want, list) and len(have) == len(want):
-    return next(filter(None, (first_difference(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(have, want, strict=True)))), "")
-  return "" if have == want else f"{path}={have!r}, expected {want!r}"
-
-
-def _read_meta(path: pathlib.Path) -> dict[str, Any]:
-  file = path / "meta" / "metadata"
+def _read_spec(path: pathlib.Path) -> StageSpec:
   try:
-    return json.loads(file.read_text(encoding="utf-8"))
+    return convert.from_dict(StageSpec, json.loads((path / "meta" / "metadata").read_text(encoding="utf-8"))["stage"])
   except (OSError, json.JSONDecodeError) as error:
     raise ValueError(f"checkpoint {path} cannot be read: {_first_line(error)}") from None
 

@@ -68,7 +68,7 @@ def test_load_ema(on_eight, saved):
 
 def test_checkpoint_of_another_stage(on_eight, saved):
   other = dataclasses.replace(SPEC, diffusion=dataclasses.replace(SPEC.diffusion, text_drop=0.25))
-  with pytest.raises(ValueError, match=r"is of another stage: stage.diffusion.text_drop=0.1, expected 0.25"):
+  with pytest.raises(ValueError, match=r"is of another stage: diffusion.text_drop=0.1, expected 0.25"):
     Checkpointer(saved, CheckpointSpec(), other).restore(on_eight[0].state)
 
 

@@ -20,7 +20,13 @@ STEPS, HALF = 20, 10
 
 
 def command(workdir):
-  options = [f"train.steps={STEPS}", f"train.checkpoint.every={HALF}", "train.eval_every=0", "train.optimizer.kind=muon", "cascade.text.max_tokens=32"]
+  options = [
+    f"train.steps={STEPS}",
+    f"train.checkpoint.every={HALF}",
+    "train.eval_every=0",
+    "train.optimizer.kind=muon",
+    "cascade.text.max_tokens=32",
+  ]
   return [sys.executable, "-m", "ivid", "train", "--config=tiny:base", f"--workdir={workdir}", *(f"--config.{o}" for o in options)]
 
 

@@ -1,0 +1,39 @@
+"""Whether two stages are the same function."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ivid.spec import convert
+from ivid.spec.stage import StageSpec
+
+# Defaults that sampling may change: no part of the function that the weights are trained for.
+SAMPLING_DEFAULTS = ("sampling", "lowres.aug_snr")
+
+
+def stage_difference(have: StageSpec, want: StageSpec, *, text_encoder: bool = True) -> str:
+  """The first field in which two stages' functions differ, with both values; empty if they are the same function.
+
+  Args:
+    text_encoder: whether the hash of the encoder counts.
+  """
+  if not text_encoder:
+    have, want = (dataclasses.replace(spec, text_encoder="") for spec in (have, want))
+  left, right = _flat(convert.to_dict(have)), _flat(convert.to_dict(want))
+  for field in {**left, **right}:
+    if field.startswith(SAMPLING_DEFAULTS) or left.get(field) == right.get(field):
+      continue
+    return f"{field}={left.get(field)!r}, expected {right.get(field)!r}"
+  return ""
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+  """Leaves of nested dictionaries and lists by their path; lists give their length too."""
+  if isinstance(value, dict):
+    pairs = value.items()
+  elif isinstance(value, list):
+    pairs = [("length", len(value)), *enumerate(value)]
+  else:
+    return {path: value}
+  return {p: leaf for key, item in pairs for p, leaf in _flat(item, f"{path}.{key}" if path else str(key)).items()}

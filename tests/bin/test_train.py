@@ -1,0 +1,59 @@
+"""`ivid train`: what a wrong command prints, and the dry run."""
+
+import json
+
+import pytest
+
+from ivid.__main__ import main
+
+TINY = "--config=tiny:base"
+
+
+def fails(capsys, *args):
+  status = main(["train", *args])
+  lines = capsys.readouterr().err.strip().splitlines()
+  assert status in (1, 2) and len(lines) == 1, lines
+  return lines[0]
+
+
+@pytest.mark.parametrize(
+  ("args", "message"),
+  [
+    ([], "--config is missing: expected a file and a stage such as nano:base"),
+    ([TINY], "--workdir is missing"),
+    (["--config=tiny:bose"], "unknown stage 'bose': did you mean 'base'?"),
+    ([TINY, "--config.train.batchsize=3"], "unknown key 'config.train.batchsize': did you mean 'batch_size'?"),
+    ([TINY, "--config.train.batch_size=-1"], "train.batch_size=-1: expected 1 or more"),
+    ([TINY, "--config.train.steps=0"], "train.steps=0: expected 1 or more"),
+    ([TINY, "--wrokdir=a"], "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
+    ([TINY, "--dry_run", "--config.mesh.data=3"], "mesh data=3 x fsdp=1 x tensor=1 does not divide 8 device(s)"),
+    ([TINY, "--dry_run", "--config.train.batch_size=12"], "train.batch_size=12 in 1 microbatch(es) does not divide over the mesh's data x fsdp=8"),
+    ([TINY, "--dry_run", "--config.train.frames=9"], "training on frames=9: stage base has 4"),
+    (["--config=tiny:tsr1", "--dry_run", "--config.train.image_fraction=0.5"], "a temporal stage (tsr1) learns from videos alone"),
+  ],
+)
+def test_bad_input_is_one_line(capsys, args, message):
+  assert message in fails(capsys, *args)
+
+
+def test_work_folder_that_cannot_be_made(capsys, tmp_path):
+  (tmp_path / "file").write_text("in the way")
+  assert "is not writable" in fails(capsys, TINY, f"--workdir={tmp_path / 'file' / 'run'}")
+
+
+def test_work_folder_of_another_stage(capsys, tmp_path):
+  # A finished checkpoint of another spec is made by tests/train; here the text encoder that is not there comes first.
+  message = fails(capsys, TINY, f"--workdir={tmp_path / 'run'}", "--config.data.text_encoder=nowhere")
+  assert "nowhere" in message
+
+
+def test_dry_run(capsys, tmp_path):
+  path = tmp_path / "report.json"
+  assert main(["train", "--config=tiny:ssr1", "--dry_run", f"--json={path}"]) == 0
+  printed = capsys.readouterr().out
+  report = json.loads(path.read_text())
+  assert report["input"] == "8x12x20@1.5fps" and report["output"] == "8x24x40@1.5fps"
+  assert f"{report['parameters']:,}" in printed
+  assert report["batch"]["video"] == [8, 8, 24, 40, 3, "uint8"]
+  assert report["gflop_per_step"] > 3 * 8 * report["gflop_per_evaluation"] * 0.8
+  assert not list(tmp_path.glob("report.json.*"))

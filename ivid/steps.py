@@ -51,7 +51,7 @@ def train_step(
   Returns: the state and scalars: loss, grad_norm.
   """
   loss, grads = _gradients(state.params, batch, key, loss_fn=loss_fn, accumulation=accumulation)
-  grad_norm = optax.global_norm(grads)
+  grad_norm = optax.tree.norm(grads)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   # The average follows quickly at first, else it would remember the initial values for 1 / (1 - decay) steps.

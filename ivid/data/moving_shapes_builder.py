@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from ivid.data import clips, grammar, moving_shapes, records
 from ivid.data.draw import draw, to_uint8
-from ivid.data.sources import STREAMS, Split
+from ivid.data.example import STREAMS, Split
 from ivid.spec.clip import ClipShape
 
 FORMAT = "array_record"

@@ -8,7 +8,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from ivid.data.sources import Example, Source, Split, make_source
+from ivid.data.example import Example, Source, Split
+from ivid.data.sources import make_source
 from ivid.spec import batch as batches
 from ivid.spec.run import DataSpec, TrainSpec
 from ivid.spec.stage import StageSpec

@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-from typing import Protocol
-
 import numpy as np
 
 from ivid.data import grammar, moving_shapes
 from ivid.data.draw import draw, to_uint8
+from ivid.data.example import CHOICES, STREAMS, Example, Source, Split
 from ivid.data.view import View, make_view
 from ivid.spec.errors import nearest
 from ivid.spec.run import DataSpec, TrainSpec
 from ivid.spec.stage import StageSpec
 
-
-class Split(enum.Enum):
-  TRAIN = "train"
-  EVAL = "eval"  # other scenes of the same world, captions in the template's words
-  HELD_OUT = "held_out"  # scenes whose objects training never shows (moving_shapes only)
-
-
-# Every (split, frame of packed images) has a stream of its own: no scene is shared between splits.
-STREAMS = {Split.TRAIN: 0, Split.EVAL: 1 << 16, Split.HELD_OUT: 2 << 16}
-CHOICES = 1  # seeds the draws around a scene (crop, caption), apart from the scene's own
 DURATION_SLACK = 1e-3  # seconds
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-  """One row of a batch: uint8 [T, H, W, 3], and one caption, or one a frame where the frames are independent images."""
-
-  video: np.ndarray
-  captions: tuple[str, ...]
-  is_video: bool
-  fps: float
-
-
-class Source(Protocol):
-  def __getitem__(self, index: int) -> Example: ...
 
 
 def make_source(*, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split) -> Source:

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from ivid.data import records
 from ivid.data.clips import resized
-from ivid.data.sources import CHOICES, STREAMS, Example, Split
+from ivid.data.example import CHOICES, STREAMS, Example, Split
 from ivid.data.view import make_view
 from ivid.spec.errors import nearest
 from ivid.spec.run import DataSpec, TrainSpec

@@ -66,4 +66,4 @@ def test_clipping():
   params = {"a": jnp.zeros(4)}
   adam = optax.chain(optax.clip_by_global_norm(1e-3))
   clipped, _ = adam.update({"a": jnp.full(4, 10.0)}, adam.init(params))
-  np.testing.assert_allclose(optax.global_norm(clipped), 1e-3, rtol=1e-5)
+  np.testing.assert_allclose(optax.tree.norm(clipped), 1e-3, rtol=1e-5)

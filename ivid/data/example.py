@@ -1,0 +1,29 @@
+"""What a source gives for an index, and how the data's randomness is split into streams."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+import numpy as np
+
+
+class Split(enum.Enum):
+  TRAIN = "train"
+  EVAL = "eval"  # other scenes of the same world, captions in the template's words
+  HELD_OUT = "held_out"  # scenes whose objects training never shows (moving_shapes only)
+
+
+# Every (split, frame of packed images) has a stream of its own: no scene is shared between splits.
+STREAMS = {Split.TRAIN: 0, Split.EVAL: 1 << 16, Split.HELD_OUT: 2 << 16}
+CHOICES = 1  # seeds the draws around a scene (crop, caption), apart from the scene's own
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One row of a batch: uint8 [T, H, W, 3], and one caption, or one a frame where the frames are independent images."""
+
+  video: np.ndarray
+  captions: tuple[str, ...]
+  is_video: bool
+  fps: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from typing import Protocol
 
 import numpy as np
 
@@ -27,3 +28,7 @@ class Example:
   captions: tuple[str, ...]
   is_video: bool
   fps: float
+
+
+class Source(Protocol):
+  def __getitem__(self, index: int) -> Example: ...

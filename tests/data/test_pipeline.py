@@ -76,8 +76,10 @@ def test_seed_and_split_change_everything():
 def test_captions_by_split():
   train = TrainSpec(batch_size=64)
   small = dataclasses.replace(BASE, output=ClipShape(1, 12, 20, 1.0))
-  plain = dataclasses.replace(DATA, paraphrase=0.0, two_objects=1.0)
-  one = {split: [row[0] for row in batch(data=DATA, train=train, stage=BASE, split=split)["captions"]] for split in Split}
+  direct = dataclasses.replace(DATA, threads=0)
+  plain = dataclasses.replace(direct, paraphrase=0.0, two_objects=1.0)
+  short = dataclasses.replace(BASE, output=ClipShape(2, 12, 20, 0.375))
+  one = {split: [row[0] for row in batch(data=direct, train=train, stage=short, split=split)["captions"]] for split in Split}
   for split in (Split.EVAL, Split.HELD_OUT):
     objects = [item for text in one[split] for item in grammar.parse(text).objects]
     assert {grammar.held_out(item) for item in objects} == ({True} if split is Split.HELD_OUT else {False})

@@ -68,7 +68,7 @@ def _unet(levels: list[dict], *, patch: int, embed_dim: int = 128, head_dim: int
   )
 
 
-def _diffusion() -> dict:
+def _diffusion(sigma_floor: float) -> dict:
   # Patched stages output x: clean pixels pass a narrow network, the noise values of a patch do not.
   return dict(
     prediction="x",
@@ -76,7 +76,7 @@ def _diffusion() -> dict:
     logsnr_min=-20.0,
     logsnr_max=20.0,
     resolution_shift=False,
-    sigma_floor=0.08,
+    sigma_floor=sigma_floor,
     text_drop=0.1,
   )
 
@@ -116,7 +116,8 @@ def _stages() -> dict:
       task=task,
       output=CLIPS[name],
       unet=unets[name],
-      diffusion=_diffusion(),
+      # The base decides what is where, at high noise; the others add detail, at low noise.
+      diffusion=_diffusion(0.15 if before is None else 0.08),
       lowres=None if before is None else _lowres(before),
       sampling=_sampling(32 if before is None else 8, 2.0 if before is None else 0.0),
     )

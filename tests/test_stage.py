@@ -121,3 +121,14 @@ def test_last_step_returns_the_clipped_prediction(sampler, case):
   state = stage.sample_step(params, SampleState(z, jnp.zeros_like(z)), cond, jnp.zeros_like(z), inputs, sampling)
   want = jnp.clip(stage.denoise(params, z, jnp.full((4,), 0.5), cond), -1, 1)
   np.testing.assert_allclose(state.z, want, atol=1e-4)
+
+
+def test_bfloat16_network_keeps_float32_outside(case):
+  stage, params, batch = case
+  half = Stage(dataclasses.replace(stage.spec, unet=dataclasses.replace(stage.spec.unet, dtype="bfloat16")))
+  (losses, _), grads = jax.value_and_grad(lambda p: (lambda pair: (pair[0].mean(), pair[1]))(half.loss(p, batch, KEY)), has_aux=True)(
+    params
+  )
+  assert losses.dtype == jnp.float32 and all(g.dtype == jnp.float32 for g in jax.tree.leaves(grads))
+  full = stage.loss(params, batch, KEY)[0].mean()
+  assert abs(float(losses) / float(full) - 1) < 0.05

@@ -167,7 +167,7 @@ def stage_difference(have: StageSpec, want: StageSpec) -> str:
   Sampling defaults are no part of it; the text encoder is compared by its own hash.
   """
   left, right = (_flat(convert.to_dict(dataclasses.replace(spec, text_encoder=""))) for spec in (have, want))
-  for field in sorted(left.keys() | right.keys()):
+  for field in {**left, **right}:
     if field.startswith(SAMPLING_DEFAULTS) or left.get(field) == right.get(field):
       continue
     return f"{field}={left.get(field)!r}, expected {right.get(field)!r}"

@@ -31,8 +31,8 @@ def test_every_stage_yields_its_size(cascade, full):
 
 
 def test_a_clip_does_not_depend_on_its_company(cascade, full):
-  swapped = run(cascade, [B, A, Sample(A.prompt, A.seed, 1)], batch_size=2)
-  for name in ("base", "tsr1", "ssr1"):
+  swapped = run(cascade, [B, A, Sample(A.prompt, A.seed, 1)], batch_size=2, stop="tsr1")
+  for name in ("base", "tsr1"):
     for mine, theirs in ((0, 1), (1, 0)):
       difference = full[name, mine].frames.astype(int) - swapped[name, theirs].frames
       assert np.abs(difference).max() <= 1  # a value within rounding of the border between two bytes
@@ -73,7 +73,7 @@ def test_overrides_reach_the_stages(cascade):
     (dict(steps="0"), "steps=0: expected 1 or more"),
     (dict(steps="8.5"), "steps=8.5: expected a whole number"),
     (dict(steps="4,5"), "two values for all stages, 4 and 5"),
-    (dict(steps="sr1=4"), "no stage 'sr1' that runs takes it: did you mean 'ssr1'"),
+    (dict(steps="ssr=4"), "no stage 'ssr' that runs takes it: did you mean 'ssr1'"),
     (dict(sampler="ddmi"), "unknown sampler 'ddmi': did you mean 'ddim'"),
     (dict(threshold="dynamik"), "unknown threshold 'dynamik': did you mean 'dynamic'"),
     (dict(guidance="strong"), "guidance=strong: expected a number or HIGH:LOW such as 15:1"),

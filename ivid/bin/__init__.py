@@ -1,1 +1,1 @@
-"""The commands: `ivid NAME` runs main(argv) of NAME.py. Flags and a call, nothing more."""
+"""Command-line binaries: flags and a call."""

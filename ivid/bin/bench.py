@@ -1,7 +1,7 @@
 """Speed of the networks, as ratios to a float32 matrix product timed in the same run.
 
-  ivid bench unet --config=nano
-  ivid bench unet --config=nano --stages=base,ssr1 --repeats=7 --json=bench.json
+ivid bench unet --config=nano
+ivid bench unet --config=nano --stages=base,ssr1 --repeats=7 --json=bench.json
 """
 
 from __future__ import annotations

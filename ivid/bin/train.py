@@ -1,6 +1,6 @@
 """Train one stage of a cascade; the same command again resumes.
 
-  ivid train --config=nano:base --workdir=runs/base
+ivid train --config=nano:base --workdir=runs/base
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ivid.nets import axes
 from ivid.nets.blocks import Block
 from ivid.nets.condition import Conditioner, Context
-from ivid.nets.layers import Conv, FrameNorm, depth_to_space, grow2, pin, space_to_depth
+from ivid.nets.layers import Conv, Dense, FrameNorm, depth_to_space, grow2, pin, space_to_depth
 from ivid.spec.stage import LevelSpec, TimeMixing, UNetSpec
 
 
@@ -55,7 +55,18 @@ class VideoUNet(nn.Module):
     h = nn.silu(FrameNorm(self.spec.norm, self.spec.norm_groups, name="norm_out", **self._kinds())(h))
     out = self.spec.patch**2 * self.out_channels
     h = self._conv(out, "conv_out", kernel=self.spec.io_kernel, names=(axes.EMBED_IN, axes.PIXELS), zero=True)(h)
-    return depth_to_space(h.astype(jnp.float32), self.spec.patch)[:, :, :H, :W]
+    prediction = depth_to_space(h.astype(jnp.float32), self.spec.patch)[:, :, :H, :W]
+    return prediction if lowres is None else prediction + self._input_path(z, lowres, context)
+
+  def _input_path(self, z: jax.Array, lowres: jax.Array, context: Context) -> jax.Array:
+    """a z + b lowres with a and b a channel from the conditioning: what a super-resolution stage has to add is then detail, not colour.
+
+    Ours: a learned form of the skip of EDM's preconditioning (2206.00364, section 5), zero at initialisation. Norms inside the network
+    drop a frame's absolute levels, which it would take long to learn back.
+    """
+    gates = Dense(2 * self.out_channels, (axes.COND, axes.PIXELS), zero=True, name="input_path", **self._kinds())(context.emb)
+    a, b = jnp.split(gates.astype(jnp.float32)[:, :, None, None], 2, axis=-1)
+    return a * z + b * lowres[..., : self.out_channels].astype(jnp.float32)
 
   def _kinds(self) -> dict[str, jnp.dtype]:
     return dict(dtype=jnp.dtype(self.spec.dtype), param_dtype=jnp.dtype(self.spec.param_dtype))

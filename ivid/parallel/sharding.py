@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import optax
 from flax import linen as nn
 from flax.core import meta
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+if TYPE_CHECKING:  # sampling needs no optimizer, and starts faster without it
+  import optax
 
 # Input channels carry fsdp (facts of scale: never the scanned axis), output channels carry tensor.
 RULES: dict[str, str | tuple[str, ...] | None] = {

@@ -16,13 +16,12 @@ import ml_dtypes
 from ivid import weights
 from ivid.spec import convert
 from ivid.spec.cascade import CascadeSpec
+from ivid.spec.compare import stage_difference
 from ivid.spec.stage import StageSpec
 from ivid.text.encoder import TextEncoder, load_encoder
 
 CASCADE_FILE, SPEC_FILE, WEIGHTS_FILE, TEXT_FOLDER = "cascade.json", "spec.json", "weights.safetensors", "text"
 HASH_CHUNK = 1 << 24
-# Defaults that sampling may change: no part of the function that the weights are trained for.
-SAMPLING_DEFAULTS = ("sampling", "lowres.aug_snr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Cascade:
     entry = _read_entry(folder / SPEC_FILE)
     if entry.step < 1:
       raise ValueError(f"stage {name} of cascade {self.spec.name} was never trained: its weights are of step {entry.step}")
-    difference = stage_difference(entry.spec, want)
+    difference = stage_difference(entry.spec, want, text_encoder=False)
     if difference:
       raise ValueError(f"{folder} holds weights of another stage than {name}: {difference}")
     _check_size(folder / WEIGHTS_FILE)
@@ -135,7 +134,7 @@ def write_cascade(
   for name, (spec, _, step) in stages.items():
     if step < 1:
       raise ValueError(f"stage {name} is at step {step}: expected a stage that was trained")
-    difference = stage_difference(spec, cascade.stage(name))
+    difference = stage_difference(spec, cascade.stage(name), text_encoder=False)
     if difference:
       raise ValueError(f"weights given for stage {name} are of another stage: {difference}")
     _check_text(spec, encoder)
@@ -161,36 +160,12 @@ def write_cascade(
   return open_cascade(out)
 
 
-def stage_difference(have: StageSpec, want: StageSpec) -> str:
-  """The first field in which two stages' functions differ, with both values; empty if they are the same function.
-
-  Sampling defaults are no part of it; the text encoder is compared by its own hash.
-  """
-  left, right = (_flat(convert.to_dict(dataclasses.replace(spec, text_encoder=""))) for spec in (have, want))
-  for field in {**left, **right}:
-    if field.startswith(SAMPLING_DEFAULTS) or left.get(field) == right.get(field):
-      continue
-    return f"{field}={left.get(field)!r}, expected {right.get(field)!r}"
-  return ""
-
-
 def file_sha256(path: pathlib.Path) -> str:
   digest = hashlib.sha256()
   with open(path, "rb") as file:
     while chunk := file.read(HASH_CHUNK):
       digest.update(chunk)
   return digest.hexdigest()
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-  """Leaves of nested dictionaries and lists by their path; lists give their length too."""
-  if isinstance(value, dict):
-    pairs = value.items()
-  elif isinstance(value, list):
-    pairs = [("length", len(value)), *enumerate(value)]
-  else:
-    return {path: value}
-  return {p: leaf for key, item in pairs for p, leaf in _flat(item, f"{path}.{key}" if path else str(key)).items()}
 
 
 def _update(folder: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text: str | os.PathLike) -> None:

@@ -12,7 +12,7 @@ def training_view(spec: StageSpec, train: TrainSpec) -> StageSpec:
   """The stage at the size it is trained on: fewer frames spread over the clip, or a crop. The parameters are the same."""
   output = spec.output
   frames = train.crop.frames or train.frames or output.frames
-  fps = output.fps * frames / output.frames if train.frames else output.fps
+  fps = output.fps * train.frames / output.frames if train.frames else output.fps
   size = dict(frames=frames, height=train.crop.height or output.height, width=train.crop.width or output.width)
   view = dataclasses.replace(output, fps=fps, **size)
   if spec.lowres is None:

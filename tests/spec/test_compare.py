@@ -1,0 +1,35 @@
+"""Which fields make two stages different functions."""
+
+import dataclasses
+
+from ivid.bin.config import load_run
+from ivid.spec.compare import stage_difference
+from ivid.spec.stage import SamplingSpec
+
+SSR1 = load_run("nano:ssr1").cascade.stage("ssr1")
+
+
+def test_equal():
+  assert stage_difference(SSR1, SSR1) == ""
+
+
+def test_sampling_defaults_do_not_count():
+  other = dataclasses.replace(SSR1, sampling=SamplingSpec(steps=3), lowres=dataclasses.replace(SSR1.lowres, aug_snr=3.0))
+  assert stage_difference(SSR1, other) == ""
+
+
+def test_first_field_with_both_values():
+  other = dataclasses.replace(SSR1, unet=dataclasses.replace(SSR1.unet, head_dim=8))
+  assert stage_difference(other, SSR1) == "unet.head_dim=8, expected 16"
+
+
+def test_levels_by_number():
+  levels = (dataclasses.replace(SSR1.unet.levels[0], channels=72), *SSR1.unet.levels[1:])
+  other = dataclasses.replace(SSR1, unet=dataclasses.replace(SSR1.unet, levels=levels))
+  assert stage_difference(other, SSR1) == "unet.levels.0.channels=72, expected 64"
+
+
+def test_text_encoder_counts_unless_told():
+  other = dataclasses.replace(SSR1, text_encoder="abc")
+  assert stage_difference(other, SSR1) == "text_encoder='abc', expected ''"
+  assert stage_difference(other, SSR1, text_encoder=False) == ""

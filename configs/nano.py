@@ -82,7 +82,7 @@ def _diffusion(sigma_floor: float) -> dict:
 
 
 def _lowres(stage: str) -> dict:
-  return dict(input=CLIPS[stage], time_fill="repeat", shrink="box", aug_logsnr_min=-2.0, aug_logsnr_max=10.0, aug_snr=5.0)
+  return dict(input=CLIPS[stage], time_fill="repeat", shrink="box", aug_logsnr_min=-2.0, aug_logsnr_max=10.0, aug_snr=30.0)
 
 
 def _sampling(steps: int, weight: float) -> dict:

@@ -64,6 +64,7 @@ class VideoUNet(nn.Module):
     Ours: a learned form of the skip of EDM's preconditioning (2206.00364, section 5), zero at initialisation. Norms inside the network
     drop a frame's absolute levels, which it would take long to learn back.
     """
+    assert z.shape[-1] == self.out_channels <= lowres.shape[-1], (z.shape, lowres.shape, self.out_channels)
     gates = Dense(2 * self.out_channels, (axes.COND, axes.PIXELS), zero=True, name="input_path", **self._kinds())(context.emb)
     a, b = jnp.split(gates.astype(jnp.float32)[:, :, None, None], 2, axis=-1)
     return a * z + b * lowres[..., : self.out_channels].astype(jnp.float32)

@@ -80,10 +80,10 @@ def _apply(net):
   ],
 )
 def test_output_shape_and_dtype(lowres, w, K, norm, dtype):
-  net = VideoUNet(dataclasses.replace(SMALL, norm=norm, dtype=dtype), out_channels=5)
+  net = VideoUNet(dataclasses.replace(SMALL, norm=norm, dtype=dtype), out_channels=3 if lowres else 5)
   inputs = _inputs(SMALL, H=10, W=6, K=K, lowres=lowres, w=w)
   y, variables = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), **inputs))
-  assert (y.shape, y.dtype) == ((2, 3, 10, 6, 5), jnp.float32)
+  assert (y.shape, y.dtype) == ((2, 3, 10, 6, net.out_channels), jnp.float32)
   assert ("aug_logsnr" in variables["params"]["condition"]) == lowres
   assert "w" in variables["params"]["condition"]
 
@@ -226,3 +226,15 @@ def test_sizes_that_do_not_divide_are_padded_with_zeros():
   params, apply = _params(VideoUNet(spec), inputs), _apply(VideoUNet(spec))
   padded = inputs | dict(z=jnp.pad(inputs["z"], ((0, 0), (0, 0), (0, 0), (0, 2), (0, 0))))
   np.testing.assert_allclose(apply(params, inputs), apply(params, padded)[..., :6, :], atol=1e-6)
+
+
+def test_input_path_carries_levels_that_norms_drop():
+  """Adding a constant to the conditioning clip reaches the output by the gate, channel by channel."""
+  net = VideoUNet(SMALL)
+  inputs = _inputs(SMALL, lowres=True)
+  params = _params(net, inputs)
+  gate = jax.tree.map(jnp.zeros_like, params["input_path"])
+  closed = dict(params, input_path=gate)
+  opened = dict(params, input_path=dict(gate, bias=jnp.asarray([0.0, 0, 0, 0.5, 1.0, 2.0])))
+  difference = net.apply({"params": opened}, **inputs) - net.apply({"params": closed}, **inputs)
+  np.testing.assert_allclose(difference, inputs["lowres"][..., :3] * jnp.asarray([0.5, 1.0, 2.0]), atol=1e-5)

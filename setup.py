@@ -32,6 +32,8 @@ setuptools.setup(
     "etils[epath]>=1.10",
     "flax>=0.12",
     "grain>=0.2.12",
+    # TFDS imports it without asking for it.
+    "importlib-resources>=6",
     "jax>=0.10",
     "matplotlib>=3.9",
     "ml-collections>=1.0",

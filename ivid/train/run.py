@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from ivid.diffusion.loss import logsnr_buckets
@@ -171,7 +172,7 @@ def bucket_means(stage: Stage, losses: np.ndarray, times: np.ndarray, buckets: i
 def _whole(array: jax.Array) -> jax.Array:
   if array.is_fully_addressable:
     return array
-  return jax.experimental.multihost_utils.process_allgather(array, tiled=True)
+  return multihost_utils.process_allgather(array, tiled=True)
 
 
 def _sizes(shape: tuple[int, int, int]) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """The one convolution of the networks, lowered per platform.
 
 TPU and GPU take XLA's native convolution and its native gradients. XLA's gradient with respect to the kernel is very slow on the
-CPU (a convolution whose window is the whole picture), so there it is kh x kw matrix products of shifted views with the output's
-gradient, and the gradient with respect to the input is a plain convolution with the flipped kernel.
+CPU (a convolution whose window is the whole picture), so there it is matrix products of shifted views of the input with
+shifted views of the output's gradient, and the gradient with respect to the input is a plain convolution with the flipped kernel.
 """
 
 from __future__ import annotations
@@ -80,14 +80,29 @@ def _cpu_gradients(x, kernel, dy, *, stride):
 
 
 def _kernel_gradient(x, kernel, dy):
-  """d kernel[i, j] = sum over places of x shifted by (i, j) times dy: one matrix product a kernel position."""
+  """d kernel[i, j] = sum over places of x shifted by (i, j) times dy: one matrix product a row of the kernel.
+
+  Rows are shifts of one side, columns are shifts of the narrower side joined in its channels: fewer copies and a wider product than a
+  product for each position, two to three times as fast below 128 channels.
+  """
   kh, kw, C, C_out = kernel.shape
   N, H, W, _ = x.shape
-  padded = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
-  dy = dy.reshape(-1, C_out)
-  views = [padded[:, i : i + H, j : j + W].reshape(-1, C) for i in range(kh) for j in range(kw)]
-  products = [jnp.matmul(view.T, dy, preferred_element_type=jnp.float32) for view in views]
-  return jnp.stack(products).reshape(kernel.shape).astype(kernel.dtype)
+  wide, narrow, sign = (x, dy, -1) if C_out <= C else (dy, x, 1)  # sign: x shifted by s is dy shifted by -s
+  ph, pw = kh // 2, kw // 2
+  rows = jnp.pad(wide, ((0, 0), (ph, ph), (0, 0), (0, 0)))
+  columns = jnp.pad(narrow, ((0, 0), (0, 0), (pw, pw), (0, 0)))
+  starts = [pw + sign * (j - pw) for j in range(kw)]
+  joined = jnp.concatenate([columns[:, :, start : start + W] for start in starts], axis=-1).reshape(N * H * W, -1)
+  products = []
+  for i in range(kh):
+    start = ph - sign * (i - ph)
+    view = rows[:, start : start + H].reshape(N * H * W, -1)
+    pair = (view, joined) if wide is x else (joined, view)
+    products.append(jnp.matmul(pair[0].T, pair[1], preferred_element_type=jnp.float32))
+  products = jnp.stack(products)
+  if wide is x:
+    products = products.reshape(kh, C, kw, C_out).swapaxes(1, 2)
+  return products.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _strided(x, kernel):

@@ -98,6 +98,7 @@ class VideoUNet(nn.Module):
       split_rngs={"params": True},
       in_axes=(0, nn.broadcast),
       length=level.blocks,
+      unroll=min(level.unroll, level.blocks),
       reverse=up,
       metadata_params={nn.PARTITION_NAME: axes.LAYERS},
     )

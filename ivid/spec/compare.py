@@ -10,6 +10,8 @@ from ivid.spec.stage import StageSpec
 
 # Defaults that sampling may change: no part of the function that the weights are trained for.
 SAMPLING_DEFAULTS = ("sampling", "lowres.aug_snr")
+# How a level is run, not what it computes.
+EXECUTION = (".remat", ".unroll")
 
 
 def stage_difference(have: StageSpec, want: StageSpec, *, text_encoder: bool = True) -> str:
@@ -22,7 +24,7 @@ def stage_difference(have: StageSpec, want: StageSpec, *, text_encoder: bool = T
     have, want = (dataclasses.replace(spec, text_encoder="") for spec in (have, want))
   left, right = _flat(convert.to_dict(have)), _flat(convert.to_dict(want))
   for field in {**left, **right}:
-    if field.startswith(SAMPLING_DEFAULTS) or left.get(field) == right.get(field):
+    if field.startswith(SAMPLING_DEFAULTS) or field.endswith(EXECUTION) or left.get(field) == right.get(field):
       continue
     return f"{field}={left.get(field)!r}, expected {right.get(field)!r}"
   return ""

@@ -73,7 +73,12 @@ class ThresholdKind(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class LevelSpec:
-  """One resolution of the U-Net: `blocks` identical blocks on the way down and as many on the way up."""
+  """One resolution of the U-Net: `blocks` identical blocks on the way down and as many on the way up.
+
+  The blocks are a loop over stacked weights. `remat` and `unroll` choose how it is run, not what it computes: `unroll` blocks are compiled
+  in line per turn. All of them in line is a fifth faster on a CPU, where the loop copies what it keeps for the backward pass; one compiles
+  fastest.
+  """
 
   channels: int
   blocks: int = 1
@@ -81,6 +86,7 @@ class LevelSpec:
   spatial_attention: bool = False
   cross_attention: bool = False
   remat: bool = False
+  unroll: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +115,8 @@ class UNetSpec:
     for i, level in enumerate(self.levels):
       if level.blocks < 1:
         raise ValueError(f"unet.levels[{i}].blocks={level.blocks}: expected 1 or more")
+      if level.unroll < 1:
+        raise ValueError(f"unet.levels[{i}].unroll={level.unroll}: expected 1 or more")
       if self.norm is Norm.GROUP and level.channels % self.norm_groups:
         raise ValueError(f"unet.levels[{i}].channels={level.channels} is no multiple of norm_groups={self.norm_groups}")
       attends = level.spatial_attention or level.cross_attention or level.time is TimeMixing.ATTENTION

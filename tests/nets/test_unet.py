@@ -148,14 +148,14 @@ def test_pictures_in_one_example_equal_pictures_one_by_one_and_missing_text_has_
   assert changed[1, 1] > 1e-4 and changed[1, [0, 2]].max() == 0
 
 
-def test_scan_and_remat_equal_blocks_one_by_one():
+def test_scan_remat_and_unroll_equal_blocks_one_by_one():
   level = LevelSpec(4, blocks=2)
   spec = dataclasses.replace(LOCAL, levels=(level,), io_kernel=1)
   inputs = _inputs(spec, T=1, H=4, W=4)
   params = _params(VideoUNet(spec), inputs)
 
-  def loss(params, remat):
-    net = VideoUNet(dataclasses.replace(spec, levels=(dataclasses.replace(level, remat=remat),)))
+  def loss(params, **run):
+    net = VideoUNet(dataclasses.replace(spec, levels=(dataclasses.replace(level, **run),)))
     return jnp.square(net.apply({"params": params}, **inputs)).mean()
 
   def by_hand(params, h):
@@ -172,10 +172,10 @@ def test_scan_and_remat_equal_blocks_one_by_one():
     return scanned, h
 
   def everything(params):
-    return [jax.value_and_grad(loss)(params, remat) for remat in (False, True)], by_hand(params, _normal(3, 2, 1, 4, 4, 4))
+    ways = [jax.value_and_grad(loss)(params, **run) for run in ({}, dict(remat=True), dict(unroll=2))]
+    return [(ways[0], ways[1]), (ways[0], ways[2]), by_hand(params, _normal(3, 2, 1, 4, 4, 4))]
 
-  pairs = jax.jit(everything, compiler_options=QUICK)(params)
-  for first, second in pairs:
+  for first, second in jax.jit(everything, compiler_options=QUICK)(params):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), first, second)
 
 

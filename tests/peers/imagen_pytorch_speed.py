@@ -70,7 +70,7 @@ def make_ours(match: Match):
   from ivid.spec.stage import LevelSpec, TimeMixing, UNetSpec
 
   levels = tuple(
-    LevelSpec(DIM * m, blocks=b, time=TimeMixing.ATTENTION, spatial_attention=m == MULTIPLIERS[-1], cross_attention=True)
+    LevelSpec(DIM * m, blocks=b, unroll=b, time=TimeMixing.ATTENTION, spatial_attention=m == MULTIPLIERS[-1], cross_attention=True)
     for m, b in zip(MULTIPLIERS, match.blocks, strict=True)
   )
   net = VideoUNet(UNetSpec(levels, embed_dim=match.embed_dim, text_dim=TEXT_DIM))

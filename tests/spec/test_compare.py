@@ -18,6 +18,12 @@ def test_sampling_defaults_do_not_count():
   assert stage_difference(SSR1, other) == ""
 
 
+def test_how_a_level_is_run_does_not_count():
+  levels = tuple(dataclasses.replace(level, remat=True, unroll=2) for level in SSR1.unet.levels)
+  other = dataclasses.replace(SSR1, unet=dataclasses.replace(SSR1.unet, levels=levels))
+  assert stage_difference(SSR1, other) == ""
+
+
 def test_first_field_with_both_values():
   other = dataclasses.replace(SSR1, unet=dataclasses.replace(SSR1.unet, head_dim=8))
   assert stage_difference(other, SSR1) == "unet.head_dim=8, expected 16"

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import ml_collections
 from absl import flags
@@ -14,6 +15,9 @@ import ivid
 from ivid.spec import convert
 from ivid.spec.errors import nearest
 from ivid.spec.run import RunSpec
+
+if TYPE_CHECKING:
+  from ivid.sample.bundle import Cascade
 
 
 def parse_flags(argv: Sequence[str], define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
@@ -104,8 +108,31 @@ def shipped_configs() -> list[str]:
 
 def text_encoder_folder(name: str) -> pathlib.Path:
   """Folder of the frozen text encoder: a path, or the name of a shipped cascade."""
-  shipped = pathlib.Path(ivid.__file__).parent / "pretrained" / name / "text"
+  shipped = _shipped_cascades() / name / "text"
   return shipped if shipped.is_dir() else pathlib.Path(name)
+
+
+def find_cascade(name: str) -> Cascade:
+  """The cascade in the folder `name`, or the one of that name that ships.
+
+  Raises:
+    ValueError: neither exists.
+  """
+  from ivid.sample.bundle import CASCADE_FILE, open_cascade
+
+  shipped = _shipped_cascades()
+  if not (pathlib.Path(name) / CASCADE_FILE).is_file() and (shipped / name / CASCADE_FILE).is_file():
+    return open_cascade(shipped / name)
+  if not pathlib.Path(name).is_dir():
+    names = sorted(path.parent.name for path in shipped.glob(f"*/{CASCADE_FILE}"))
+    raise ValueError(
+      f"no cascade {name!r}: expected a folder with {CASCADE_FILE}{' or a shipped one: ' + nearest(name, names) if names else ''}"
+    )
+  return open_cascade(name)
+
+
+def _shipped_cascades() -> pathlib.Path:
+  return pathlib.Path(ivid.__file__).parent / "pretrained"
 
 
 def _config_folder() -> pathlib.Path:

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-import ivid
 from ivid.bin.cache import enable_compilation_cache
-from ivid.spec.errors import nearest
+from ivid.bin.config import find_cascade
 
 if TYPE_CHECKING:  # imported where they are used, so that a wrong flag is answered at once
   import numpy as np
@@ -104,25 +103,6 @@ def main(argv: Sequence[str]) -> int:
     outputs.check(list(request.stages) if values.save_stages else [request.stages[-1]])
     _run(request, outputs, save_stages=values.save_stages, sheet=values.contact_sheet)
   return 0
-
-
-def find_cascade(name: str) -> Cascade:
-  """The cascade in the folder `name`, or the one of that name that ships.
-
-  Raises:
-    ValueError: neither exists.
-  """
-  from ivid.sample.bundle import CASCADE_FILE, open_cascade
-
-  shipped = pathlib.Path(ivid.__file__).parent / "pretrained"
-  if not (pathlib.Path(name) / CASCADE_FILE).is_file() and (shipped / name / CASCADE_FILE).is_file():
-    return open_cascade(shipped / name)
-  if not pathlib.Path(name).is_dir():
-    names = sorted(path.parent.name for path in shipped.glob(f"*/{CASCADE_FILE}"))
-    raise ValueError(
-      f"no cascade {name!r}: expected a folder with {CASCADE_FILE}{' or a shipped one: ' + nearest(name, names) if names else ''}"
-    )
-  return open_cascade(name)
 
 
 def _check_numbers(values: flags.FlagValues) -> None:

@@ -14,11 +14,12 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 from ivid.bin.cache import enable_compilation_cache
-from ivid.bin.config import define_config, load_config, parse_flags, split_overrides, text_encoder_folder
+from ivid.bin.config import define_config, find_cascade, load_config, parse_flags, split_overrides, text_encoder_folder
 from ivid.spec import convert
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
@@ -67,7 +68,7 @@ def _train(run: RunSpec, stage: StageSpec, workdir: pathlib.Path) -> None:
   from ivid.data.pipeline import Split, make_pipeline
   from ivid.parallel.mesh import make_mesh
   from ivid.text.encoder import load_encoder
-  from ivid.train.checkpoint import Checkpointer, load_ema
+  from ivid.train.checkpoint import Checkpointer
   from ivid.train.loop import Hook, Loop
   from ivid.train.metrics import MetricWriter
   from ivid.train.rngs import stream
@@ -102,7 +103,7 @@ def _train(run: RunSpec, stage: StageSpec, workdir: pathlib.Path) -> None:
     else:
       state, start = training.init.jit()(stream(train.seed, "init")), 0
       if train.init_from:
-        state = warm_start(state, load_ema(train.init_from)[1])
+        state = warm_start(state, initial_weights(train.init_from, run.stage))
     held_out = list(itertools.islice(batches(Split.EVAL, 0), train.eval_batches)) if train.eval_every else []
     writer = MetricWriter(workdir, active=jax.process_index() == 0, from_step=start)
     hooks = [Hook(train.eval_every, make_evaluation(training, held_out, seed=train.seed))] if held_out else []
@@ -127,6 +128,21 @@ def _train(run: RunSpec, stage: StageSpec, workdir: pathlib.Path) -> None:
       writer.close()
   if stopping:
     print(f"stopped at step {int(state.step)} and saved; the same command resumes", file=sys.stderr)
+
+
+def initial_weights(source: str, stage: str) -> Any:
+  """EMA weights of a run's work folder, or the weights of `stage` in a cascade: a folder, or the name of one that ships."""
+  from ivid.train import checkpoint
+
+  if (pathlib.Path(source) / checkpoint.FOLDER).is_dir():
+    return checkpoint.load_ema(source)[1]
+  try:
+    cascade = find_cascade(source)
+  except ValueError:
+    raise ValueError(
+      f"train.init_from={source!r}: expected a work folder with checkpoints, a cascade's folder or a shipped cascade"
+    ) from None
+  return cascade.load_stage(stage)
 
 
 def _stop_on_signal() -> list[int]:

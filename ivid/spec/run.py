@@ -59,7 +59,7 @@ class TrainSpec:
   crop: CropSpec = CropSpec()
   optimizer: OptimizerSpec = OptimizerSpec()
   ema_decay: float = 0.999
-  init_from: str = ""  # work folder of another run whose EMA weights start this one
+  init_from: str = ""  # another run's work folder (its EMA weights), or a cascade's folder or name, to start from
   log_every: int = 50
   eval_every: int = 1000
   eval_batches: int = 4

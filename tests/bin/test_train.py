@@ -2,9 +2,13 @@
 
 import json
 
+import jax
 import pytest
 
 from ivid.__main__ import main
+from ivid.bin.config import load_run
+from ivid.bin.train import initial_weights
+from ivid.stage import Stage, unbox
 
 TINY = "--config=tiny:base"
 
@@ -57,3 +61,15 @@ def test_dry_run(capsys, tmp_path):
   assert report["batch"]["video"] == [8, 8, 24, 40, 3, "uint8"]
   assert report["gflop_per_step"] > 3 * 8 * report["gflop_per_evaluation"] * 0.8
   assert not list(tmp_path.glob("report.json.*"))
+
+
+def test_weights_to_start_from_in_a_shipped_cascade():
+  want = unbox(Stage(load_run("nano:tsr1").cascade.stage("tsr1")).abstract_params())
+  have = initial_weights("nano", "tsr1")
+  assert jax.tree.map(lambda a: a.shape, have) == jax.tree.map(lambda a: a.shape, want)
+  assert any(abs(leaf).max() > 0 for leaf in jax.tree.leaves(have))
+
+
+def test_weights_to_start_from_that_are_nowhere():
+  with pytest.raises(ValueError, match="train.init_from='nona': expected a work folder with checkpoints"):
+    initial_weights("nona", "base")

@@ -43,6 +43,7 @@ setuptools.setup(
     "orbax-checkpoint>=0.11",
     "pillow>=11",
     "safetensors>=0.5",
+    "scipy>=1.13",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.9",
     "tensorstore>=0.1.70",

@@ -1,15 +1,19 @@
-"""Plots of a run's metrics.jsonl."""
+"""Plots: a run's metrics.jsonl, confusion matrices."""
 
 from __future__ import annotations
 
 import json
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from ivid.media.files import whole_file
 
 STEP = "step"
 PANEL_INCHES = (8.0, 3.0)
+CELL_INCHES = 0.32  # of a confusion matrix
 LOG_RATIO = 20  # a panel whose largest value is so many times its smallest gets a logarithmic axis
 
 Series = dict[str, tuple[list[float], list[float]]]  # by metric: steps, values
@@ -39,6 +43,40 @@ def plot_metrics(jsonl_path: str | os.PathLike, png_path: str | os.PathLike) -> 
     panel.set_xlabel(STEP)
     panel.grid(alpha=0.3)
     panel.legend(fontsize="small")
+  with whole_file(png_path) as temporary:
+    figure.savefig(temporary, format="png", dpi=100)
+
+
+def plot_confusion(matrices: Mapping[str, tuple[Sequence[str], np.ndarray]], png_path: str | os.PathLike) -> None:
+  """Draws confusion matrices side by side: rows what was asked, columns what was seen, darkness the share of the row, counts in the cells.
+
+  Args:
+    matrices: by title, the names of rows and columns and the counts [names, names].
+
+  Raises:
+    ValueError: no matrix, or unwritable folder.
+  """
+  if not matrices:
+    raise ValueError("no confusion matrix to draw: expected one or more")
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  sizes = [len(names) for names, _ in matrices.values()]
+  side = CELL_INCHES * (max(sizes) + 6)  # room for the names
+  figure = Figure(figsize=(sum(CELL_INCHES * (size + 6) for size in sizes), side), layout="constrained")
+  FigureCanvasAgg(figure)
+  panels = figure.subplots(1, len(sizes), squeeze=False, width_ratios=[size + 6 for size in sizes])[0]
+  for panel, (title, (names, counts)) in zip(panels, matrices.items(), strict=True):
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    panel.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
+    panel.set_title(title)
+    panel.set_xticks(range(len(names)), names, rotation=90, fontsize="x-small")
+    panel.set_yticks(range(len(names)), names, fontsize="x-small")
+    panel.set_xlabel("seen")
+    panel.set_ylabel("asked")
+    for row, column in zip(*np.nonzero(counts), strict=True):
+      shade = "white" if share[row, column] > 0.5 else "black"
+      panel.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize="xx-small", color=shade)
   with whole_file(png_path) as temporary:
     figure.savefig(temporary, format="png", dpi=100)
 

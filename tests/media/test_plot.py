@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ivid.media.plot import plot_metrics, read_metrics
+from ivid.media.plot import plot_confusion, plot_metrics, read_metrics
 
 
 def _write(path, rows):
@@ -42,3 +42,13 @@ def test_nothing_to_plot(tmp_path):
   with pytest.raises(ValueError, match="no metrics in"):
     plot_metrics(tmp_path / "m.jsonl", tmp_path / "a.png")
   assert [p.name for p in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+def test_confusion_picture(tmp_path):
+  path = tmp_path / "confusion.png"
+  counts = np.array([[9, 1], [0, 5]])
+  plot_confusion({"size": (("small", "large"), counts), "again": (("small", "large"), counts)}, path)
+  width, height = Image.open(path).size
+  assert width > height > 100
+  with pytest.raises(ValueError, match="no confusion matrix"):
+    plot_confusion({}, path)

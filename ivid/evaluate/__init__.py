@@ -1,0 +1,1 @@
+"""How well clips show what was asked: measures on generated clips."""

@@ -151,6 +151,8 @@ def _train() -> dict:
     sample_every=1000,
     num_samples=8,
     sample_steps=16,
+    adherence_every=0,
+    adherence_prompts=16,
     checkpoint=dict(every=500, max_to_keep=2, keep_period=0),
   )
 

@@ -40,6 +40,8 @@ def get_config(stage: str = "base") -> ml_collections.ConfigDict:
         sample_every=0,
         num_samples=2,
         sample_steps=2,
+        adherence_every=0,
+        adherence_prompts=1,
         checkpoint=dict(every=10, max_to_keep=2, keep_period=0),
       ),
       mesh=dict(data=-1, fsdp=1, tensor=1),

@@ -109,6 +109,11 @@ def _train(run: RunSpec, stage: StageSpec, workdir: pathlib.Path) -> None:
     hooks = [Hook(train.eval_every, make_evaluation(training, held_out, seed=train.seed))] if held_out else []
     if train.sample_every and held_out:
       hooks.append(Hook(train.sample_every, make_sampler(training.stage, run, encoder, workdir, writer)))
+    if train.adherence_every:
+      from ivid.bin.adherence import make_adherence
+      from ivid.stage import Stage
+
+      hooks.append(Hook(train.adherence_every, make_adherence(Stage(stage), run, encoder)))
     loop = Loop(
       spec=train,
       step_fn=training.step.jit(),

@@ -66,10 +66,12 @@ class TrainSpec:
   sample_every: int = 2000
   num_samples: int = 8
   sample_steps: int = 16
+  adherence_every: int = 0  # 0: never; moving_shapes alone
+  adherence_prompts: int = 16  # of each group
   checkpoint: CheckpointSpec = CheckpointSpec()
 
   def __post_init__(self):
-    for name in ("steps", "batch_size", "accumulation", "log_every"):
+    for name in ("steps", "batch_size", "accumulation", "log_every", "adherence_prompts"):
       if getattr(self, name) < 1:
         raise ValueError(f"train.{name}={getattr(self, name)}: expected 1 or more")
     if self.batch_size % self.accumulation:

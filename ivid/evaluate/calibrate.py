@@ -1,0 +1,140 @@
+"""How often the adherence evaluator is right, on drawn clips whose scenes are known.
+
+python -m ivid.evaluate.calibrate ROWS SCENES [--seed=0] [--degrade]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+import numpy as np
+from scipy import ndimage
+
+from ivid.data import grammar
+from ivid.data.draw import draw, to_uint8
+from ivid.data.grammar import BACKGROUNDS, COLOURS, FIRST_LETTER, LARGE, MOTIONS, SHAPES, SIZES, Attributes, Object
+from ivid.data.moving_shapes import CLIP_SECONDS, Scene, attributes, make_scene
+from ivid.evaluate.adherence import ATTRIBUTES, Observation, observe, score
+
+STREAM = 101  # scenes of their own
+ASPECT = 5 / 3
+FRAMES = 16
+BLUR = 0.7  # pixels: what a half-trained stage does to a clip
+NOISE = 0.05  # of the range [-1, 1]
+CHANGES = ("colour", "shape", "size", "motion", "background", "count")
+TRIES = 1000
+
+
+def make_clip(scene: Scene, rows: int, frames: int = FRAMES) -> np.ndarray:
+  """The scene as a clip uint8 [T, rows, W, 3] of CLIP_SECONDS."""
+  times = np.arange(frames) * (CLIP_SECONDS / frames)
+  return to_uint8(draw(scene, times=times, height=rows, width=round(rows * ASPECT)))
+
+
+def degrade(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """The clip blurred within frames (Gaussian, BLUR pixels) and with normal noise of NOISE added."""
+  soft = ndimage.gaussian_filter(clip.astype(np.float32), (0, BLUR, BLUR, 0))
+  return np.clip(soft + 127.5 * NOISE * rng.standard_normal(clip.shape, np.float32) + 0.5, 0, 255).astype(np.uint8)
+
+
+def change_one(said: Attributes, rng: np.random.Generator, letters: bool = True) -> tuple[str, Attributes]:
+  """The prompt with one attribute (of one object) drawn anew, really different; which one, and the prompt.
+
+  Without `letters`, a letter never becomes another letter. "count" takes the second object away, or adds one.
+  """
+  for _ in range(TRIES):
+    name = CHANGES[int(rng.integers(len(CHANGES)))]
+    objects, behind = list(said.objects), said.background
+    k = int(rng.integers(len(objects)))
+    if name == "background":
+      behind = _another(behind, len(BACKGROUNDS), rng)
+    elif name == "count":
+      if len(objects) == 2:
+        del objects[k]
+      else:
+        objects += grammar.sample_attributes(rng, False).objects
+    else:
+      field = {"colour": len(COLOURS), "shape": len(SHAPES), "size": len(SIZES), "motion": len(MOTIONS)}[name]
+      values = {f: getattr(objects[k], f) for f in ("size", "colour", "shape", "motion")}
+      objects[k] = Object(**(values | {name: _another(values[name], field, rng)}))
+      if not letters and min(objects[k].shape, said.objects[k].shape) >= FIRST_LETTER and name == "shape":
+        continue
+    if _possible(objects):
+      return name, Attributes(tuple(objects), behind)
+  raise AssertionError("no attribute can be changed")
+
+
+def _another(value: int, count: int, rng: np.random.Generator) -> int:
+  return int((value + rng.integers(1, count)) % count)
+
+
+def _possible(objects: list[Object]) -> bool:
+  distinct = len(objects) == 1 or (objects[0].colour != objects[1].colour and objects[0].shape != objects[1].shape)
+  return distinct and all(item.valid and (item.shape < FIRST_LETTER or item.size == LARGE) for item in objects)
+
+
+def failures(rows: int, scenes: int, seed: int = 0, degraded: bool = False, two_objects: bool | None = None):
+  """Yields (index, what was asked, what was seen, score) of each scene; see `measure`."""
+  for index in range(scenes):
+    two = index % 2 == 1 if two_objects is None else two_objects
+    scene = make_scene(seed, index, two_objects=two, stream=STREAM)
+    clip = make_clip(scene, rows)
+    if degraded:
+      clip = degrade(clip, np.random.default_rng([seed, index]))
+    seen = observe(clip)
+    yield index, attributes(scene), seen, score(seen, attributes(scene))
+
+
+def measure(
+  rows: int, scenes: int, seed: int = 0, degraded: bool = False, two_objects: bool | None = None, report=None
+) -> dict[str, float]:
+  """Shares of drawn clips on which each attribute, and all, is found right; "caught": changed prompts reported wrong.
+
+  Args:
+    rows: of the clips, 5/3 as wide, 16 frames.
+    degraded: blurred and noisy, as a half-trained stage draws.
+    two_objects: None draws one and two objects in turn.
+    report: called with (index, asked, seen, score) where something is wrong.
+  """
+  right = {name: 0 for name in (*ATTRIBUTES, "all", "caught")}
+  for index, said, seen, scored in failures(rows, scenes, seed, degraded, two_objects):
+    _, changed = change_one(said, np.random.default_rng([seed, index, 1]), seen.letters)
+    for name, value in scored.items():
+      right[name] += value
+    right["caught"] += not score(seen, changed)["all"]
+    if report and not scored["all"]:
+      report(index, said, seen, scored)
+  return {name: count / max(scenes, 1) for name, count in right.items()}
+
+
+def seconds_to_observe(clip: np.ndarray, repeats: int = 3) -> float:
+  """Shortest time that `observe` takes, seconds."""
+  times = []
+  for _ in range(repeats):
+    begin = time.perf_counter()
+    observe(clip)
+    times.append(time.perf_counter() - begin)
+  return min(times)
+
+
+def _print(index: int, said: Attributes, seen: Observation, scored: dict[str, bool]):
+  wrong = ",".join(name for name in ATTRIBUTES if not scored[name])
+  errors = " ".join(f"{item.error:.3f}/{item.diameter:.2f}" for item in seen.objects)
+  print(f"{index} {wrong}: {grammar.caption(said.objects, said.background)}\n    saw {seen.text} [{errors}]", file=sys.stderr)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("rows", type=int)
+  parser.add_argument("scenes", type=int)
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--degrade", action="store_true")
+  args = parser.parse_args()
+  print(json.dumps(measure(args.rows, args.scenes, args.seed, args.degrade, report=_print)))
+
+
+if __name__ == "__main__":
+  main()

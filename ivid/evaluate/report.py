@@ -1,0 +1,129 @@
+"""What an adherence evaluation leaves behind: JSON, confusion matrices, a sheet of failures and a fixed sheet of the first prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ivid.data.grammar import BACKGROUNDS, COLOUR_NAMES, FIRST_LETTER, MOTIONS, SHAPES, SIZES
+from ivid.evaluate.adherence import UNCLEAR, Observation, observe, score
+from ivid.evaluate.prompts import Prompt
+from ivid.evaluate.summary import confusion, summarize
+from ivid.media.files import whole_file
+from ivid.media.pictures import write_png
+from ivid.media.plot import plot_confusion
+from ivid.media.sheet import contact_sheet, even_frames
+
+RESULTS, CONFUSION, FAILURES, FIRST = "adherence.json", "confusion.png", "failures.png", "first.png"
+FIRST_PROMPTS = 16
+MAX_FAILURES = 24
+COLUMNS = 8
+SHEET_HEIGHT = 48  # rows of a sheet's frames, about
+PLAIN_SHAPES = SHAPES[:FIRST_LETTER]
+LETTER = "letter"
+UNCLEAR_NAME, MISSING = "unclear", "nothing"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """One clip: what was asked, what was seen, what of it is right, and a few small frames [t, h, w, 3] uint8 for the sheets."""
+
+  prompt: Prompt
+  seen: Observation
+  right: dict[str, bool]
+  frames: np.ndarray
+
+
+def judge(prompt: Prompt, clip: np.ndarray) -> Result:
+  """The result of one clip uint8 [T, H, W, 3].
+
+  Raises:
+    ValueError: a clip that is too short or too small.
+  """
+  seen = observe(clip)
+  return Result(prompt, seen, score(seen, prompt.attributes), _thumbnails(clip))
+
+
+def write_report(folder: pathlib.Path, results: Sequence[Result], made_by: dict[str, Any]) -> dict[str, dict[str, dict]]:
+  """Writes the four files into the folder (FAILURES only if there are any) and returns the summary, by group and attribute.
+
+  Args:
+    made_by: where the clips come from, kept in the JSON.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  summary = summarize([result.prompt.group for result in results], [result.right for result in results])
+  clips = [
+    dict(prompt=result.prompt.text, group=result.prompt.group, seen=result.seen.text, right=dict(result.right)) for result in results
+  ]
+  record = dict(metric="adherence", made_by=made_by, clips=len(results), summary=summary, results=clips)
+  with whole_file(folder / RESULTS) as temporary:
+    pathlib.Path(temporary).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+  plot_confusion(confusion_matrices(results), folder / CONFUSION)
+  _write_sheet(folder / FIRST, results[:FIRST_PROMPTS])
+  failed = [result for result in results if not result.right["all"]]
+  if failed:
+    _write_sheet(folder / FAILURES, failed[:MAX_FAILURES])
+  else:
+    (folder / FAILURES).unlink(missing_ok=True)  # of an earlier evaluation
+  return summary
+
+
+def format_summary(summary: dict[str, dict[str, dict]]) -> str:
+  """A table: a line a group, a column an attribute, in percent with the 95% interval of "all"."""
+  columns = list(next(iter(summary.values())))
+  lines = [f"{'prompts':14} {'clips':>5} " + " ".join(f"{name:>10}" for name in columns)]
+  for group, rates in summary.items():
+    cells = " ".join(f"{100 * rates[name]['rate']:9.1f}%" for name in columns)
+    whole = rates["all"]
+    lines.append(f"{group:14} {whole['of']:5} {cells}  (all: {100 * whole['low']:.1f} to {100 * whole['high']:.1f}%)")
+  return "\n".join(lines)
+
+
+def confusion_matrices(results: Iterable[Result]) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+  """Rows asked, columns seen, of each object's size, colour, shape (all letters together) and motion, and of the background.
+
+  The objects of a prompt and of a clip are paired by colour, the others in order; what has no partner was seen as "nothing".
+  """
+  tables = {"size": SIZES, "colour": COLOUR_NAMES, "shape": (*PLAIN_SHAPES, LETTER), "motion": MOTIONS, "background": BACKGROUNDS}
+  pairs: dict[str, list[tuple[str, str]]] = {name: [] for name in tables}
+  for result in results:
+    behind = result.seen.background
+    pairs["background"].append(
+      (BACKGROUNDS[result.prompt.attributes.background], UNCLEAR_NAME if behind == UNCLEAR else BACKGROUNDS[behind])
+    )
+    left = list(result.seen.objects)
+    for item in sorted(result.prompt.attributes.objects, key=lambda item: all(item.colour != other.colour for other in left)):
+      same = next((other for other in left if other.colour == item.colour), left[0] if left else None)
+      if same is not None:
+        left.remove(same)
+      words = same.words if same is not None else (MISSING,) * 4
+      for name, asked, seen in zip(("size", "colour", "shape", "motion"), item.words, words, strict=True):
+        pairs[name].append((_kind(asked), _kind(seen)))
+  return {
+    name: (names := (*table, UNCLEAR_NAME, MISSING), confusion(*zip(*pairs[name], strict=True), names)) for name, table in tables.items()
+  }
+
+
+def _kind(word: str) -> str:
+  return LETTER if word.startswith(LETTER) else word
+
+
+def _thumbnails(clip: np.ndarray) -> np.ndarray:
+  """Evenly spread frames at about SHEET_HEIGHT rows, by picking pixels: enough to look at."""
+  step = max(1, clip.shape[1] // SHEET_HEIGHT)
+  return clip[even_frames(len(clip), COLUMNS)][:, ::step, ::step].copy()
+
+
+def _write_sheet(path: pathlib.Path, results: Sequence[Result]) -> None:
+  captions = [f"asked: {result.prompt.text}\nseen: {result.seen.text}; wrong: {_wrong(result)}" for result in results]
+  frames = [result.frames for result in results]
+  write_png(path, contact_sheet(frames, captions=captions, columns=COLUMNS, scale=max(1, SHEET_HEIGHT // frames[0].shape[1])))
+
+
+def _wrong(result: Result) -> str:
+  return ", ".join(name for name, right in result.right.items() if not right and name != "all") or "nothing"

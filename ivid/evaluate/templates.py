@@ -20,10 +20,12 @@ FEW = np.array([0, 0.07, 0.2, 0.47, 0.73, 1])  # frames of the first look
 SMALL_LETTER, SMALL_LETTER_DOUBT = 0.32, 1.4  # shares of the limit, which is a frame's height
 MIN_OPEN = 3  # frames without hidden parts that the first look makes do with
 SUBCELLS = 3
-STEP = 0.2  # pixels, of the numerical derivative
+RIDGE = 0.05  # keeps a frame without evidence where it is
 NUM_SHAPES = len(SHAPES)
 TURNS = np.array([s * w for s in (-1, 1) for w in np.linspace(0.5, 1.05, 11)])  # in a clip
 OFFSETS = np.linspace(-0.05, 0.05, 5)  # of the second look
+LIKELY = 10  # shapes, by the first frame, where a spinning one is upright
+FREE = 10  # spinning fits whose place is refined, where some of the object is hidden
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +94,15 @@ def _bank(blur: float) -> np.ndarray:
   return np.stack(blurred).ravel()
 
 
-def coverage(patch: Patch, shape: np.ndarray, x, y, diameter, turn, blur: float) -> np.ndarray:
-  """Coverage [K, T, h, w] of the patch's pixels by K shapes [K] at x, y [K, T] pixels, turned by `turn` radians [K, T] or None."""
+@functools.cache
+def _slopes(blur: float) -> np.ndarray:
+  """Derivatives of the templates along x and y, per cell: flat like the bank [LEVELS * 32 * CELLS * CELLS, 2]."""
+  bank = _bank(blur).reshape(LEVELS, NUM_SHAPES, CELLS, CELLS)
+  return np.stack([np.gradient(bank, axis=-1), np.gradient(bank, axis=-2)], axis=-1).reshape(-1, 2)
+
+
+def _cells(patch: Patch, shape: np.ndarray, x, y, diameter, turn):
+  """Places of the patch's pixels in the templates, in cells from the middle, and their indices in the bank; see `coverage`."""
   x, y, diameter = (np.asarray(a, np.float32)[..., None, None] for a in (x, y, diameter))
   scale = (CELLS / SPAN) / diameter
   dx, dy = (patch.x - x) * scale, (patch.y - y) * scale  # [K, T, 1, w], [K, T, h, 1]
@@ -102,8 +111,13 @@ def coverage(patch: Patch, shape: np.ndarray, x, y, diameter, turn, blur: float)
     dx, dy = c * dx + s * dy, c * dy - s * dx
   level = np.clip(np.rint(np.log(diameter / SMALLEST) * (1 / np.log(RATIO))), 0, LEVELS - 1).astype(np.int32)
   first = (level * NUM_SHAPES + shape[:, None, None, None].astype(np.int32)) * CELLS**2
-  row, column = (np.clip(d + CELLS / 2, 0, CELLS - 1).astype(np.int32) for d in (dy, dx))
-  return _bank(blur)[(first + row * CELLS) + column]
+  row, column = (np.minimum(np.maximum(d + CELLS / 2, 0), CELLS - 1).astype(np.int32) for d in (dy, dx))
+  return dx, dy, (first + row * CELLS) + column
+
+
+def coverage(patch: Patch, shape: np.ndarray, x, y, diameter, turn, blur: float) -> np.ndarray:
+  """Coverage [K, T, h, w] of the patch's pixels by K shapes [K] at x, y [K, T] pixels, turned by `turn` radians [K, T] or None."""
+  return _bank(blur).take(_cells(patch, shape, x, y, diameter, turn)[2])
 
 
 def _error(patch: Patch, drawn: np.ndarray) -> np.ndarray:
@@ -126,18 +140,25 @@ def _guess(patch: Patch, shape: np.ndarray, turns: np.ndarray) -> tuple[np.ndarr
 
 def _refine(patch: Patch, shape: np.ndarray, x, y, d, angle, blur: float, steps: int, limit: float):
   """Gauss-Newton on place and diameter of every frame: x, y, d [K, T]. `limit`: largest diameter, pixels."""
+  T = len(patch.cover)
+  weight = patch.weight.reshape(T, 1, -1)
   for _ in range(steps):
-    base = coverage(patch, shape, x, y, d, angle, blur)
-    moved = ((x + STEP, y, d), (x, y + STEP, d), (x, y, d + 2 * STEP))
-    slope = np.stack([coverage(patch, shape, *place, angle, blur) - base for place in moved], axis=-1)
-    slope = slope.reshape(*slope.shape[:2], -1, 3) * (1 / STEP)  # [K, T, P, 3]
-    left = ((patch.cover - base) * patch.weight).reshape(*slope.shape[:2], -1, 1)
-    transposed = np.swapaxes(slope, -1, -2)
-    normal = (transposed * patch.weight.reshape(1, slope.shape[1], 1, -1)) @ slope + 0.05 * np.eye(3, dtype=np.float32)
-    step = np.linalg.solve(normal, transposed @ left)[..., 0]
+    dx, dy, cells = _cells(patch, shape, x, y, d, angle)
+    left = ((patch.cover - _bank(blur).take(cells)) * patch.weight).reshape(*d.shape, -1, 1)
+    along = _slopes(blur).take(cells, axis=0)
+    # A larger shape is sampled nearer to its middle.
+    slope = np.stack([-along[..., 0], -along[..., 1], -(dx * along[..., 0] + dy * along[..., 1])], axis=2)
+    slope = slope.reshape(*d.shape, 3, -1)
+    normal = (slope * weight) @ np.swapaxes(slope, -1, -2)
+    per_pixel = np.stack([np.full_like(d, CELLS / SPAN)] * 2 + [np.ones_like(d)], axis=-1) / d[..., None]
+    normal = normal * per_pixel[..., :, None] * per_pixel[..., None, :] + RIDGE * np.eye(3, dtype=np.float32)
+    step = np.linalg.solve(normal, (slope @ left) * per_pixel[..., None])[..., 0]
+    if angle is not None:  # from the shape's axes to the frame's
+      c, s = np.cos(angle), np.sin(angle)
+      step[..., 0], step[..., 1] = c * step[..., 0] - s * step[..., 1], s * step[..., 0] + c * step[..., 1]
     bound = 0.15 * d[..., None] + 0.5
     step = np.clip(step, -bound, bound)
-    x, y, d = x + step[..., 0], y + step[..., 1], np.clip(d + 2 * step[..., 2], SMALLEST, limit)
+    x, y, d = x + step[..., 0], y + step[..., 1], np.clip(d + step[..., 2], SMALLEST, limit)
   return x, y, d
 
 
@@ -206,6 +227,9 @@ def fit_spinning(patch: Patch, blur: float, limit: float, hidden: np.ndarray, ke
   """The shape, upright in the first frame and turning evenly on the spot, that fits best. See `fit_upright`."""
   kinds = np.array([s for s in range(NUM_SHAPES) if s not in ROUND])
   few, _ = _few(patch, hidden)
+  if few.time[0] == 0 and not hidden[0]:
+    x, y, d, _ = _guess(few[:1], kinds, np.zeros(len(kinds)))
+    kinds = kinds[np.argsort(_error(few[:1], coverage(few[:1], kinds, x, y, d, None, blur)))[:LIKELY]]
   shape, turns = np.repeat(kinds, len(TURNS)), np.tile(TURNS, len(kinds))
 
   def errors(part: Patch, shape: np.ndarray, turns: np.ndarray, free: bool):
@@ -223,6 +247,8 @@ def fit_spinning(patch: Patch, blur: float, limit: float, hidden: np.ndarray, ke
   fits = []
   for free in (False, True) if hidden.any() else (False,):
     error, x, y, d = errors(patch, shape, turns, free)
-    k = int((error * _doubt(shape, d, limit)).argmin())
+    order = np.argsort(error * _doubt(shape, d, limit))
+    k = order[0]
     fits.append(Fit(int(shape[k]), x[k], y[k], d[k], float(turns[k]), float(error[k])))
+    shape, turns = shape[order[:FREE]], turns[order[:FREE]]
   return min(fits, key=lambda fit: fit.error)

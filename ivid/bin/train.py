@@ -6,6 +6,7 @@ ivid train --config=nano:base --workdir=runs/base
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import itertools
 import json
 import os
@@ -14,7 +15,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 from absl import flags
 
@@ -45,20 +46,32 @@ def main(argv: Sequence[str]) -> None:
   if not values.workdir:
     raise ValueError("--workdir is missing: expected the folder of the run, such as runs/base")
   workdir = pathlib.Path(values.workdir)
-  _claim(workdir, config.to_json_best_effort(indent=1))
-  _train(run, stage, workdir)
+  with claim(workdir, config.to_json_best_effort(indent=1)):
+    _train(run, stage, workdir)
 
 
-def _claim(workdir: pathlib.Path, config_json: str) -> None:
-  """Makes the work folder and records the config and the process id (to pause a background run: kill -STOP)."""
+def claim(workdir: pathlib.Path, config_json: str) -> IO:
+  """Makes the work folder and records the config and the process id (to pause a background run: kill -STOP).
+
+  Returns:
+    An open file whose lock keeps other trainers out of the folder; the system lets go of it however this process ends.
+  """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
+    lock = open(workdir / ".lock", "a", encoding="utf-8")
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      lock.close()
+      pid = (workdir / "pid").read_text(encoding="utf-8")
+      raise ValueError(f"--workdir={workdir} is in use by process {pid}: expected a folder that no other trainer writes") from None
     for name, text in (("config.json", config_json), ("pid", str(os.getpid()))):
       temporary = workdir / f".{name}.{os.getpid()}"
       temporary.write_text(text, encoding="utf-8")
       os.replace(temporary, workdir / name)
   except OSError as error:
     raise ValueError(f"--workdir={workdir} is not writable: {error.strerror}") from None
+  return lock
 
 
 def _train(run: RunSpec, stage: StageSpec, workdir: pathlib.Path) -> None:

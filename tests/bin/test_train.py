@@ -1,13 +1,14 @@
 """`ivid train`: what a wrong command prints, and the dry run."""
 
 import json
+import os
 
 import jax
 import pytest
 
 from ivid.__main__ import main
 from ivid.bin.config import load_run
-from ivid.bin.train import initial_weights
+from ivid.bin.train import claim, initial_weights
 from ivid.stage import Stage, unbox
 
 TINY = "--config=tiny:base"
@@ -49,6 +50,12 @@ def test_work_folder_of_another_stage(capsys, tmp_path):
   # A finished checkpoint of another spec is made by tests/train; here the text encoder that is not there comes first.
   message = fails(capsys, TINY, f"--workdir={tmp_path / 'run'}", "--config.data.text_encoder=nowhere")
   assert "nowhere" in message
+
+
+def test_work_folder_of_a_running_trainer(capsys, tmp_path):
+  with claim(tmp_path, "{}"):
+    assert f"is in use by process {os.getpid()}" in fails(capsys, TINY, f"--workdir={tmp_path}")
+  claim(tmp_path, "{}").close()  # free again
 
 
 def test_dry_run(capsys, tmp_path):

@@ -79,7 +79,7 @@ class Observation:
   @property
   def text(self) -> str:
     """The words of the caption's template, whatever the count."""
-    words = " and ".join(f"a {' '.join(item.words)}" for item in self.objects) or "nothing"
+    words = " and ".join(f"{'an' if item.size == UNCLEAR else 'a'} {' '.join(item.words)}" for item in self.objects) or "nothing"
     behind = "unclear" if self.background == UNCLEAR else BACKGROUNDS[self.background]
     pieces = "" if self.count == len(self.objects) else f" ({self.count} pieces)"
     return f"{words}{pieces} on a {behind} background"

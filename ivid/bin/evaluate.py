@@ -67,6 +67,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _from_folder(folder: str, given: list[Prompt] | None) -> tuple[Iterator[tuple[Prompt, np.ndarray]], dict[str, Any]]:
+  from ivid.evaluate.adherence import check
   from ivid.evaluate.folder import find_clips
   from ivid.media.clips import read_clip
   from ivid.train.progress import Progress
@@ -76,7 +77,12 @@ def _from_folder(folder: str, given: list[Prompt] | None) -> tuple[Iterator[tupl
   def clips() -> Iterator[tuple[Prompt, np.ndarray]]:
     with Progress(total=len(found)) as progress:
       for done, (prompt, path) in enumerate(found, start=1):
-        yield prompt, read_clip(path)[0]
+        frames, _ = read_clip(path)
+        try:
+          check(frames)
+        except ValueError as error:
+          raise ValueError(f"{path}: {error}") from None
+        yield prompt, frames
         progress.update(done)
 
   return clips(), dict(clips=folder)

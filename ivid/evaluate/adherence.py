@@ -94,7 +94,8 @@ def observe(clip: np.ndarray) -> Observation:
   Raises:
     ValueError: another type or shape, or a clip too short or too small.
   """
-  small = _shrink(_checked(clip))
+  check(clip)
+  small = _shrink(clip)
   T, H, W, _ = small.shape
   time = np.arange(len(clip))[_frames(len(clip))] / len(clip)
   found = layers(small)
@@ -102,6 +103,15 @@ def observe(clip: np.ndarray) -> Observation:
   others = [np.any([other.cover > SOLID / 2 for other in found if other is not layer] or [np.zeros((T, H, W), bool)], 0) for layer in found]
   objects = tuple(_seen(layer, hidden, time, noise) for layer, hidden in zip(found, others, strict=True))
   return Observation(sum(layer.parts for layer in found), objects, background(small, found), clip.shape[1] >= LETTER_ROWS)
+
+
+def check(clip: np.ndarray) -> None:
+  """Raises a ValueError where `observe` cannot look at a clip: another type or shape, too short or too small."""
+  if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3:
+    raise ValueError(f"clip of {clip.dtype} {list(clip.shape)}: expected uint8 [frames, height, width, 3]")
+  if len(clip) < MIN_FRAMES or clip.shape[1] < MIN_ROWS or clip.shape[2] < clip.shape[1]:
+    size = "x".join(map(str, clip.shape[:3]))
+    raise ValueError(f"clip {size}: expected {MIN_FRAMES} frames and {MIN_ROWS} rows or more, at least as wide as high")
 
 
 def score(seen: Observation, said: Attributes) -> dict[str, bool]:
@@ -133,15 +143,6 @@ def _matched(seen: Observation, said: Attributes) -> list[tuple[Seen | None, gra
 
   best = max(itertools.permutations(candidates, len(said.objects)), key=agreement)
   return list(zip(best, said.objects, strict=True))
-
-
-def _checked(clip: np.ndarray) -> np.ndarray:
-  if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3:
-    raise ValueError(f"clip of {clip.dtype} {list(clip.shape)}: expected uint8 [frames, height, width, 3]")
-  if len(clip) < MIN_FRAMES or clip.shape[1] < MIN_ROWS or clip.shape[2] < clip.shape[1]:
-    size = "x".join(map(str, clip.shape[:3]))
-    raise ValueError(f"clip {size}: expected {MIN_FRAMES} frames and {MIN_ROWS} rows or more, at least as wide as high")
-  return clip
 
 
 def _frames(count: int) -> np.ndarray:

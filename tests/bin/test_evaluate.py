@@ -46,5 +46,5 @@ def test_a_clip_too_short(capsys, tmp_path):
   said = attributes(scene)
   write_clip(tmp_path / "a.png", make_clip(scene, 24, frames=2), 3.0, metadata=dict(prompt=grammar.caption(said.objects, said.background)))
   assert main(["evaluate", f"--clips={tmp_path}", f"--out={tmp_path / 'eval'}"]) == 1
-  assert "expected" in capsys.readouterr().err
+  assert f"{tmp_path / 'a.png'}: clip 2x24x40: expected 8 frames" in capsys.readouterr().err
   assert not (tmp_path / "eval").exists()

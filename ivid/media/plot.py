@@ -78,7 +78,7 @@ def plot_confusion(matrices: Mapping[str, tuple[Sequence[str], np.ndarray]], png
       shade = "white" if share[row, column] > 0.5 else "black"
       panel.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize="xx-small", color=shade)
   with whole_file(png_path) as temporary:
-    figure.savefig(temporary, format="png", dpi=100)
+    figure.savefig(temporary, format="png", dpi=100, bbox_inches="tight")  # titles and names stay in the picture
 
 
 def read_metrics(jsonl_path: str | os.PathLike) -> dict[str, Series]:

@@ -12,7 +12,7 @@ import numpy as np
 from ivid.data.draw import draw
 from ivid.data.moving_shapes import CLIP_SECONDS, make_scene
 from ivid.evaluate import report
-from ivid.evaluate.adherence import observe
+from ivid.evaluate.adherence import check
 from ivid.evaluate.prompts import seeded_prompts
 from ivid.evaluate.summary import summarize
 from ivid.media.clips import to_uint8
@@ -33,7 +33,7 @@ def make_adherence(stage: Stage, run: RunSpec, encoder: TextEncoder) -> Callable
     ValueError: the stage's clips are too short or too small to be judged.
   """
   train, spec = run.train, stage.spec
-  observe(np.zeros(spec.output.array, np.uint8))  # refuses before the training what it would refuse after
+  check(np.zeros(spec.output.array, np.uint8))  # refuses before the training what it would refuse after
   prompts = seeded_prompts(train.seed, train.adherence_prompts)
   text, mask = encoder.embed([prompt.text for prompt in prompts], length=run.cascade.text.max_tokens)
   sampling = dataclasses.replace(spec.sampling, steps=train.sample_steps)

@@ -124,9 +124,8 @@ def _train(run: RunSpec, stage: StageSpec, workdir: pathlib.Path) -> None:
       hooks.append(Hook(train.sample_every, make_sampler(training.stage, run, encoder, workdir, writer)))
     if train.adherence_every:
       from ivid.bin.adherence import make_adherence
-      from ivid.stage import Stage
 
-      hooks.append(Hook(train.adherence_every, make_adherence(Stage(stage), run, encoder)))
+      hooks.append(Hook(train.adherence_every, make_adherence(training.stage, run, encoder)))
     loop = Loop(
       spec=train,
       step_fn=training.step.jit(),

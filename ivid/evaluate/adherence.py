@@ -14,7 +14,7 @@ from scipy import ndimage
 from ivid.data import grammar
 from ivid.data.grammar import BACKGROUNDS, COLOUR_NAMES, FIRST_LETTER, LARGE, MOTIONS, SHAPES, SIZES, SMALL, Attributes
 from ivid.evaluate.coverage import EIGHT, SOLID, Layer, background, chroma, layers
-from ivid.evaluate.templates import Fit, Patch, fit_spinning, fit_upright
+from ivid.evaluate.templates import Fit, Patch, fit_spinning, fit_upright, lines
 from ivid.spec.stage import Filter
 from ivid.video.resize import resize
 
@@ -173,7 +173,7 @@ def _seen(layer: Layer, hidden: np.ndarray, time: np.ndarray, noise: float) -> S
     spinning = _best(fit_spinning, patch, H, contact)
     fit = spinning if spinning.error < STEADY * upright.error else upright
   motion = grammar.SPINS if fit.turns else _motion(fit, patch.time, hidden.shape)
-  middle = float(np.exp(np.interp(0.5, patch.time, _smooth(np.log(fit.diameter), patch.time)))) / H
+  middle = float(np.exp(np.interp(0.5, patch.time, lines(np.log(fit.diameter)[None], patch.time)[0]))) / H
   size = UNCLEAR if not SMALLEST < middle < LARGEST else SMALL if middle < MIDDLE else LARGE
   return Seen(size, layer.colour, fit.shape, motion, middle, fit.error)
 
@@ -206,16 +206,9 @@ def _changes(patch: Patch) -> float:
   return float((patch.weight[1:] * patch.weight[:-1] * np.diff(patch.cover, axis=0) ** 2).sum() / max(patch.cover.sum(), 1.0))
 
 
-def _smooth(track: np.ndarray, time: np.ndarray) -> np.ndarray:
-  """The straight line through a track [T], robust against a few frames."""
-  slopes = (track[:, None] - track)[np.triu_indices(len(track), 3)] / (time[:, None] - time)[np.triu_indices(len(track), 3)]
-  slope = np.median(slopes)
-  return slope * time + np.median(track - slope * time)
-
-
 def _way(track: np.ndarray, time: np.ndarray) -> float:
   """How far a track [T] goes in a whole clip."""
-  line = _smooth(track, time)
+  line = lines(track[None], time)[0]
   return float((line[-1] - line[0]) / (time[-1] - time[0]))
 
 

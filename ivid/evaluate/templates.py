@@ -173,7 +173,7 @@ def _few(patch: Patch, hidden: np.ndarray) -> tuple[Patch, bool]:
   return patch[picked], bool(hidden[picked].any())
 
 
-def _lines(track: np.ndarray, time: np.ndarray) -> np.ndarray:
+def lines(track: np.ndarray, time: np.ndarray) -> np.ndarray:
   """The straight line through each of the tracks [K, T], robust against a few frames."""
   i, j = np.triu_indices(len(time), min(3, len(time) - 1))
   slope = np.median((track[:, j] - track[:, i]) / (time[j] - time[i]), axis=1, keepdims=True)
@@ -184,8 +184,8 @@ def _uncover(patch: Patch, shape: np.ndarray, x, y, d, blur: float, limit: float
   """Refines the `hidden` [T] frames, from where they are and from steady ways and growth; every frame keeps its better fit."""
   part, fits = patch[hidden], []
   x[:, hidden], y[:, hidden], d[:, hidden] = _refine(part, shape, *(a[:, hidden] for a in (x, y, d)), None, blur, 4, limit)
-  lines = _lines(x, patch.time), _lines(y, patch.time), np.clip(np.exp(_lines(np.log(d), patch.time)), SMALLEST, limit)
-  steady = _refine(part, shape, *(line[:, hidden] for line in lines), None, blur, 2, limit)
+  ways = lines(x, patch.time), lines(y, patch.time), np.clip(np.exp(lines(np.log(d), patch.time)), SMALLEST, limit)
+  steady = _refine(part, shape, *(way[:, hidden] for way in ways), None, blur, 2, limit)
   for place in ([a[:, hidden] for a in (x, y, d)], steady):
     difference = coverage(part, shape, *place, None, blur) - part.cover
     fits.append(np.einsum("kthw,kthw,thw->kt", difference, difference, part.weight))

@@ -44,10 +44,10 @@ class Conditioning:
 
 @flax.struct.dataclass
 class SampleState:
-  """What one sampling step hands to the next: z_t and the previous step's x_hat, [B, T, H, W, 3] float32."""
+  """What one sampling step hands to the next, [B, T, H, W, 3] float32: z_t, and the previous step's x_hat where the sampler reads it."""
 
   z: jax.Array
-  x_hat: jax.Array
+  x_hat: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -107,8 +107,17 @@ class Stage:
 
     Returns: [B, frames, height, width, C'].
     """
-    noisy = augment.augment(lowres=small, logsnr=logsnr, noise=noise)
-    return lowres_video.grow(noisy, frames=frames, height=height, width=width, time_fill=self.spec.lowres.time_fill)
+    return lowres_video.grow(self.noised(small, logsnr, noise), frames=frames, height=height, width=width, time_fill=self.spec.lowres.time_fill)
+
+  def noised(self, small: jax.Array, logsnr: jax.Array, noise: jax.Array) -> jax.Array:
+    """The small clip with its augmentation, not yet grown."""
+    return augment.augment(lowres=small, logsnr=logsnr, noise=noise)
+
+  def lowres_window(self, noisy: jax.Array, origin: jax.Array, window: tuple[int, int, int]) -> jax.Array:
+    """What `augmented` has in the tile that starts at `origin` [3] and has the sizes `window`, from the noised small clip."""
+    output = self.spec.output
+    sizes = dict(frames=output.frames, height=output.height, width=output.width)
+    return lowres_video.grow_window(noisy, origin, window, **sizes, time_fill=self.spec.lowres.time_fill)
 
   def _conditioning(self, batch: dict[str, jax.Array]) -> Conditioning:
     return Conditioning(
@@ -215,7 +224,7 @@ class Stage:
       gamma=sampling.gamma,
       last=step.last,
     )
-    return SampleState(z=z_s, x_hat=x_hat)
+    return SampleState(z=z_s, x_hat=x_hat if samplers.is_multistep(sampling.sampler) else None)
 
 
 def needs_guidance(sampling: SamplingSpec) -> bool:

@@ -84,6 +84,11 @@ def dpmpp_2m_step(
   return broadcast_from_left(sigma_s / sigma_t, z_t) * z_t + broadcast_from_left(from_x, z_t) * d
 
 
+def is_multistep(kind: SamplerKind) -> bool:
+  """Whether a step reads the x_hat of the step before."""
+  return kind is SamplerKind.DPM_SOLVER_PP_2M
+
+
 def sampler_step(
   kind: SamplerKind,
   *,

@@ -74,9 +74,12 @@ def read_metadata(path: str | os.PathLike) -> dict | None:
 
 
 def to_uint8(x: np.ndarray) -> np.ndarray:
-  """Floats in [-1, 1] (clipped) as bytes, rounded: -1 is 0 and 1 is 255."""
-  x = np.asarray(x, np.float32)
-  return np.round((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
+  """Floats [..., H, W, C] in [-1, 1] (clipped) as bytes, rounded: -1 is 0 and 1 is 255."""
+  x = np.asarray(x)
+  made = np.empty(x.shape, np.uint8)
+  for place in np.ndindex(x.shape[:-3]):  # a picture at a time: the copies of a long clip would take several times its memory
+    made[place] = np.round((np.clip(x[place].astype(np.float32), -1, 1) + 1) * 127.5)
+  return made
 
 
 def from_uint8(clip: np.ndarray) -> np.ndarray:

@@ -105,14 +105,14 @@ class VideoUNet(nn.Module):
     return scanned(self.spec, level, up, name=name)
 
 
-def receptive_halo(spec: UNetSpec) -> tuple[int, int]:
-  """(pixels, frames) beyond which an input cannot change an output, in each direction, for tiles that start at multiples of spec.stride.
+def pixel_halo(spec: UNetSpec) -> int:
+  """Pixels beyond which an input cannot change an output, in each direction, for tiles that start at multiples of spec.stride.
 
   Raises:
-    ValueError: the network attends over space or time or normalises whole frames, so that every output sees every input.
+    ValueError: the network attends over space or normalises whole frames, so that every pixel sees every pixel.
   """
-  if not spec.fully_convolutional:
-    raise ValueError("receptive_halo: the network is not fully convolutional (expected norm=rms, no spatial or temporal attention)")
+  if not spec.pixel_local:
+    raise ValueError("its network attends over space or normalises whole frames (expected norm=rms, no spatial attention)")
   pixels, edge = 0, spec.io_kernel // 2
   for place in range(spec.stride):
     low = high = place // spec.patch
@@ -127,5 +127,15 @@ def receptive_halo(spec: UNetSpec) -> tuple[int, int]:
         low, high = 2 * low - 1, 2 * high + 1
     low, high = (low - edge) * spec.patch, (high + edge + 1) * spec.patch - 1  # conv_in, patches
     pixels = max(pixels, place - low, high - place)
-  frames = sum(2 * level.blocks for level in spec.levels if level.time is TimeMixing.CONVOLUTION)
-  return pixels, frames
+  return pixels
+
+
+def frame_halo(spec: UNetSpec) -> int:
+  """Frames beyond which an input cannot change an output, in each direction.
+
+  Raises:
+    ValueError: the network attends over time.
+  """
+  if not spec.frame_local:
+    raise ValueError("its network attends over time")
+  return sum(2 * level.blocks for level in spec.levels if level.time is TimeMixing.CONVOLUTION)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +15,36 @@ from jax.sharding import Mesh
 from ivid.diffusion import augment, guidance, samplers
 from ivid.parallel import sharding
 from ivid.programs import Program
-from ivid.spec.stage import GuidanceSpec, SamplerKind, SamplingSpec, StageSpec
+from ivid.sample.tiling import Tiling
+from ivid.spec.stage import GuidanceSpec, SamplerKind, SamplingSpec, StageSpec, ThresholdKind
 from ivid.stage import Conditioning, SampleState, Stage, StepInputs, needs_guidance, unbox
-from ivid.video.noise import block_noise
+from ivid.video.noise import BLOCK, block_noise
 
 # Names of the streams a sample draws from; folded into its key.
 _INITIAL, _AUGMENT, _STEP = range(3)
+ORIGIN = np.zeros(3, np.int32)
 
 
-def make_noise_program(shape: tuple[int, ...], args: tuple[Any, ...] = ()) -> Program:
-  """(keys [B], names int32 [2]) -> [B, *shape] standard normal, a function of each key, the names and the place in the clip.
+class Compiled(NamedTuple):
+  """Jitted programs of a stage: on whole clips grow and step, on tiles noised, window (by the tiles' sizes) and tile_step."""
+
+  grow: Callable[..., jax.Array]
+  noised: Callable[..., jax.Array]
+  window: Callable[[tuple[int, int, int]], Callable[..., jax.Array]]
+  step: Callable[..., SampleState]
+  tile_step: Callable[..., SampleState]
+
+
+def make_noise_program(shape: tuple[int, ...], args: tuple[Any, ...] = (), *, aligned: bool = True) -> Program:
+  """(keys [B], names int32 [2], origin int32 [3]) -> [B, *shape] standard normal: a function of key, names and place in the clip.
 
   A program of its own, so that all draws of one size share it: a stage's input is noised with the program of the stage before.
+  `aligned`: origins are multiples of ivid.video.noise.BLOCK.
   """
 
-  def noise(keys, names):
+  def noise(keys, names, origin):
     named = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, names[0]), names[1]))(keys)
-    return jax.vmap(lambda key: block_noise(key, shape=shape))(named)
+    return jax.vmap(lambda key: block_noise(key, shape=shape, origin=tuple(origin), aligned=aligned))(named)
 
   return Program("noise_" + "x".join(map(str, shape)), noise, args)
 
@@ -47,16 +60,22 @@ def make_lowres_program(stage: Stage, args: tuple[Any, ...] = ()) -> Program:
   return Program(f"sample_lowres_{stage.spec.name}", lowres, args)
 
 
-def make_sample_program(stage: Stage, sampling: SamplingSpec, args: tuple[Any, ...] = ()) -> Program:
-  """One step of the sampler: (params, SampleState, Conditioning, noise, StepInputs) -> SampleState. `args`: see sample_args.
+def make_window_program(stage: Stage, window: tuple[int, int, int], args: tuple[Any, ...] = ()) -> Program:
+  """(noised small clip [B, t, h, w, 3], origin int32 [3]) -> the part of the conditioning clip that a tile of sizes `window` reads."""
+  return Program(f"sample_window_{stage.spec.name}", lambda noisy, origin: stage.lowres_window(noisy, origin, window), args)
 
-  `noise` is [B, T, H, W, 3] for the ancestral sampler and None for the others, which draw none.
+
+def make_sample_program(stage: Stage, sampling: SamplingSpec, args: tuple[Any, ...] = (), *, donate: bool = True) -> Program:
+  """One step of the sampler on a clip or a tile: (params, SampleState, Conditioning, noise, StepInputs) -> SampleState.
+
+  `noise` is [B, T, H, W, 3] for the ancestral sampler and None for the others, which draw none. `args`: see sample_args. `donate`: the
+  state's memory becomes the result's.
   """
 
   def step(params, state, cond, noise, inputs):
     return stage.sample_step(params, state, cond, noise, inputs, sampling)
 
-  return Program(f"sample_{stage.spec.name}", step, args, donate=(1,))
+  return Program(f"sample_{stage.spec.name}", step, args, donate=(1,) if donate else ())
 
 
 def sample_args(stage: Stage, sampling: SamplingSpec, *, batch_size: int, max_tokens: int, params: Any = None) -> tuple[Any, ...]:
@@ -78,7 +97,7 @@ def sample_args(stage: Stage, sampling: SamplingSpec, *, batch_size: int, max_to
   noise = clip if sampling.sampler is SamplerKind.ANCESTRAL else None
   step = StepInputs(logsnr_t=shaped(), logsnr_s=shaped(), logsnr_prev=shaped(), w=shaped(), last=shaped(dtype="bool"))
   params = unbox(stage.abstract_params()) if params is None else params
-  return params, SampleState(z=clip, x_hat=clip), cond, noise, step
+  return params, SampleState(z=clip, x_hat=clip if samplers.is_multistep(sampling.sampler) else None), cond, noise, step
 
 
 def place_params(stage: Stage, params: Any, mesh: Mesh | None = None) -> Any:
@@ -97,12 +116,14 @@ def sample_stage(
   text_mask: Any,
   sampling: SamplingSpec,
   small: Any = None,
+  tiling: Tiling | None = None,
   progress: Callable[[int, int], None] | None = None,
   mesh: Mesh | None = None,
 ) -> np.ndarray:
   """Clips [B, T, H, W, 3] float32 in [-1, 1], at the stage's output size.
 
-  A clip depends on its own key, text and input alone, up to float32 rounding: not on its place in the batch, the batch's size, or the mesh.
+  A clip depends on its own key, text and input alone, up to float32 rounding: not on its place in the batch, the batch's size, the mesh or
+  the tiles.
 
   Args:
     params: unboxed parameters.
@@ -110,41 +131,116 @@ def sample_stage(
     text: [B, K, L, D]; K = 1.
     text_mask: [B, K, L] bool.
     small: [B, t, h, w, 3] in [-1, 1], clips at the stage's input size; None in the base.
-    progress: called with (steps done, steps) after each step.
+    tiling: how a step is cut (ivid.sample.tiling); None: the whole clip at once. What is kept between steps then lies in host memory, and
+      a device holds one tile.
+    progress: called with (evaluations done, evaluations) after each step of each tile.
     mesh: devices that share the batch.
 
   Raises:
-    ValueError: `small` missing, superfluous or of another size than the stage's input; a batch that the mesh does not divide.
+    ValueError: `small` missing, superfluous or of another size than the stage's input; a batch that the mesh does not divide; tiles with
+      dynamic thresholding.
   """
   spec = stage.spec
   B = keys.shape[0]
   _check_small(spec, small)
   rows = _rows_placement(mesh, B)
-  grow, step = _compiled(_function(spec), _static(sampling))
-  keys, lowres, aug_logsnr = rows(keys), None, None
-  if spec.lowres is not None:
-    aug_logsnr = rows(np.full(B, augment.logsnr_from_snr(spec.lowres.aug_snr), np.float32))
-    small = rows(np.asarray(small, np.float32))
-    lowres = grow(small, aug_logsnr, _noise(keys, small.shape[1:], _AUGMENT))
+  keys = rows(keys)
+  # A single picture is no video: there is nothing for the convolutions over time to mix.
   cond = Conditioning(
     text=rows(text),
     text_mask=rows(text_mask),
-    is_video=rows(np.ones(B, bool)),
+    is_video=rows(np.full(B, spec.output.frames > 1)),
     fps=rows(np.full(B, spec.output.fps, np.float32)),
-    lowres=lowres,
-    aug_logsnr=aug_logsnr,
   )
+  noised = ()
+  if spec.lowres is not None:
+    level = rows(np.full(B, augment.logsnr_from_snr(spec.lowres.aug_snr), np.float32))
+    cond = cond.replace(aug_logsnr=level)
+    noised = rows(np.asarray(small, np.float32)), level, _noise(keys, small.shape[1:], _AUGMENT)
   params = place_params(stage, params, mesh)
+  inputs = step_inputs(stage, sampling)
+  if tiling is None or tiling.count == 1:
+    return _sample_whole(stage, params, keys, cond, noised, sampling, inputs, progress)
+  return _sample_tiles(stage, params, keys, cond, noised, sampling, inputs, progress, tiling, rows)
+
+
+def _sample_whole(stage, params, keys, cond, noised, sampling, inputs, progress) -> np.ndarray:
+  """All steps on the whole clip, which stays on the devices."""
+  spec = stage.spec
+  compiled = _compiled(_function(spec), _static(sampling))
+  if noised:
+    cond = cond.replace(lowres=compiled.grow(*noised))
   z = _noise(keys, spec.output.array, _INITIAL)
-  state = SampleState(z=z, x_hat=jnp.zeros_like(z))
+  state = SampleState(z=z, x_hat=jnp.zeros_like(z) if samplers.is_multistep(sampling.sampler) else None)
   ancestral = sampling.sampler is SamplerKind.ANCESTRAL
-  for i, inputs in enumerate(step_inputs(stage, sampling)):
+  for i, scalars in enumerate(inputs):
     noise = _noise(keys, spec.output.array, _STEP, i) if ancestral else None
-    state = step(params, state, cond, noise, inputs)
+    state = compiled.step(params, state, cond, noise, scalars)
     if progress is not None:
       jax.block_until_ready(state)
-      progress(i + 1, sampling.steps)
+      progress(i + 1, len(inputs))
   return np.clip(np.asarray(state.z, np.float32), -1.0, 1.0)
+
+
+def _sample_tiles(stage, params, keys, cond, noised, sampling, inputs, progress, tiling, rows) -> np.ndarray:
+  """All steps, each tile by tile; the clip is changed in place as soon as no tile to come reads the old values."""
+  if sampling.threshold is ThresholdKind.DYNAMIC:
+    raise ValueError(f"stage {stage.spec.name}: a dynamic threshold looks at the whole clip, tiles do not (expected threshold=static or tile=whole)")
+  compiled = _compiled(_function(stage.spec), _static(sampling))
+  noisy, window = compiled.noised(*noised) if noised else None, compiled.window(tiling.window)
+  clips = SampleState(z=_initial_noise(keys, stage.spec.output.array))
+  if samplers.is_multistep(sampling.sampler):
+    clips = clips.replace(x_hat=np.zeros_like(clips.z))
+  ancestral = sampling.sampler is SamplerKind.ANCESTRAL
+  starts = [slab[0].origin[0] for slab in tiling.slabs[1:]] + [stage.spec.output.frames]  # the first frame that later slabs read
+  done = 0
+  for i, scalars in enumerate(inputs):
+    waiting: list[tuple[tuple[slice, ...], SampleState]] = []
+    for slab, start in zip(tiling.slabs, starts, strict=True):
+      for tile in slab:
+        origin = np.array(tile.origin, np.int32)
+        lowres = window(noisy, origin) if noised else None
+        noise = _noise(keys, (*tiling.window, 3), _STEP, i, origin=origin, aligned=False) if ancestral else None
+        place = _slices(tile.window)
+        state = jax.tree.map(lambda clip, place=place: rows(clip[place]), clips)
+        state = compiled.tile_step(params, state, cond.replace(lowres=lowres), noise, scalars)
+        core = _slices(tile.core)
+        inside = _slices(tuple((a - o, b - o) for (a, b), o in zip(tile.core, tile.origin, strict=True)))
+        waiting.append((core, jax.tree.map(lambda made, inside=inside: np.asarray(made)[inside], state)))
+        done += 1
+        if progress is not None:
+          progress(done, len(inputs) * tiling.count)
+      waiting = _settle(clips, waiting, start)
+  return np.clip(clips.z, -1.0, 1.0, out=clips.z)
+
+
+def _settle(clips: SampleState, waiting: list[tuple[tuple[slice, ...], SampleState]], start: int) -> list[tuple[tuple[slice, ...], SampleState]]:
+  """Writes what lies before frame `start`, and returns the rest."""
+  rest = []
+  for (batch, frames, *place), made in waiting:
+    count = max(0, min(frames.stop, start) - frames.start)
+    here, later = slice(frames.start, frames.start + count), slice(frames.start + count, frames.stop)
+    for clip, values in zip(jax.tree.leaves(clips), jax.tree.leaves(made), strict=True):
+      clip[batch, here, *place] = values[:, :count]
+    if later.start < later.stop:  # a copy, so that the tile's memory goes
+      rest.append(((batch, later, *place), jax.tree.map(lambda values, count=count: values[:, count:].copy(), made)))
+  return rest
+
+
+def _initial_noise(keys: jax.Array, shape: tuple[int, int, int, int]) -> np.ndarray:
+  """[B, *shape] in host memory, drawn a few frames at a time."""
+  z = np.empty((keys.shape[0], *shape), np.float32)
+  depth = BLOCK[0]
+  for first in range(0, shape[0], depth):
+    frames = z[:, first : first + depth]
+    drawn = _noise(keys, (depth, *shape[1:]), _INITIAL, origin=np.array([first, 0, 0], np.int32))
+    frames[:] = np.asarray(drawn)[:, : frames.shape[1]]
+  return z
+
+
+def _slices(spans: tuple[tuple[int, int], ...]) -> tuple[slice, ...]:
+  """Index of a batch of clips [B, T, H, W, C]."""
+  return (slice(None), *(slice(start, stop) for start, stop in spans))
 
 
 def step_inputs(stage: Stage, sampling: SamplingSpec) -> list[StepInputs]:
@@ -183,14 +279,21 @@ def _function(spec: StageSpec) -> StageSpec:
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(spec: StageSpec, sampling: SamplingSpec) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _compiled(spec: StageSpec, sampling: SamplingSpec) -> Compiled:
   stage = Stage(spec)
-  return make_lowres_program(stage).jit(), make_sample_program(stage, sampling).jit()
+  return Compiled(
+    grow=make_lowres_program(stage).jit(),
+    noised=Program(f"sample_noised_{spec.name}", stage.noised).jit(),
+    window=functools.lru_cache(maxsize=8)(lambda window: make_window_program(stage, window).jit()),
+    step=make_sample_program(stage, sampling).jit(),
+    # What a tile is made of may be the host's own memory: nothing may be written there.
+    tile_step=make_sample_program(stage, sampling, donate=False).jit(),
+  )
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled_noise(shape: tuple[int, ...]) -> Callable[..., jax.Array]:
-  return make_noise_program(shape).jit()
+def _compiled_noise(shape: tuple[int, ...], aligned: bool) -> Callable[..., jax.Array]:
+  return make_noise_program(shape, aligned=aligned).jit()
 
 
 @functools.lru_cache(maxsize=32)
@@ -198,9 +301,11 @@ def _param_shardings(spec: StageSpec, mesh: Mesh) -> Any:
   return sharding.param_shardings(mesh, Stage(spec).abstract_params())
 
 
-def _noise(keys: jax.Array, shape: tuple[int, ...], stream: int, index: int = 0) -> jax.Array:
-  """[B, *shape], the draw that each sample's key makes for this stream and step."""
-  return _compiled_noise(tuple(shape))(keys, np.array([stream, index], np.int32))
+def _noise(
+  keys: jax.Array, shape: tuple[int, ...], stream: int, index: int = 0, *, origin: np.ndarray = ORIGIN, aligned: bool = True
+) -> jax.Array:
+  """[B, *shape], the draw that each sample's key makes for this stream and step, from `origin` of the clip on."""
+  return _compiled_noise(tuple(shape), aligned)(keys, np.array([stream, index], np.int32), origin)
 
 
 def _rows_placement(mesh: Mesh | None, rows: int) -> Callable[[Any], jax.Array]:

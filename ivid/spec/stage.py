@@ -129,10 +129,19 @@ class UNetSpec:
     return self.patch * 2 ** (len(self.levels) - 1)
 
   @property
+  def frame_local(self) -> bool:
+    """Whether a run of frames gives what the whole clip gives, but for its ends: frames mix by convolution alone."""
+    return all(level.time is not TimeMixing.ATTENTION for level in self.levels)
+
+  @property
+  def pixel_local(self) -> bool:
+    """Whether a part of the picture gives what the whole gives, but for its borders: no spatial attention, per-position norms."""
+    return self.norm is Norm.RMS and not any(level.spatial_attention for level in self.levels)
+
+  @property
   def fully_convolutional(self) -> bool:
-    """Whether a tile gives what the whole frame gives: no attention but to the text, per-position norms."""
-    mixes = any(level.spatial_attention or level.time is TimeMixing.ATTENTION for level in self.levels)
-    return not mixes and self.norm is Norm.RMS
+    """Whether a tile gives what the whole clip gives: no attention but to the text, per-position norms."""
+    return self.frame_local and self.pixel_local
 
 
 @dataclasses.dataclass(frozen=True)

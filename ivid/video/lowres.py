@@ -11,7 +11,7 @@ import numpy as np
 
 from ivid.spec.clip import ClipShape
 from ivid.spec.stage import Filter, LowresSpec, TimeFill
-from ivid.video.resize import resize
+from ivid.video.resize import resize, resize_window
 
 
 def shrink(x: Any, lowres: LowresSpec, output: ClipShape) -> Any:
@@ -39,18 +39,36 @@ def grow(small: Any, *, frames: int, height: int, width: int, time_fill: TimeFil
   Raises:
     ValueError: T is no multiple of t.
   """
-  b, t = small.shape[:2]
+  t = small.shape[1]
   if frames % t:
     raise ValueError(f"cannot spread {t} frames over {frames}: expected a multiple of {t}, such as {max(1, round(frames / t)) * t}")
-  big = resize(small, height, width, Filter.TRIANGLE)
-  k = frames // t
+  return _fill(resize(small, height, width, Filter.TRIANGLE), frames // t, time_fill)
+
+
+def grow_window(
+  small: jax.Array, origin: jax.Array, window: tuple[int, int, int], *, frames: int, height: int, width: int, time_fill: TimeFill
+) -> jax.Array:
+  """The part of grow(small, ...) that starts at `origin` (frame, row, column; may be traced) and has the sizes `window`.
+
+  The first frame and the number of frames are multiples of T / t.
+  """
+  k = frames // small.shape[1]
+  assert frames % small.shape[1] == 0 and window[0] % k == 0, (small.shape, frames, window)
+  part = jax.lax.dynamic_slice_in_dim(small, origin[0] // k, window[0] // k, 1)
+  part = resize_window(part, -3, height, Filter.TRIANGLE, start=origin[1], length=window[1])
+  part = resize_window(part, -2, width, Filter.TRIANGLE, start=origin[2], length=window[2])
+  return _fill(part, k, time_fill)
+
+
+def _fill(clip: Any, k: int, time_fill: TimeFill) -> Any:
+  """[B, t, H, W, C] -> [B, k t, H, W, C]."""
   if k == 1:
-    return big
-  xp = jnp if isinstance(big, jax.Array) else np
+    return clip
+  xp = jnp if isinstance(clip, jax.Array) else np
   if time_fill is TimeFill.REPEAT:
-    return xp.repeat(big, k, axis=1)
-  filled = xp.stack([big] + [xp.zeros_like(big)] * (k - 1), axis=2)
-  return filled.reshape(b, frames, *big.shape[2:])
+    return xp.repeat(clip, k, axis=1)
+  filled = xp.stack([clip] + [xp.zeros_like(clip)] * (k - 1), axis=2)
+  return filled.reshape(clip.shape[0], -1, *clip.shape[2:])
 
 
 def _scaled(name: str, size: int, small: int, big: int) -> int:

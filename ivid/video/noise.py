@@ -16,14 +16,16 @@ def block_noise(
   shape: tuple[int, int, int, int],
   origin: tuple[int | jax.Array, int | jax.Array, int | jax.Array] = (0, 0, 0),
   block: tuple[int, int, int] = BLOCK,
+  aligned: bool = False,
 ) -> jax.Array:
   """Standard normal float32 `shape` [T, H, W, C] whose first value lies at `origin` (frame, row, column >= 0) of the clip.
 
   Absolute block (i, j, k) holds normal(fold_in(fold_in(fold_in(key, i), j), k)), whatever the sizes of clip and tile. The origin
-  need not be a multiple of the block; it may be traced, so that one program serves every tile. For a batch, vmap over keys.
+  need not be a multiple of the block unless `aligned` says that it is, which spares a traced one the blocks of the worst offset; it may be
+  traced, so that one program serves every tile. For a batch, vmap over keys.
   """
   channels = shape[3]
-  spans = [_span(start, size, edge) for start, size, edge in zip(origin, shape[:3], block, strict=True)]
+  spans = [_span(start, size, edge, aligned) for start, size, edge in zip(origin, shape[:3], block, strict=True)]
   t, h, w = (first + jnp.arange(count) for first, count, _ in spans)
 
   values = math.prod(block) * channels
@@ -40,9 +42,11 @@ def block_noise(
   return jax.lax.dynamic_slice(covering, (*(offset for _, _, offset in spans), 0), shape)
 
 
-def _span(start: int | jax.Array, size: int, edge: int) -> tuple[int | jax.Array, int, int | jax.Array]:
+def _span(start: int | jax.Array, size: int, edge: int, aligned: bool) -> tuple[int | jax.Array, int, int | jax.Array]:
   """First covering block, how many there are, and where `start` lies in the first."""
   first, offset = start // edge, start % edge
+  if aligned:
+    return first, -(-size // edge), 0
   if isinstance(start, jax.Array):  # the count must not depend on the value: enough for the worst offset
     return first, (size + edge - 2) // edge + 1, offset
   assert start >= 0, f"origin {start} lies before the clip"

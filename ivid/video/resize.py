@@ -57,6 +57,33 @@ def resize_axis(clip: Any, axis: int, size: int, filter: Filter) -> Any:
   return np.ascontiguousarray(np.moveaxis(resized, 0, axis)).astype(dtype, copy=False)
 
 
+def resize_window(clip: jax.Array, axis: int, size: int, filter: Filter, *, start: jax.Array, length: int) -> jax.Array:
+  """Places `start` (may be traced) to start + length of resize_axis(clip, axis, size, filter), by sums of few shifted reads.
+
+  No matrix product over the whole axis: a part costs its share of the whole, and enlarging two reads a place.
+  """
+  axis = axis % clip.ndim
+  if clip.shape[axis] == size:
+    return jax.lax.dynamic_slice_in_dim(clip, start, length, axis)
+  places, weights = _taps(clip.shape[axis], size, filter)
+  places = jax.lax.dynamic_slice_in_dim(jnp.asarray(places), start, length, 1)
+  weights = jax.lax.dynamic_slice_in_dim(jnp.asarray(weights), start, length, 1)
+  along = [1] * clip.ndim
+  along[axis] = length
+  reads = (jnp.take(clip, place, axis, mode="clip") * weight.reshape(along) for place, weight in zip(places, weights, strict=True))
+  return functools.reduce(jnp.add, reads)
+
+
+@functools.cache
+def _taps(n_in: int, n_out: int, filter: Filter) -> tuple[np.ndarray, np.ndarray]:
+  """Rows of resize_weights without their zeros: places [k, n_out] int32 and weights [k, n_out]."""
+  matrix = resize_weights(n_in, n_out, filter)
+  count = int((matrix > 0).sum(axis=1).max())
+  first = np.minimum((matrix > 0).argmax(axis=1), n_in - count)
+  places = first + np.arange(count)[:, None]
+  return places.astype(np.int32), np.take_along_axis(matrix.T, places, axis=0)
+
+
 def resize(clip: Any, height: int, width: int, filter: Filter) -> Any:
   """Pictures or clips [..., H, W, C] at height x width. See `resize_weights` for the kernels, `resize_axis` for dtypes."""
   return resize_axis(resize_axis(clip, -3, height, filter), -2, width, filter)

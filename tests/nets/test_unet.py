@@ -9,7 +9,7 @@ import pytest
 from ivid.nets import axes
 from ivid.nets.blocks import Block
 from ivid.nets.condition import Conditioner
-from ivid.nets.unet import VideoUNet, receptive_halo
+from ivid.nets.unet import VideoUNet, frame_halo, pixel_halo
 from ivid.spec.stage import LevelSpec, Norm, TimeMixing, UNetSpec
 
 # Programs here run once: an optimised compile would cost more than it saves.
@@ -197,27 +197,29 @@ def test_an_output_depends_on_inputs_up_to_the_halo_and_no_further(local):
   reached = np.isnan(apply(inputs["z"].at[np.arange(4), 5, :, places].set(np.nan))).any((2, 4))  # [B, T, W]
   columns = [np.abs(np.flatnonzero(r.any(0)) - place).max() for r, place in zip(reached, places, strict=True)]
   times = [np.abs(np.flatnonzero(r.any(1)) - 5).max() for r in reached]
-  assert (max(columns), max(times)) == receptive_halo(LOCAL)
+  assert (max(columns), max(times)) == (pixel_halo(LOCAL), frame_halo(LOCAL))
 
 
 def test_tiles_agree_where_they_overlap_by_more_than_the_halo(local):
   _, apply = local
   clip = _normal(5, 12, 4, 96 + LOCAL.stride, 3)
   first, second = (apply(jnp.stack([clip[..., start : start + 96, :]] * 4))[0] for start in (0, LOCAL.stride))
-  halo = receptive_halo(LOCAL)[0] + LOCAL.stride
+  halo = pixel_halo(LOCAL) + LOCAL.stride
   np.testing.assert_allclose(second[..., halo:-halo, :], first[..., halo + LOCAL.stride : LOCAL.stride - halo, :], atol=1e-5)
   assert np.abs(second[..., :8, :] - first[..., LOCAL.stride : LOCAL.stride + 8, :]).max() > 1e-3  # and not beside the border
 
 
 def test_halo_of_a_network_that_attends_is_refused():
-  with pytest.raises(ValueError, match="not fully convolutional"):
-    receptive_halo(SMALL)
+  with pytest.raises(ValueError, match="attends over space or normalises whole frames"):
+    pixel_halo(SMALL)
+  with pytest.raises(ValueError, match="attends over time"):
+    frame_halo(SMALL)
 
 
 def test_halo_of_one_level_by_hand():
   spec = UNetSpec(levels=(LevelSpec(4, blocks=1, time=TimeMixing.CONVOLUTION),), patch=4, norm=Norm.RMS, head_dim=4)
   # Six convolutions in cells of 4 pixels, plus the rest of the first cell.
-  assert receptive_halo(spec) == (6 * 4 + 3, 2)
+  assert (pixel_halo(spec), frame_halo(spec)) == (6 * 4 + 3, 2)
 
 
 def test_sizes_that_do_not_divide_are_padded_with_zeros():

@@ -75,15 +75,15 @@ def test_one_device_equals_eight():
 def test_other_step_counts_weights_and_levels_compile_nothing_new():
   first = draw("tsr1", [0])
   function, static = stage_sampler._function(SPEC.stage("tsr1")), stage_sampler._static(tiny.GUIDED)
-  grow, step = stage_sampler._compiled(function, static)
-  sizes = grow._cache_size(), step._cache_size()
+  compiled = stage_sampler._compiled(function, static)
+  sizes = compiled.grow._cache_size(), compiled.step._cache_size()
   stages = stage_sampler._compiled.cache_info().misses
   for changes in (dict(steps=5), dict(guidance=GuidanceSpec(weight=3.0, low=1.0))):
     other = draw("tsr1", [0], sampling=dataclasses.replace(tiny.GUIDED, **changes))
     assert np.abs(other - first).max() > 1e-3
   strong, weak = draw("tsr1", [0], aug_snr=0.5), draw("tsr1", [0], aug_snr=50.0)
   assert np.abs(strong - weak).mean() > 1e-3
-  assert (grow._cache_size(), step._cache_size()) == sizes and stage_sampler._compiled.cache_info().misses == stages
+  assert (compiled.grow._cache_size(), compiled.step._cache_size()) == sizes and stage_sampler._compiled.cache_info().misses == stages
 
 
 def test_one_step_is_the_denoiser():

@@ -1,0 +1,133 @@
+"""Tiles: windows of a clip that overlap by the network's receptive field, so that together they give what the whole clip gives.
+
+Every window has the same size, so one compiled program serves all of them; those at the clip's ends are shifted inwards. Of each window
+only the core is kept: what lies at least a halo away from the borders that are not the clip's own. Cores cover the clip once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+from ivid.nets.unet import frame_halo, pixel_halo
+from ivid.spec.stage import StageSpec
+
+AXES = ("frames", "height", "width")
+Cut = tuple[tuple[int, int], tuple[int, int]]  # window and core along one axis
+AUTO_PIXELS = 24 * 768 * 1280  # of a window where none is asked for: about 2 GB of a network's temporaries
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+  """A window and its core: (start, stop) in frames, rows and columns of the clip."""
+
+  window: tuple[tuple[int, int], ...]
+  core: tuple[tuple[int, int], ...]
+
+  @property
+  def origin(self) -> tuple[int, ...]:
+    return tuple(start for start, _ in self.window)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+  """How a clip is cut.
+
+  Attributes:
+    window: frames, height and width of every window.
+    slabs: tiles that share their frames, in the order of time.
+  """
+
+  window: tuple[int, int, int]
+  slabs: tuple[tuple[Tile, ...], ...]
+
+  @property
+  def count(self) -> int:
+    return sum(map(len, self.slabs))
+
+
+def tile_stage(spec: StageSpec, tile: Sequence[int] = ()) -> Tiling:
+  """Cuts the stage's output clip.
+
+  Args:
+    tile: frames, height and width of a window, 0 for the whole axis; they are enlarged to what the stage's grid allows. Empty: the whole
+      clip if it has at most AUTO_PIXELS pixels or cannot be cut, else as many frames as that allows.
+
+  Raises:
+    ValueError: a window no larger than twice the halo, or an axis that the network mixes as a whole.
+  """
+  sizes = spec.output.array[:3]
+  steps = (spec.time_factor, spec.unet.stride, spec.unet.stride)
+  wanted = list(tile) or [_auto_frames(spec), 0, 0]
+  cuts = [_cut(spec, *axis) for axis in zip(AXES, sizes, steps, wanted, strict=True)]
+  slabs = tuple(tuple(_tile(frames, *place) for place in itertools.product(*cuts[1:])) for frames in cuts[0])
+  window = tuple(stop - start for start, stop in slabs[0][0].window)
+  return Tiling(window, slabs)
+
+
+def stretched(spec: StageSpec, frames: int) -> StageSpec:
+  """The stage for an input of another number of frames than it was trained on, at the same rates.
+
+  Raises:
+    ValueError: a network that attends over frames knows clips of its own length alone.
+  """
+  if frames == spec.lowres.input.frames:
+    return spec
+  if not spec.unet.frame_local:
+    raise ValueError(f"stage {spec.name} attends over {spec.lowres.input.frames} input frames: expected exactly as many, not {frames}")
+  small = dataclasses.replace(spec.lowres.input, frames=frames)
+  output = dataclasses.replace(spec.output, frames=frames * spec.time_factor)
+  return dataclasses.replace(spec, output=output, lowres=dataclasses.replace(spec.lowres, input=small))
+
+
+def parse_tile(text: str) -> tuple[int, ...]:
+  """`32x768x1280`, 0 for a whole axis; `whole` for no tiles; empty for the automatic choice, an empty tuple.
+
+  Raises:
+    ValueError: anything else.
+  """
+  if not text:
+    return ()
+  if text == "whole":
+    return (0, 0, 0)
+  parts = text.lower().split("x")
+  if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+    raise ValueError(f"tile={text}: expected FRAMESxHEIGHTxWIDTH such as 32x768x1280 (0: the whole axis), or whole")
+  return tuple(int(part) for part in parts)
+
+
+def _auto_frames(spec: StageSpec) -> int:
+  """Frames of the automatic window, 0 for all of them."""
+  clip = spec.output
+  if not spec.unet.frame_local or math.prod(clip.array[:3]) <= AUTO_PIXELS:
+    return 0
+  least = 4 * frame_halo(spec.unet) + spec.time_factor  # shorter ones would compute more overlap than clip
+  return max(AUTO_PIXELS // (clip.height * clip.width), least)
+
+
+def _cut(spec: StageSpec, axis: str, size: int, step: int, want: int) -> list[Cut]:
+  """Windows and cores along one axis; windows start at multiples of `step`."""
+  if want < 0:
+    raise ValueError(f"tile {axis}={want}: expected 1 or more, or 0 for all of {size}")
+  # The length leaves the same rest as the clip's, so that the last window, too, starts on the grid.
+  length = want + (size - want) % step if want else size
+  if length >= size:
+    return [((0, size), (0, size))]
+  try:
+    halo = frame_halo(spec.unet) if axis == "frames" else pixel_halo(spec.unet)
+  except ValueError as error:
+    raise ValueError(f"tile {axis}={want}: stage {spec.name} takes {axis} whole: {error}") from None
+  stride = (length - 2 * halo) // step * step
+  if stride < 1:
+    least = 2 * halo + step
+    raise ValueError(f"tile {axis}={want} of stage {spec.name} is all overlap: expected {least + (size - least) % step} or more")
+  starts = [*range(0, size - length, stride), size - length]
+  stops = [*(start + length - halo for start in starts[:-1]), size]
+  return [((start, start + length), core) for start, core in zip(starts, itertools.pairwise([0, *stops]), strict=True)]
+
+
+def _tile(*cuts: Cut) -> Tile:
+  windows, cores = zip(*cuts, strict=True)
+  return Tile(windows, cores)

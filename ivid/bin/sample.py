@@ -2,7 +2,7 @@
 
 ivid sample --prompt="a large red circle moves left on a black background"
 ivid sample --cascade=DIR --prompts_file=F --seed=1 --num_samples=4 --steps=base=64,ssr1=16 --out=DIR
-ivid sample --prompt=... --input=clip.png --start_stage=ssr2
+ivid sample --input=clip.mp4 --start_stage=ssr2 --caption="a large red circle moves left on a black background"
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import os
 import pathlib
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -25,14 +27,16 @@ if TYPE_CHECKING:  # imported where they are used, so that a wrong flag is answe
   import numpy as np
 
   from ivid.sample.bundle import Cascade
+  from ivid.sample.cascade import Clip
   from ivid.sample.keys import Sample
   from ivid.sample.outputs import Outputs
   from ivid.spec.stage import StageSpec
 
 DEFAULT_CASCADE = "nano"
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 OVERRIDES = ("steps", "sampler", "guidance", "threshold", "aug_snr")
 # What the metadata decides; given beside --from_metadata they would contradict it.
-DECIDED = ("prompt", "prompts_file", "seed", "num_samples", "start_stage", "stop_stage", "batch_size", *OVERRIDES)
+DECIDED = ("prompt", "prompts_file", "seed", "num_samples", "caption", "start_stage", "stop_stage", "batch_size", "tile", *OVERRIDES)
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -50,7 +54,8 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string("aug_snr", "", "Power ratio of the noise augmentation of a stage's input, such as 3 or 5; by stage as --steps.", **f)
   flags.DEFINE_string("start_stage", "", "First stage to run; one that has an input takes it from --input.", **f)
   flags.DEFINE_string("stop_stage", "", "Last stage to run (default: the last trained one of the chain).", **f)
-  flags.DEFINE_string("input", "", "Clip that --start_stage starts from, of exactly that stage's input size.", **f)
+  flags.DEFINE_string("input", "", "Clip that --start_stage starts from, of any size, rate and length: resampled, cut and resized.", **f)
+  flags.DEFINE_string("caption", "", "What --input shows; may be left out.", **f)
   flags.DEFINE_string("out", "out", "Folder, or a file for one clip. No file is lost: a name that is taken gets a number.", **f)
   flags.DEFINE_string(
     "format", "", "mp4, webm, gif or png (all frames in one picture, without loss); default: that of --out, else mp4.", **f
@@ -59,6 +64,9 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_bool("save_stages", False, "Save every stage's clip; with --format=png going on from one is exact.", **f)
   flags.DEFINE_bool("contact_sheet", False, "Also save one picture with frames of all clips.", **f)
   flags.DEFINE_string("from_metadata", "", "Make a clip again, bit for bit on the same machine: its .json, or the clip itself.", **f)
+  flags.DEFINE_string(
+    "tile", "", "What is computed at once: 32x768x1280 (0: the whole axis) or whole; by stage as --steps; default: by memory.", **f
+  )
   flags.DEFINE_integer("batch_size", 0, "Clips computed together; 0: one a device.", **f)
 
 
@@ -72,8 +80,9 @@ class Request:
     samples: the clips to draw.
     batch_size: of the run.
     keep: indices of `samples` that are saved.
+    tiles: by stage (ivid.sample.plan.plan_tiles).
     first_input: [t, h, w, 3] uint8 that the first stage starts from, or None.
-    source: its file and SHA-256.
+    source: its file, SHA-256 and what was changed to make it fit.
   """
 
   cascade: Cascade
@@ -81,8 +90,9 @@ class Request:
   samples: tuple[Sample, ...]
   batch_size: int
   keep: frozenset[int]
+  tiles: dict[str, tuple[int, ...]]
   first_input: np.ndarray | None = None
-  source: dict[str, str] | None = None
+  source: dict[str, Any] | None = None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -101,8 +111,7 @@ def main(argv: Sequence[str]) -> int:
     request = _repeat_request(values) if values.from_metadata else _request(values, prompts)
     outputs = Outputs(values.out, values.format, clips=len(request.keep), overwrite=values.overwrite)
     outputs.check(list(request.stages) if values.save_stages else [request.stages[-1]])
-    _run(request, outputs, save_stages=values.save_stages, sheet=values.contact_sheet)
-  return 0
+    return _run(request, outputs, save_stages=values.save_stages, sheet=values.contact_sheet)
 
 
 def _check_numbers(values: flags.FlagValues) -> None:
@@ -117,13 +126,19 @@ def _check_numbers(values: flags.FlagValues) -> None:
 
 
 def _prompts(values: flags.FlagValues) -> list[str]:
-  """Prompts of the flags and the file, each once."""
+  """Prompts of the flags and the file, each once; an empty one, no text, for an input clip of which nothing is said."""
   prompts = list(values.prompt)
+  if values.caption:
+    if not values.input:
+      raise ValueError(f"--caption={values.caption!r} says what --input shows: expected --prompt, or --input too")
+    prompts.append(values.caption)
   for prompt in prompts:
     if not prompt.strip():
       raise ValueError(f"--prompt={prompt!r} is empty: expected a description of the clip")
   if values.prompts_file:
     prompts += _read_prompts(pathlib.Path(values.prompts_file))
+  if not prompts and values.input:
+    return [""]
   if not prompts:
     raise ValueError("no prompt: expected --prompt='what the clip shows', or --prompts_file")
   return list(dict.fromkeys(prompts))
@@ -152,9 +167,10 @@ def _request(values: flags.FlagValues, prompts: Sequence[str]) -> Request:
   last = stages[-1].name
   if not values.stop_stage and last != cascade.spec.stage_names[-1]:
     print(f"stopping at {last}, the last trained stage of cascade {cascade.spec.name}", file=sys.stderr)
-  first_input, source = _read_input(stages[0], values.input)
+  stages, first_input, source = _enter(stages, values.input)
+  tiles = plan.plan_tiles(stages, values.tile)
   samples = tuple(Sample(prompt, values.seed, number) for prompt in prompts for number in range(values.num_samples))
-  return Request(cascade, stages, samples, values.batch_size, frozenset(range(len(samples))), first_input, source)
+  return Request(cascade, stages, samples, values.batch_size, frozenset(range(len(samples))), tiles, first_input, source)
 
 
 def _repeat_request(values: flags.FlagValues) -> Request:
@@ -162,55 +178,94 @@ def _repeat_request(values: flags.FlagValues) -> Request:
 
   metadata = outputs.load_metadata(values.from_metadata)
   cascade = find_cascade(values.cascade or metadata["cascade"]["name"])
-  stages = repeat.repeated_stages(cascade, metadata)
   source = metadata.get("input") or {}
-  first_input, found = _read_input(stages[0], values.input or source.get("file", ""))
+  stages, first_input, found = _enter(repeat.repeated_stages(cascade, metadata), values.input or source.get("file", ""))
   if found and found["sha256"] != source.get("sha256"):
     raise ValueError(f"{found['file']} is not the clip that {values.from_metadata} started from: its SHA-256 is {found['sha256'][:12]}")
   sample, size, row = repeat.repeated_sample(metadata)
+  tiles = repeat.repeated_tiles(metadata)
   # The batch is filled with copies: a clip's last bits may depend on the batch's size and its row there, not on the other rows.
-  return Request(cascade, stages, (sample,) * size, size, frozenset([row]), first_input, source or None)
+  return Request(cascade, stages, (sample,) * size, size, frozenset([row]), tiles, first_input, source or None)
 
 
-def _read_input(stage: StageSpec, name: str) -> tuple[np.ndarray | None, dict[str, str] | None]:
-  """The clip that the stage starts from, and its file and SHA-256."""
-  if stage.lowres is None:
+def _enter(stages: tuple[StageSpec, ...], name: str) -> tuple[tuple[StageSpec, ...], np.ndarray | None, dict[str, Any] | None]:
+  """The stages for the length of the clip `name`, that clip as the first of them takes it, and where it comes from."""
+  if stages[0].lowres is None:
     if name:
-      raise ValueError(f"--input={name}: stage {stage.name} starts from noise alone; expected --start_stage too")
-    return None, None
-  want = stage.lowres.input
+      raise ValueError(f"--input={name}: stage {stages[0].name} starts from noise alone; expected --start_stage too")
+    return stages, None, None
+  want = stages[0].lowres.input
   if not name:
-    raise ValueError(f"--start_stage={stage.name} needs --input=clip, of {want}")
-  from ivid.media.clips import read_clip
+    raise ValueError(f"--start_stage={stages[0].name} needs --input=clip; it takes {want}")
+  from ivid.sample import plan
+  from ivid.sample.entry import read_entry
 
-  clip, fps = read_clip(name)
-  if clip.shape != want.array:
-    sizes = "x".join(str(n) for n in clip.shape[:3])
-    raise ValueError(f"--input={name} is a clip of {sizes}, stage {stage.name} takes exactly {want.frames}x{want.height}x{want.width}")
-  if abs(float(fps) - want.fps) > 0.01 * want.fps:
-    warnings.warn(f"--input={name} plays at {float(fps):g} frames a second, stage {stage.name} takes it as {want.fps:g}", stacklevel=2)
-  return clip, {"file": name, "sha256": hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest()}
+  entry = read_entry(name, want, max_seconds=plan.longest_seconds(stages, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
+  for change in entry.changes:
+    print(f"--input={name}: {change}", file=sys.stderr)
+  source = {"file": name, "sha256": hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest(), "changes": list(entry.changes)}
+  return plan.plan_length(stages, len(entry.frames)), entry.frames, source
 
 
-def _run(request: Request, outputs: Outputs, *, save_stages: bool, sheet: bool) -> None:
+def _run(request: Request, outputs: Outputs, *, save_stages: bool, sheet: bool) -> int:
+  """Samples and saves; Ctrl-C leaves the clips of finished stages and says how to go on from them. Returns the exit status."""
   from ivid.media.sheet import contact_sheet
   from ivid.sample.cascade import run_cascade
-  from ivid.sample.outputs import clip_metadata
 
   stages, shown = list(request.stages), []
-  for clip in run_cascade(request.cascade, stages, request.samples, batch_size=request.batch_size, first_input=request.first_input):
-    last = clip.stage is stages[-1]
-    if clip.index not in request.keep or not (last or save_stages):
-      continue
-    sample = request.samples[clip.index]
-    metadata = clip_metadata(request.cascade, stages[: stages.index(clip.stage) + 1], sample, clip, request.source)
-    path = outputs.save(outputs.stem(sample, "" if last else clip.stage.name), clip.frames, clip.stage.output.fps, metadata)
-    print(path, flush=True)
-    if last and sheet:
-      shown.append((clip.frames, f"{sample.prompt} (seed {sample.seed}, sample {sample.number})"))
+  made: list[list[Clip]] = []  # clips of the last finished stage and of the one that runs
+  try:
+    for clip in run_cascade(
+      request.cascade,
+      stages,
+      request.samples,
+      batch_size=request.batch_size,
+      first_input=request.first_input,
+      tiles=request.tiles,
+    ):
+      if not made or made[-1][0].stage is not clip.stage:
+        made = [*made[-1:], []]
+      made[-1].append(clip)
+      last = clip.stage is stages[-1]
+      if clip.index not in request.keep or not (last or save_stages):
+        continue
+      print(_save(request, outputs, clip, "" if last else clip.stage.name), flush=True)
+      if last and sheet:
+        sample = request.samples[clip.index]
+        shown.append((clip.frames, f"{sample.prompt} (seed {sample.seed}, sample {sample.number})"))
+  except KeyboardInterrupt:
+    finished = [clips for clips in made if len(clips) == len(request.samples)]
+    _say_how_to_go_on(request, outputs, finished[-1] if finished else [])
+    return INTERRUPTED
   if shown:
     frames, captions = zip(*shown, strict=True)
     print(outputs.save_sheet("contact_sheet", contact_sheet(frames, captions=captions)))
+  return 0
+
+
+def _save(request: Request, outputs: Outputs, clip: Clip, stage: str, *, suffix: str = "") -> pathlib.Path:
+  from ivid.sample.outputs import clip_metadata
+
+  sample, stages = request.samples[clip.index], list(request.stages)
+  metadata = clip_metadata(request.cascade, stages[: stages.index(clip.stage) + 1], sample, clip, tiles=request.tiles, source=request.source)
+  return outputs.save(outputs.stem(sample, stage), clip.frames, clip.stage.output.fps, metadata, suffix=suffix)
+
+
+def _say_how_to_go_on(request: Request, outputs: Outputs, clips: list[Clip]) -> None:
+  """Saves the clips of the last finished stage without loss, and says the command that takes them up."""
+  names = [spec.name for spec in request.stages]
+  kept = [clip for clip in clips if clip.index in request.keep]
+  if not kept or kept[0].stage.name == names[-1]:
+    print("interrupted; no finished stage to go on from" if not kept else "interrupted; all clips are saved", file=sys.stderr)
+    return
+  following = names[names.index(kept[0].stage.name) + 1]
+  print(f"interrupted in stage {following}; the stage before it is saved without loss. To go on:", file=sys.stderr)
+  for clip in kept:
+    sample = request.samples[clip.index]
+    path = _save(request, outputs, clip, clip.stage.name, suffix="png")
+    options = [f"--input={path}", f"--start_stage={following}", f"--stop_stage={names[-1]}", f"--seed={sample.seed}"]
+    options += [f"--caption={sample.prompt}"] * bool(sample.prompt) + [f"--cascade={request.cascade.folder}"]
+    print("  ivid sample " + " ".join(map(shlex.quote, options)), file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -59,6 +59,24 @@ def read_clip(path: str | os.PathLike, *, max_frames: int | None = None) -> tupl
     clip, fps = pictures.read_grid(path)
     return clip[:max_frames], fps
   return videos.read(path, max_frames)
+
+
+def timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, float, np.ndarray]]:
+  """(seconds at which it appears, seconds it is shown, picture uint8 [H, W, 3]) of every frame of what `read_clip` reads, or of a picture.
+
+  Raises:
+    ValueError: no such file, an empty one, or nothing to be seen in it.
+  """
+  file = pathlib.Path(path)
+  if not file.is_file():
+    raise ValueError(f"no clip at {path}: no such file")
+  if not file.stat().st_size:
+    raise ValueError(f"{path} is empty: expected a clip")
+  if file.suffix.lower() == ".png" and pictures.is_grid(path):
+    clip, fps = pictures.read_grid(path)
+    yield from ((n / float(fps), 1 / float(fps), picture) for n, picture in enumerate(clip))
+  else:
+    yield from videos.frames(path)
 
 
 def read_metadata(path: str | os.PathLike) -> dict | None:

@@ -38,6 +38,16 @@ def write_grid(path: os.PathLike, clip: np.ndarray, rate: Fraction, *, comment: 
   _save(path, picture, {COMMENT: comment, LAYOUT: f"{frames} {height} {width} {rate}"})
 
 
+def is_grid(path: str | os.PathLike) -> bool:
+  """Whether `write_grid` wrote that PNG; False for any other picture.
+
+  Raises:
+    ValueError: no picture at all.
+  """
+  with _open(path) as image:
+    return LAYOUT in image.info
+
+
 def read_grid(path: str | os.PathLike) -> tuple[np.ndarray, Fraction]:
   """The clip and rate that `write_grid` wrote.
 

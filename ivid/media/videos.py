@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
+from collections.abc import Iterator
 from fractions import Fraction
 
 import av
@@ -36,23 +38,58 @@ def read(path: str | os.PathLike, max_frames: int | None) -> tuple[np.ndarray, F
   Raises:
     ValueError: unreadable file, or no picture in it.
   """
-  frames, times = [], []
   with _open(path) as container:
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    try:
-      for frame in container.decode(stream):
-        if len(frames) == max_frames:
-          break
-        frames.append(np.rot90(frame.to_ndarray(format="rgb24", interpolation=EXACT), frame.rotation // 90))
-        times.append(frame.time)
-    except av.FFmpegError as error:
-      raise ValueError(f"{path} breaks off after {len(frames)} frames: {error.strerror}") from None
-    stated = stream.average_rate
-    resolution = stream.time_base
-  if not frames:
+    stated, resolution = container.streams.video[0].average_rate, container.streams.video[0].time_base
+    found = list(itertools.islice(_decode(container, path), max_frames))
+  return np.stack([picture for _, _, picture in found]), _rate([time for time, _, _ in found], stated, resolution)
+
+
+def frames(path: str | os.PathLike) -> Iterator[tuple[float, float, np.ndarray]]:
+  """Every frame of the first video stream with the seconds at which it appears, from 0 on, and for which it is shown.
+
+  One frame is in memory at a time. A file that does not say how long its frames last has them as long as the one before.
+
+  Raises:
+    ValueError: unreadable file, or no picture in it.
+  """
+  with _open(path) as container:
+    seconds = 1 / float(container.streams.video[0].average_rate or 1)
+    first = last = None
+    for time, stated, picture in _decode(container, path):
+      if time is None:
+        time = 0.0 if last is None else last + seconds
+      first = time if first is None else first
+      time = max(time - first, 0.0 if last is None else last)
+      if stated is None and last is not None and time > last:
+        seconds = time - last
+      last = time
+      yield time, stated or seconds, picture
+
+
+def _decode(container: av.container.InputContainer, path: str | os.PathLike) -> Iterator[tuple[float | None, float | None, np.ndarray]]:
+  """(time, duration, picture) as the container states them."""
+  stream = container.streams.video[0]
+  stream.thread_type = "AUTO"
+  count = 0
+  try:
+    for frame in container.decode(stream):
+      duration = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else None
+      yield frame.time, duration, _picture(frame)
+      count += 1
+  except av.FFmpegError as error:
+    raise ValueError(f"{path} breaks off after {count} frames: {error.strerror}") from None
+  if not count:
     raise ValueError(f"{path} holds no pictures")
-  return np.stack(frames), _rate(times, stated, resolution)
+
+
+def _picture(frame: av.VideoFrame) -> np.ndarray:
+  """uint8 [H, W, 3], upright; what is transparent lies on black."""
+  if any(component.is_alpha for component in frame.format.components):
+    rgba = frame.to_ndarray(format="rgba", interpolation=EXACT).astype(np.uint16)
+    picture = ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
+  else:
+    picture = frame.to_ndarray(format="rgb24", interpolation=EXACT)
+  return np.ascontiguousarray(np.rot90(picture, frame.rotation // 90))
 
 
 def read_comment(path: str | os.PathLike) -> dict | None:

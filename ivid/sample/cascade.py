@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
+import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh
 
@@ -16,9 +17,10 @@ from ivid.sample.bundle import Cascade
 from ivid.sample.keys import Sample, sample_keys
 from ivid.sample.progress import CascadeProgress
 from ivid.sample.stage_sampler import place_params, sample_stage
+from ivid.sample.tiling import Tiling, stage_tiling
 from ivid.spec.run import MeshSpec
 from ivid.spec.stage import StageSpec
-from ivid.stage import Stage
+from ivid.stage import Stage, needs_guidance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Clip:
     stage: the stage, as it was sampled.
     index: the sample's place in the run's list.
     frames: [T, H, W, 3] uint8.
-    batch_size, row: the batch it was computed in; a clip's last bits may depend on them, nothing else does.
+    batch_size, row: the batch it was computed in; a clip's last bits may depend on them and on the tiles, nothing else does.
   """
 
   stage: StageSpec
@@ -46,6 +48,7 @@ def run_cascade(
   *,
   batch_size: int = 0,
   first_input: np.ndarray | None = None,
+  tiles: Mapping[str, Sequence[int]] | None = None,
   quiet: bool = False,
 ) -> Iterator[Clip]:
   """Yields every stage's clip of every sample, stage by stage.
@@ -55,23 +58,28 @@ def run_cascade(
 
   Args:
     stages: consecutive stages of the cascade with the sampling to use (ivid.sample.plan).
-    samples: clips to draw; each depends on its own fields alone.
+    samples: clips to draw; each depends on its own fields alone. An empty prompt is no text.
     batch_size: samples computed together; 0: one a local device.
     first_input: [t, h, w, 3] uint8 that every sample starts from, where stages[0] is no base.
+    tiles: by stage what stage_tiling takes; the automatic choice for stages not in it.
     quiet: no progress.
 
   Raises:
-    ValueError: before anything is computed: untrained or foreign weights, another text encoder, an input of the wrong size.
+    ValueError: before anything is computed: untrained or foreign weights, another text encoder, an input of the wrong size, a tile that a
+      stage cannot be cut in.
   """
   for spec in stages:
     cascade.check(spec.name)
+  tilings = {spec.name: stage_tiling(spec, (tiles or {}).get(spec.name, ())) for spec in stages}
   size = batch_size or jax.local_device_count()
   batches = [range(start, min(start + size, len(samples))) for start in range(0, len(samples), size)]
   text, text_mask = _embed(cascade, tuple(spec.name for spec in stages), [sample.prompt for sample in samples])
   clips: list[np.ndarray | None] = [first_input] * len(samples)
-  with CascadeProgress(len(stages), quiet=quiet) as progress:
+  work = {spec.name: len(batches) * evaluation_work(spec, tilings[spec.name]) * spec.sampling.steps for spec in stages}
+  with CascadeProgress(work, quiet=quiet) as progress:
     for spec in stages:
-      progress.begin(spec.name, spec.sampling.steps * len(batches))
+      tiling = tilings[spec.name]
+      progress.begin(spec.name, batches=len(batches), steps=spec.sampling.steps, tiles=tiling.count)
       stage = Stage(spec)
       params = cascade.load_stage(spec.name)
       for rows in batches:
@@ -87,6 +95,7 @@ def run_cascade(
             text_mask=text_mask[rows.start : rows.stop, None],
             small=small,
             sampling=spec.sampling,
+            tiling=tiling,
             progress=progress.step,
             mesh=mesh,
           )
@@ -98,6 +107,14 @@ def run_cascade(
       progress.end()
 
 
+def evaluation_work(spec: StageSpec, tiling: Tiling) -> float:
+  """Roughly proportional to the arithmetic of one evaluation: positions times squared channels, level by level."""
+  pixels = tiling.count * math.prod(tiling.window)
+  guided = 2 if needs_guidance(spec.sampling) else 1
+  levels = (level.blocks * level.channels**2 / 4**i for i, level in enumerate(spec.unet.levels))
+  return guided * pixels / spec.unet.patch**2 * sum(levels)
+
+
 def batch_mesh(rows: int) -> Mesh | None:
   """A mesh over as many local devices as divide the batch, or None for one."""
   devices = jax.local_devices()
@@ -106,5 +123,11 @@ def batch_mesh(rows: int) -> Mesh | None:
 
 
 def _embed(cascade: Cascade, stages: tuple[str, ...], prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-  """Embeddings [N, L, D] and mask [N, L] of all prompts; the encoder is gone when this returns."""
-  return cascade.load_text(stages).embed(prompts)
+  """Embeddings [N, L, D] and mask [N, L] of all prompts, no text for empty ones; the encoder is gone when this returns."""
+  encoder = cascade.load_text(stages)
+  said = [bool(prompt) for prompt in prompts]
+  if not any(said):
+    shape = (len(prompts), encoder.spec.max_tokens)
+    return np.zeros((*shape, encoder.spec.dim), ml_dtypes.bfloat16), np.zeros(shape, bool)
+  text, mask = encoder.embed([prompt or next(filter(None, prompts)) for prompt in prompts])
+  return text, mask & np.array(said)[:, None]

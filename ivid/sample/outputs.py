@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ivid.media.pictures import write_png
 from ivid.sample.bundle import Cascade
 from ivid.sample.cascade import Clip
 from ivid.sample.keys import Sample
+from ivid.sample.tiling import stage_tiling
 from ivid.spec import convert
 from ivid.spec.errors import nearest
 from ivid.spec.stage import StageSpec
@@ -67,12 +69,13 @@ class Outputs:
     own = self._file or f"{slug(sample.prompt)}-s{sample.seed}-{sample.number}"
     return f"{own}-{stage}" if stage else own
 
-  def save(self, stem: str, frames: np.ndarray, fps: float, metadata: dict[str, Any]) -> pathlib.Path:
-    """Writes the clip [T, H, W, 3] uint8 and its JSON, and returns the clip's name."""
-    temporary = [self.folder / f".{stem}.{os.getpid()}.new.{kind}" for kind in (self.suffix, "json")]
+  def save(self, stem: str, frames: np.ndarray, fps: float, metadata: dict[str, Any], *, suffix: str = "") -> pathlib.Path:
+    """Writes the clip [T, H, W, 3] uint8 and its JSON, and returns the clip's name; `suffix`: another format than the run's."""
+    kinds = [suffix or self.suffix, "json"]
+    temporary = [self.folder / f".{stem}.{os.getpid()}.new.{kind}" for kind in kinds]
     write_clip(temporary[0], frames, fps, metadata=metadata)
     temporary[1].write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
-    return self._place(temporary, stem, [self.suffix, "json"])
+    return self._place(temporary, stem, kinds)
 
   def save_sheet(self, stem: str, picture: np.ndarray) -> pathlib.Path:
     """Writes a picture [H, W, 3] uint8 as PNG, and returns its name."""
@@ -100,12 +103,21 @@ def slug(prompt: str) -> str:
   return "-".join(words)[:SLUG_LENGTH].strip("-") or "clip"
 
 
-def clip_metadata(cascade: Cascade, stages: list[StageSpec], sample: Sample, clip: Clip, source: dict[str, str] | None) -> dict[str, Any]:
+def clip_metadata(
+  cascade: Cascade,
+  stages: list[StageSpec],
+  sample: Sample,
+  clip: Clip,
+  *,
+  tiles: Mapping[str, Sequence[int]],
+  source: dict[str, Any] | None,
+) -> dict[str, Any]:
   """Everything the clip follows from: what `--from_metadata` reads.
 
   Args:
     stages: those that ran up to this clip's.
-    source: file and SHA-256 of the clip that the first stage started from, if any.
+    tiles: as run_cascade was given them.
+    source: file, SHA-256 and changes of the clip that the first stage started from, if any.
   """
   output = clip.stage.output
   entries = [(spec, cascade.check(spec.name)) for spec in stages]
@@ -123,6 +135,7 @@ def clip_metadata(cascade: Cascade, stages: list[StageSpec], sample: Sample, cli
         "size": str(spec.output),
         "sampling": convert.to_dict(spec.sampling),
         "aug_snr": None if spec.lowres is None else spec.lowres.aug_snr,
+        "tile": list(stage_tiling(spec, tiles.get(spec.name, ())).window),
       }
       for spec, entry in entries
     ],

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from ivid.sample.bundle import Cascade
+from ivid.sample.tiling import parse_tile, stage_tiling, stretched
 from ivid.spec.errors import nearest
 from ivid.spec.stage import GuidanceSpec, SamplerKind, SamplingSpec, StageSpec, ThresholdKind
 
+STATE_BYTES = 10  # of a value of the clip: z_t and the previous x_hat in float32, input and output in bytes
 E = TypeVar("E", bound=enum.Enum)
 
 
@@ -55,6 +57,36 @@ def override_stages(stages: Sequence[StageSpec], overrides: Overrides) -> tuple[
     names = [spec.name for spec in stages if field.name != "aug_snr" or spec.lowres is not None]
     values[field.name] = per_stage(field.name, getattr(overrides, field.name), names)
   return tuple(_override(spec, {flag: by_name.get(spec.name) for flag, by_name in values.items()}) for spec in stages)
+
+
+def plan_tiles(stages: Sequence[StageSpec], text: str) -> dict[str, tuple[int, ...]]:
+  """Tiles by stage of `32x768x1280`, `ssr3=32x768x1280,tsr3=whole`; those that a stage cannot be cut in are an error.
+
+  Raises:
+    ValueError: a stage that does not run, or a tile that cannot be read or used.
+  """
+  tiles = {name: parse_tile(value) for name, value in per_stage("tile", text, [spec.name for spec in stages]).items()}
+  for spec in stages:
+    stage_tiling(spec, tiles.get(spec.name, ()))
+  return tiles
+
+
+def plan_length(stages: Sequence[StageSpec], frames: int) -> tuple[StageSpec, ...]:
+  """The stages for an input of that many frames, one after the other.
+
+  Raises:
+    ValueError: a stage that knows clips of its own length alone.
+  """
+  planned = []
+  for spec in stages:
+    planned.append(stretched(spec, frames))
+    frames = planned[-1].output.frames
+  return tuple(planned)
+
+
+def longest_seconds(stages: Sequence[StageSpec], memory: int) -> float:
+  """Seconds of clip whose state between two steps, and its bytes, fit `memory` bytes in every stage."""
+  return min(memory / (spec.output.fps * spec.output.height * spec.output.width * 3 * STATE_BYTES) for spec in stages)
 
 
 def per_stage(flag: str, text: str, names: Sequence[str]) -> dict[str, str]:

@@ -25,6 +25,11 @@ def repeated_stages(cascade: Cascade, metadata: dict[str, Any]) -> tuple[StageSp
   return tuple(_stage(cascade, record) for record in metadata["stages"])
 
 
+def repeated_tiles(metadata: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+  """The tiles that made the clip, by stage."""
+  return {record["name"]: tuple(record["tile"]) for record in metadata["stages"] if "tile" in record}
+
+
 def _stage(cascade: Cascade, record: dict[str, Any]) -> StageSpec:
   name, want = record["name"], record["weights_sha256"]
   have = cascade.check(name).sha256

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 
 from ivid.nets.unet import frame_halo, pixel_halo
-from ivid.spec.stage import StageSpec
+from ivid.spec.stage import StageSpec, ThresholdKind
 
 AXES = ("frames", "height", "width")
 Cut = tuple[tuple[int, int], tuple[int, int]]  # window and core along one axis
@@ -65,6 +65,15 @@ def tile_stage(spec: StageSpec, tile: Sequence[int] = ()) -> Tiling:
   slabs = tuple(tuple(_tile(frames, *place) for place in itertools.product(*cuts[1:])) for frames in cuts[0])
   window = tuple(stop - start for start, stop in slabs[0][0].window)
   return Tiling(window, slabs)
+
+
+def stage_tiling(spec: StageSpec, tile: Sequence[int] = ()) -> Tiling:
+  """`tile_stage`, with the whole clip as the automatic choice where the threshold looks at all of it."""
+  dynamic = spec.sampling.threshold is ThresholdKind.DYNAMIC
+  tiling = tile_stage(spec, (0, 0, 0) if dynamic and not tile else tile)
+  if dynamic and tiling.count > 1:
+    raise ValueError(f"stage {spec.name}: a dynamic threshold looks at the whole clip, tiles do not (expected threshold=static or tile=whole)")
+  return tiling
 
 
 def stretched(spec: StageSpec, frames: int) -> StageSpec:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from ivid import __main__ as command_line
-from ivid.media.clips import read_clip, read_metadata
+from ivid.media.clips import read_clip, read_metadata, write_clip
 from tests.sample import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -73,8 +74,48 @@ def test_stages_saved_and_entered_again(sample):
   assert read_metadata(last)["input"]["file"] == str(paths[1])
   _, (again,), _ = sample(f"--from_metadata={last}", "--out=again", "--format=png")
   assert again.read_bytes() == last.read_bytes()
-  status, _, errors = sample(PROMPT, "--start_stage=ssr1", f"--input={paths[0]}")
-  assert status == 1 and "is a clip of 2x8x12, stage ssr1 takes exactly 4x8x12" in errors[0]
+
+
+def test_a_clip_of_any_size_and_length_enters(sample, tmp_path):
+  rng = np.random.default_rng(0)
+  write_clip(tmp_path / "mine.mp4", rng.integers(0, 256, (40, 50, 62, 3), np.uint8), 20.0)
+  status, (path,), errors = sample("--input=mine.mp4", "--start_stage=tsr1", "--tile=tsr1=8x0x0", "--format=png")
+  assert status == 0 and str(path) == "out/clip-s0-0.png"
+  clip, fps = read_clip(path)
+  assert clip.shape == (8, 16, 24, 3) and fps == 4.0  # two seconds at 2 frames a second, twice as many in tsr1
+  changes = read_metadata(path)["input"]["changes"]
+  assert [line.removeprefix("--input=mine.mp4: ") for line in errors if line.startswith("--input")] == changes
+  assert changes[0].startswith("cut 9 of 50 rows") and changes[2].startswith("resampled 40 frames (20 frames a second, 2 s) to 4")
+  _, (again,), _ = sample(f"--from_metadata={path}", "--out=again", "--format=png")
+  assert again.read_bytes() == path.read_bytes()
+  _, (said,), _ = sample("--input=mine.mp4", "--start_stage=tsr1", "--caption=a red ball", "--format=png")
+  assert read_metadata(said)["prompt"] == "a red ball" and not np.array_equal(read_clip(said)[0], clip)
+  write_clip(tmp_path / "picture.png", rng.integers(0, 256, (1, 8, 12, 3), np.uint8), 4.0)
+  _, (path,), _ = sample("--input=picture.png", "--start_stage=ssr1", "--format=png")
+  assert read_clip(path)[0].shape == (1, 16, 24, 3)
+
+
+def test_ctrl_c_leaves_finished_stages(sample, monkeypatch):
+  """And the command that is printed ends with the clip that the undisturbed run makes."""
+  from ivid.sample import cascade as running
+
+  _, (whole,), _ = sample(PROMPT, "--seed=2", "--format=png", "--out=whole")
+  undisturbed = running.sample_stage
+
+  def interrupted(stage, *args, **options):
+    if stage.spec.name == "ssr1":
+      raise KeyboardInterrupt
+    return undisturbed(stage, *args, **options)
+
+  monkeypatch.setattr(running, "sample_stage", interrupted)
+  status, paths, errors = sample(PROMPT, "--seed=2")
+  assert status == 130 and paths == []
+  assert errors[-2] == "interrupted in stage ssr1; the stage before it is saved without loss. To go on:"
+  command = shlex.split(errors[-1])
+  assert command[:2] == ["ivid", "sample"] and pathlib.Path("out/a-red-ball-s2-0-tsr1.png").is_file()
+  monkeypatch.setattr(running, "sample_stage", undisturbed)
+  status, (path,), _ = sample(*command[2:], "--format=png", "--out=on")
+  np.testing.assert_array_equal(read_clip(path)[0], read_clip(whole)[0])
 
 
 def test_prompts_file_samples_and_sheet(sample, tmp_path):
@@ -139,8 +180,12 @@ def test_long_prompt_is_truncated_with_a_warning(sample):
     ([PROMPT, "--format=gif", "--out=a.mp4"], "format=gif contradicts out=a.mp4"),
     ([PROMPT, "--num_samples=2", "--out=a.mp4"], "out=a.mp4 is one file for 2 clips"),
     ([PROMPT, "--out=empty.txt/clips"], "cannot write empty.txt/clips"),
-    ([PROMPT, "--start_stage=ssr1"], "--start_stage=ssr1 needs --input=clip, of 4x8x12@4fps"),
+    ([PROMPT, "--start_stage=ssr1"], "--start_stage=ssr1 needs --input=clip; it takes 4x8x12@4fps"),
     ([PROMPT, "--start_stage=ssr1", "--input=nowhere.mp4"], "no clip at nowhere.mp4"),
+    (["--caption=a red ball"], "--caption='a red ball' says what --input shows"),
+    ([PROMPT, "--tile=8"], "tile=8: expected FRAMESxHEIGHTxWIDTH such as 32x768x1280"),
+    ([PROMPT, "--tile=base=1x0x0"], "tile frames=1: stage base takes frames whole: its network attends over time"),
+    (["--start_stage=ssr1", "--input=empty.txt"], "empty.txt is no clip that can be read"),
     ([PROMPT, "--input=a.mp4"], "--input=a.mp4: stage base starts from noise alone"),
     (["--from_metadata=nowhere.json"], "no metadata at nowhere.json"),
     (["--from_metadata=empty.json"], "empty.json carries no metadata of ivid sample: 'prompt' is missing"),

@@ -1,0 +1,81 @@
+"""A user's clip on its way into a super-resolution stage: resampled by timestamp, cut to the aspect, resized, and what that changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+
+import numpy as np
+
+from ivid.data.clips import fit
+from ivid.media.clips import timed_frames
+from ivid.spec.clip import ClipShape
+
+
+ROUNDING = 1e-6  # of a timestamp, in frames
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """A clip that fits a stage.
+
+  Attributes:
+    frames: [T, H, W, 3] uint8, of the stage's input height, width and rate; T follows from the seconds.
+    changes: what was done to the user's clip, a phrase each; empty if it fitted as it was.
+  """
+
+  frames: np.ndarray
+  changes: tuple[str, ...]
+
+
+def read_entry(path: str | os.PathLike, want: ClipShape, *, max_seconds: float = math.inf) -> Entry:
+  """Reads a clip of any size, rate, length and codec; frame k of the result is the picture that is shown at k / want.fps seconds.
+
+  Raises:
+    ValueError: no clip that can be read, or one that lasts longer than `max_seconds`.
+  """
+  picked: list[np.ndarray] = []
+  sizes, times, held, used, end = set(), [], None, 0, 0.0
+  for time, seconds, picture in timed_frames(path):
+    used += _show(picked, held, math.ceil(time * want.fps - ROUNDING))
+    held = fit(picture[None], want.height, want.width)[0]
+    sizes.add(picture.shape[:2])
+    times.append(time)
+    end = time + seconds
+    if end > max_seconds:
+      raise ValueError(f"{path} lasts longer than the {max_seconds:.3g} s that there is memory for: expected a shorter clip, or an earlier --stop_stage")
+  frames = max(1, round(end * want.fps))
+  used += _show(picked, held, frames)
+  clip = np.stack(picked[:frames])
+  return Entry(clip, tuple(_changes(want, len(clip), sizes, times, end, len(times) - used)))
+
+
+def _show(picked: list[np.ndarray], held: np.ndarray | None, count: int) -> bool:
+  """Appends the held picture until there are `count`; whether it was needed."""
+  missing = count - len(picked)
+  if missing > 0:
+    picked.extend([held] * missing)
+  return missing > 0
+
+
+def _changes(want: ClipShape, frames: int, sizes: set[tuple[int, int]], times: list[float], end: float, skipped: int) -> list[str]:
+  changes = []
+  for height, width in sorted(sizes):
+    if (height, width) == (want.height, want.width):
+      continue
+    h, w = min(height, max(1, round(width * want.height / want.width))), min(width, max(1, round(height * want.width / want.height)))
+    cut = [f"{height - h} of {height} rows"] * (h < height) + [f"{width - w} of {width} columns"] * (w < width)
+    if cut:
+      changes.append(f"cut {' and '.join(cut)} to the aspect of {want.width}x{want.height}")
+    if (h, w) != (want.height, want.width):
+      changes.append(f"resized {w}x{h} to {want.width}x{want.height}")
+  gaps = np.diff(times)
+  steady = len(gaps) == 0 or np.allclose(gaps, gaps.mean(), rtol=0.02, atol=2e-3)
+  same = len(times) == frames and not skipped and (len(gaps) == 0 or abs(gaps.mean() * want.fps - 1) < 0.01)
+  if not same:
+    rate = f"{len(times) / end:.4g} frames a second" if steady else "frames at uneven times"
+    changes.append(
+      f"resampled {len(times)} frames ({rate}, {end:.3g} s) to {frames} at {want.fps:g} a second, {skipped} of them not shown"
+    )
+  return changes

@@ -24,7 +24,7 @@ setuptools.setup(
   packages=[*setuptools.find_packages(include=["ivid", "ivid.*"]), "ivid.configs"],
   package_dir={"ivid": "ivid", "ivid.configs": "configs"},
   package_data={"ivid": ["pretrained/**/*"]},
-  entry_points={"console_scripts": ["ivid = ivid.__main__:main"]},
+  entry_points={"console_scripts": ["ivid = ivid.__main__:entry"]},
   install_requires=[
     "absl-py>=2.1",
     "array-record>=0.8",

@@ -53,11 +53,12 @@ def _level(channels: int, *, time: str, attention: bool, blocks: int = 1) -> dic
   return dict(channels=channels, blocks=blocks, time=time, spatial_attention=attention, cross_attention=attention, remat=False)
 
 
-def _unet(levels: list[dict], *, patch: int, embed_dim: int = 128, head_dim: int = 32, norm: str = "group") -> dict:
+def _unet(levels: list[dict], *, patch: int, scale_input: bool = True, embed_dim: int = 128, head_dim: int = 32, norm: str = "group") -> dict:
   return dict(
     levels=levels,
     patch=patch,
     io_kernel=1,
+    scale_input=scale_input,
     embed_dim=embed_dim,
     head_dim=head_dim,
     norm=norm,
@@ -82,7 +83,7 @@ def _diffusion(sigma_floor: float) -> dict:
 
 
 def _lowres(stage: str) -> dict:
-  return dict(input=CLIPS[stage], time_fill="repeat", shrink="box", aug_logsnr_min=-2.0, aug_logsnr_max=10.0, aug_snr=30.0)
+  return dict(input=CLIPS[stage], time_fill="repeat", shrink="box", aug_logsnr_min=2.0, aug_logsnr_max=10.0, aug_snr=30.0)
 
 
 def _sampling(steps: int, weight: float) -> dict:
@@ -101,7 +102,7 @@ def _stages() -> dict:
   full = dict(time="convolution", attention=True)
   base = dict(time="attention", attention=True)
   unets = dict(
-    base=_unet([_level(128, **base), _level(224, **base)], patch=4),
+    base=_unet([_level(128, **base), _level(224, **base)], patch=4, scale_input=False),
     tsr1=_unet([_level(88, **conv), _level(112, **full)], patch=4, embed_dim=96, head_dim=16),
     ssr1=_unet([_level(64, **conv), _level(112, **full)], patch=4, embed_dim=64, head_dim=16),
     ssr2=_unet([_level(80, **conv), _level(88, **full)], patch=8, embed_dim=64, head_dim=8),

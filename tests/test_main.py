@@ -95,3 +95,20 @@ def test_bugs_and_wanted_tracebacks_stay(fake, monkeypatch):
   monkeypatch.setenv(command_line.TRACEBACK, "1")
   with pytest.raises(ValueError, match="expected more"):
     command_line.main(["fakery", "value"])
+
+
+def test_starts_again_with_huge_pages_once(monkeypatch):
+  started = []
+  monkeypatch.setattr(command_line.os, "execv", lambda program, args: started.append((program, args)))
+  monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "ivid", "--version"])
+  monkeypatch.setattr(sys, "platform", "linux")
+  monkeypatch.setattr(command_line.platform, "libc_ver", lambda: ("glibc", "2.36"))
+  monkeypatch.setenv(command_line.TUNABLES, "")  # so that the end of the test takes away what is set here
+  monkeypatch.delenv(command_line.TUNABLES)
+  command_line.ask_for_huge_pages()
+  command_line.ask_for_huge_pages()
+  assert started == [(sys.executable, [sys.executable, "-m", "ivid", "--version"])]
+  assert command_line.os.environ[command_line.TUNABLES] == command_line.HUGE_PAGES
+  monkeypatch.setenv(command_line.TUNABLES, "glibc.malloc.check=1")
+  command_line.ask_for_huge_pages()
+  assert len(started) == 1

@@ -1,7 +1,8 @@
-"""Speed of the networks, as ratios to a float32 matrix product timed in the same run.
+"""Speed of the networks against a matrix product timed in the same run, and of sampling.
 
 ivid bench unet --config=nano
 ivid bench unet --config=nano --stages=base,ssr1 --repeats=7 --json=bench.json
+ivid bench sample --cascade=nano --steps=2
 """
 
 from __future__ import annotations
@@ -9,27 +10,30 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from absl import flags
 
 from ivid.bin.cache import enable_compilation_cache
-from ivid.bin.config import define_config, load_run, parse_flags
+from ivid.bin.config import define_config, find_cascade, load_run, parse_flags
 from ivid.media.files import whole_file
 from ivid.spec.errors import nearest
 from ivid.spec.run import RunSpec
 
-SUBJECTS = ("unet",)
+SUBJECTS = ("unet", "sample")
 MATRIX = 2048  # side of the reference product
 TOKENS = 64
 
 
 def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
-  flags.DEFINE_list("stages", [], "Stages to time; all by default.", flag_values=values)
-  flags.DEFINE_integer("repeats", 5, "Timed runs of each; the median counts.", lower_bound=1, flag_values=values)
-  flags.DEFINE_integer("batch_size", 1, "Clips (or crops) a run.", lower_bound=1, flag_values=values)
+  flags.DEFINE_list("stages", [], "unet: stages to time; all by default.", flag_values=values)
+  flags.DEFINE_integer("repeats", 5, "unet: timed runs of each; the median counts.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("batch_size", 1, "unet: clips (or crops) a run.", lower_bound=1, flag_values=values)
+  flags.DEFINE_string("cascade", "nano", "sample: folder of a cascade, or the name of one that ships.", flag_values=values)
+  for name in ("steps", "start_stage", "stop_stage", "tile"):
+    flags.DEFINE_string(name, "", f"sample: as --{name} of ivid sample.", flag_values=values)
   flags.DEFINE_string("json", None, "Write the table to this file as well.", flag_values=values)
 
 
@@ -38,18 +42,36 @@ def main(argv: Sequence[str]) -> None:
   subject = next((arg for arg in argv[1:] if not arg.startswith("-")), "")
   if subject not in SUBJECTS:
     raise ValueError(f"what to bench? {subject!r}: {nearest(subject, SUBJECTS)}")
-  name = values.config or "nano"
-  stages = values.stages or load_run(name).cascade.stage_names
   enable_compilation_cache()
+  header, made, shown = _sampling(values) if subject == "sample" else _networks(values)
+  print(header)
   rows = []
-  print(f"{'stage':6} {'params':>10} {'GFLOP/eval':>10} {'timed on':>14} {'fwd':>7} {'fwd+bwd':>7} {'matmul':>7}  ratios (GFLOP/s)")
-  for stage in stages:
-    row = bench_stage(load_run(f"{name}:{stage}"), batch_size=values.batch_size, repeats=values.repeats)
+  for row in made:
     rows.append(row)
-    print(format_row(row), flush=True)
+    print(shown(row), flush=True)
   if values.json:
     with whole_file(values.json) as path:
       path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+Rows = Iterable[dict[str, Any]]
+
+
+def _networks(values: flags.FlagValues) -> tuple[str, Rows, Callable[[dict[str, Any]], str]]:
+  name = values.config or "nano"
+  runs = [load_run(f"{name}:{stage}") for stage in values.stages or load_run(name).cascade.stage_names]
+  header = f"{'stage':6} {'params':>10} {'GFLOP/eval':>10} {'timed on':>14} {'fwd':>7} {'fwd+bwd':>7} {'matmul':>7}  ratios (GFLOP/s)"
+  return header, (bench_stage(run, batch_size=values.batch_size, repeats=values.repeats) for run in runs), format_row
+
+
+def _sampling(values: flags.FlagValues) -> tuple[str, Rows, Callable[[dict[str, Any]], str]]:
+  from ivid.bin import bench_sample
+  from ivid.sample import plan
+
+  cascade = find_cascade(values.cascade)
+  stages = plan.plan_stages(cascade, start=values.start_stage, stop=values.stop_stage, overrides=plan.Overrides(steps=values.steps))
+  tiles = plan.plan_tiles(stages, values.tile)
+  return bench_sample.format_header(), bench_sample.bench_sampling(cascade, stages, tiles=tiles), bench_sample.format_row
 
 
 def bench_stage(run: RunSpec, *, batch_size: int, repeats: int) -> dict[str, Any]:

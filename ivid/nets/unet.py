@@ -46,6 +46,8 @@ class VideoUNet(nn.Module):
     context = Conditioner(self.spec, name="condition")(
       logsnr, text=text, text_mask=text_mask, is_video=is_video, time=time, fps=fps, aug_logsnr=aug_logsnr, w=w
     )
+    if self.spec.scale_input:
+      z = z * jnp.sqrt(jax.nn.sigmoid(logsnr.astype(jnp.float32)))[:, None, None, None, None]
     x = z if lowres is None else jnp.concatenate([z, lowres.astype(z.dtype)], axis=-1)
     stride = self.spec.stride
     x = jnp.pad(x, ((0, 0), (0, 0), (0, -H % stride), (0, -W % stride), (0, 0)))

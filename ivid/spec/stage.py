@@ -96,6 +96,7 @@ class UNetSpec:
   levels: tuple[LevelSpec, ...]
   patch: int = 1  # space-to-depth at the input, in space only
   io_kernel: int = 3  # of the first and the last convolution; 1 makes them a plain patch embedding
+  scale_input: bool = False  # reads alpha_t z_t, the best linear guess of x, instead of z_t: noise fades out where it is all there is
   embed_dim: int = 128  # width of the conditioning vector
   head_dim: int = 32
   norm: Norm = Norm.GROUP

@@ -117,8 +117,8 @@ def _stages() -> dict:
       task=task,
       output=CLIPS[name],
       unet=unets[name],
-      # The base decides what is where, at high noise; the others add detail, at low noise.
-      diffusion=_diffusion(0.15 if before is None else 0.08),
+      # The base decides what is where, at high noise. The others have to read it from their input, also where z_t is all noise.
+      diffusion=_diffusion(0.15 if before is None else 0.3),
       lowres=None if before is None else _lowres(before),
       sampling=_sampling(32 if before is None else 8, 2.0 if before is None else 0.0),
     )

@@ -45,7 +45,7 @@ def make_adherence(stage: Stage, run: RunSpec, encoder: TextEncoder) -> Callable
       return None
     size = spec.lowres.input
     times = np.arange(size.frames) * (CLIP_SECONDS / size.frames)
-    scenes = [make_scene(train.seed, int(n), aspect=size.width / size.height, said=prompts[n].attributes) for n in rows]
+    scenes = [make_scene(train.seed, int(n), aspect=run.data.aspect or size.width / size.height, said=prompts[n].attributes) for n in rows]
     return np.stack([draw(scene, times=times, height=size.height, width=size.width) for scene in scenes]) / 127.5 - 1.0
 
   def call(step: int, state: TrainState) -> dict[str, float]:

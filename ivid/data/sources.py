@@ -49,7 +49,7 @@ class MovingShapes:
       raise ValueError(f"train.seed={train.seed}: expected 0 or more")
     self.view: View = make_view(train, stage)
     self._data, self._train, self._split = data, train, split
-    self._aspect = stage.output.width / stage.output.height
+    self._aspect = data.aspect or stage.output.width / stage.output.height
 
   def __getitem__(self, index: int) -> Example:
     if self.view.is_image or index % self._train.batch_size < self._train.num_images:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -62,5 +63,10 @@ def make_view(train: TrainSpec, stage: StageSpec) -> View:
       raise ValueError(f"train.crop.{side}={size}: expected 1 to {limit}, or 0 for all {limit}")
     sizes[side] = size or limit
   small = output if stage.lowres is None else stage.lowres.input
-  align = tuple(max(1, getattr(output, side) // getattr(small, side)) for side in ("frames", "height", "width"))
+  align = tuple(_period(getattr(output, side), getattr(small, side)) for side in ("frames", "height", "width"))
   return View(clip, **sizes, align=align)
+
+
+def _period(big: int, small: int) -> int:
+  """Positions of the large axis after which it meets the small one's grid again."""
+  return big // math.gcd(big, small)

@@ -16,7 +16,7 @@ from ivid.spec.stage import StageSpec, ThresholdKind
 
 AXES = ("frames", "height", "width")
 Cut = tuple[tuple[int, int], tuple[int, int]]  # window and core along one axis
-AUTO_PIXELS = 24 * 768 * 1280  # of a window where none is asked for: about 2 GB of a network's temporaries
+AUTO_PIXELS = 32 * 768 * 1280  # of a window where none is asked for: about 2.3 GB of what nano's ssr3 needs for it
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,6 +100,7 @@ class MeshSpec:
 class DataSpec:
   name: str = "moving_shapes"  # drawn on the fly; "tfds:NAME" reads a prepared TFDS data set
   dir: str = ""  # of TFDS; empty: $TFDS_DATA_DIR or its default
+  aspect: float = 0.0  # width over height of what a picture of moving_shapes shows; 0: the picture's own, else it is squeezed
   paraphrase: float = 0.3  # share of training captions that are paraphrased
   two_objects: float = 0.3  # share of scenes with two objects
   text_encoder: str = "nano"  # folder of a frozen text encoder, or the name of a shipped cascade

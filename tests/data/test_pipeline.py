@@ -5,9 +5,11 @@ import pytest
 
 from ivid.data import grammar
 from ivid.data.pipeline import Split, make_pipeline
+from ivid.data.view import make_view
 from ivid.spec.clip import ClipShape
 from ivid.spec.run import CropSpec, DataSpec, TrainSpec
-from ivid.spec.stage import LevelSpec, LowresSpec, StageSpec, Task, UNetSpec
+from ivid.spec.stage import Filter, LevelSpec, LowresSpec, StageSpec, Task, UNetSpec
+from ivid.video.lowres import shrink
 
 DATA = DataSpec()
 TRAIN = TrainSpec(batch_size=4, image_fraction=0.25)
@@ -123,6 +125,21 @@ def test_crops_are_parts_of_the_whole():
   assert len(corners) > 2
   with pytest.raises(ValueError, match="train.crop.height=30: expected 1 to 24"):
     batch(train=dataclasses.replace(train, crop=CropSpec(height=30)), stage=SSR)
+
+
+def test_a_squeezed_world_crops_on_the_small_grid():
+  """A square that shows 5:3, resized back by a stage that changes the aspect: crops start where both grids meet."""
+  square = ClipShape(8, 32, 32, 1.5)
+  stage = StageSpec("ssr", Task.SSR, ClipShape(8, 24, 40, 1.5), UNET, lowres=LowresSpec(input=square, shrink=Filter.TRIANGLE))
+  squeezed = StageSpec("base", Task.BASE, square, UNET)
+  train = dataclasses.replace(TRAIN, image_fraction=0.0)
+  whole = batch(train=train, stage=stage)["video"].astype(np.float32)
+  small = shrink(whole, stage.lowres, stage.output)
+  drawn = batch(train=train, stage=squeezed, data=dataclasses.replace(DATA, aspect=5 / 3))["video"]
+  assert np.abs(small - drawn).mean() < 4  # the same scenes, by another filter
+  assert np.abs(small - batch(train=train, stage=squeezed)["video"]).mean() > 8
+  crops = dataclasses.replace(train, crop=CropSpec(frames=8, height=12, width=20))
+  assert make_view(crops, stage).align == (1, 3, 5)
 
 
 def test_errors():

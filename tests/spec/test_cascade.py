@@ -2,11 +2,16 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 from ivid.bin.config import load_run
+from ivid.data.view import make_view
+from ivid.spec.batch import batch_spec
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.clip import ClipShape
+from ivid.stage import Stage, unbox
+from ivid.train.view import training_view
 
 NANO = load_run("nano:base").cascade
 PAPER = {  # Imagen Video, figure 6: frames x height x width at frames a second
@@ -18,6 +23,42 @@ PAPER = {  # Imagen Video, figure 6: frames x height x width at frames a second
   "tsr3": ClipShape(128, 192, 320, 24),
   "ssr3": ClipShape(128, 768, 1280, 24),
 }
+
+
+DOUBLING = load_run("doubling:base").cascade
+DOUBLED = {  # the progressively distilled cascade: every stage doubles, the last spatial one changes the aspect
+  "base": (4, 64, 64),
+  "ssr1": (4, 128, 128),
+  "tsr1": (8, 128, 128),
+  "ssr2": (8, 256, 256),
+  "tsr2": (16, 256, 256),
+  "ssr3": (16, 512, 512),
+  "tsr3": (32, 512, 512),
+  "ssr4": (32, 1024, 1024),
+  "tsr4": (64, 1024, 1024),
+  "ssr5": (64, 768, 1280),
+  "tsr5": (128, 768, 1280),
+}
+
+
+def test_doubling_geometry():
+  assert {stage.name: stage.output.array[:3] for stage in DOUBLING.stages} == DOUBLED
+  assert [stage.name for stage in DOUBLING.stages if stage.unet.fully_convolutional] == ["ssr5", "tsr5"]
+  assert DOUBLING.stages[-1].output.fps == 24
+
+
+@pytest.mark.parametrize("name", ["nano", "doubling"])
+def test_every_stage_has_something_to_train_on(name):
+  """One batch of the config's own crops, through the stage's loss, in shapes alone."""
+  for stage in load_run(f"{name}:base").cascade.stage_names:
+    run = load_run(f"{name}:{stage}")
+    view = training_view(run.cascade.stage(stage), run.train)
+    size = make_view(run.train, run.cascade.stage(stage))
+    assert view.output.array[:3] == (size.frames, size.height, size.width)
+    sizes = dict(frames=size.frames, height=size.height, width=size.width)
+    batch = batch_spec(view, batch_size=run.train.batch_size, max_tokens=16, **sizes)
+    losses, _ = jax.eval_shape(Stage(view).loss, unbox(Stage(view).abstract_params()), batch, jax.random.key(0))
+    assert losses.shape == (run.train.batch_size,)
 
 
 def test_nano_has_the_papers_geometry():

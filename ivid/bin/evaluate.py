@@ -1,14 +1,17 @@
-"""Measure what clips show: adherence to their prompts, from the pixels alone.
+"""Measure what clips show: adherence to their prompts, from the pixels alone; and what super-resolution adds to ground truth.
 
 ivid evaluate --metric=adherence --cascade=nano --stop_stage=ssr1 --prompts=25 --out=eval
 ivid evaluate --metric=adherence --clips=out --out=eval
+ivid evaluate --metric=upsampling --cascade=nano --start_stage=tsr1 --stop_stage=tsr3 --prompts=4 --out=eval
+ivid evaluate --metric=upsampling --clips=FOLDER --start_stage=ssr2 --stop_stage=ssr2 --out=eval
 """
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -20,9 +23,14 @@ from ivid.spec.errors import nearest
 if TYPE_CHECKING:
   import numpy as np
 
+  from ivid.data.grammar import Attributes
   from ivid.evaluate.prompts import Prompt
+  from ivid.evaluate.upsampling import Comparison
+  from ivid.sample.bundle import Cascade
+  from ivid.spec.clip import ClipShape
+  from ivid.spec.stage import StageSpec
 
-METRICS = ("adherence",)
+METRICS = ("adherence", "upsampling")
 OVERRIDES = ("steps", "sampler", "guidance", "threshold", "aug_snr")
 DEFAULT_CASCADE = "nano"
 BATCH = 8  # clips sampled together
@@ -31,12 +39,13 @@ BATCH = 8  # clips sampled together
 def define_flags(values: flags.FlagValues) -> None:
   f = dict(flag_values=values)
   flags.DEFINE_string("metric", METRICS[0], f"What to measure: {', '.join(METRICS)}.", **f)
-  flags.DEFINE_string("clips", "", "Folder of clips to judge instead of sampling a cascade.", **f)
+  flags.DEFINE_string("clips", "", "Folder of clips to judge instead of sampling a cascade; with upsampling: of ground truth.", **f)
   flags.DEFINE_string("prompts_file", "", "Text file with a prompt a line, in the grammar of moving_shapes.", **f)
   flags.DEFINE_integer("prompts", 25, "Prompts of each seeded group: one and two objects, drawn in training and held out from it.", **f)
   flags.DEFINE_list("groups", [], "Which of the seeded groups (default: all): one, two, one_held_out, two_held_out.", **f)
   flags.DEFINE_integer("seed", 0, "Of the prompts and of the samples.", **f)
   flags.DEFINE_string("cascade", "", f"Folder of a cascade, or the name of one that ships (default: {DEFAULT_CASCADE}).", **f)
+  flags.DEFINE_string("start_stage", "", "With upsampling: the stage whose input the ground truth is shrunk to (default: the second).", **f)
   flags.DEFINE_string("stop_stage", "", "Stage whose clips are judged (default: the last trained one of the chain).", **f)
   for name in OVERRIDES:
     flags.DEFINE_string(name, "", "As in ivid sample.", **f)
@@ -50,6 +59,10 @@ def main(argv: Sequence[str]) -> None:
     raise ValueError(f"metric {values.metric!r}: {nearest(values.metric, METRICS)}")
   if values.batch_size < 1:
     raise ValueError(f"batch_size={values.batch_size}: expected 1 or more")
+  if values.metric == "upsampling":
+    return _upsampling(values)
+  if values.start_stage:
+    raise ValueError(f"--start_stage={values.start_stage} with metric adherence: expected --metric=upsampling, or --stop_stage alone")
   if values.clips and (values.cascade or values.stop_stage):
     raise ValueError("--clips beside --cascade or --stop_stage: expected clips to judge, or a cascade to sample")
   from ivid.evaluate import prompts, report
@@ -89,20 +102,11 @@ def _from_folder(folder: str, given: list[Prompt] | None) -> tuple[Iterator[tupl
 
 
 def _from_cascade(values: flags.FlagValues, chosen: list[Prompt]) -> tuple[Iterator[tuple[Prompt, np.ndarray]], dict[str, Any]]:
-  from ivid.sample import plan
   from ivid.sample.cascade import run_cascade
   from ivid.sample.keys import Sample
-  from ivid.spec import convert
 
-  enable_compilation_cache()
-  cascade = find_cascade(values.cascade or DEFAULT_CASCADE)
-  stages = plan.plan_stages(cascade, stop=values.stop_stage, overrides=plan.Overrides(**{name: values[name].value for name in OVERRIDES}))
+  cascade, stages, made_by = _stages(values)
   samples = [Sample(prompt.text, values.seed, 0) for prompt in chosen]
-  made_by = dict(
-    cascade=cascade.spec.name,
-    seed=values.seed,
-    stages=[dict(name=spec.name, trained_steps=cascade.check(spec.name).step, sampling=convert.to_dict(spec.sampling)) for spec in stages],
-  )
 
   def clips() -> Iterator[tuple[Prompt, np.ndarray]]:
     for clip in run_cascade(cascade, stages, samples, batch_size=values.batch_size):
@@ -110,3 +114,91 @@ def _from_cascade(values: flags.FlagValues, chosen: list[Prompt]) -> tuple[Itera
         yield chosen[clip.index], clip.frames
 
   return clips(), made_by
+
+
+def _stages(values: flags.FlagValues) -> tuple[Cascade, tuple[StageSpec, ...], dict[str, Any]]:
+  """The cascade, its stages as they are to be sampled, and a record of both."""
+  from ivid.sample import plan
+  from ivid.spec import convert
+
+  enable_compilation_cache()
+  cascade = find_cascade(values.cascade or DEFAULT_CASCADE)
+  start = values.start_stage
+  if values.metric == "upsampling" and not start:
+    start = cascade.spec.stage_names[min(1, len(cascade.spec.stages) - 1)]
+  overrides = plan.Overrides(**{name: values[name].value for name in OVERRIDES})
+  stages = plan.plan_stages(cascade, start=start, stop=values.stop_stage, overrides=overrides)
+  record = [
+    dict(
+      name=spec.name,
+      trained_steps=cascade.check(spec.name).step,
+      sampling=convert.to_dict(spec.sampling),
+      aug_snr=spec.lowres and spec.lowres.aug_snr,
+    )
+    for spec in stages
+  ]
+  return cascade, stages, dict(cascade=cascade.spec.name, seed=values.seed, stages=record)
+
+
+def _upsampling(values: flags.FlagValues) -> None:
+  """Ground truth, drawn or a user's, through the stages; prints a row a stage."""
+  from ivid.evaluate import upsampling
+
+  cascade, stages, made_by = _stages(values)
+  if stages[0].lowres is None:
+    raise ValueError(f"start_stage={stages[0].name} has no input: expected one of {', '.join(cascade.spec.stage_names[1:])}")
+  clips = _real_clips(values.clips) if values.clips else _drawn_clips(values)
+  comparisons = [made for clip in clips for made in _through(values, cascade, stages, clip)]
+  out = pathlib.Path(values.out)
+  print(upsampling.format_rows(upsampling.write_report(out, comparisons, made_by | dict(clips=values.clips or "moving_shapes"))))
+  print(out / upsampling.RESULTS, file=sys.stderr)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Truth:
+  """Ground truth at any size: its caption, what that says (None for a user's clip), and its pictures uint8 at a size and rate."""
+
+  caption: str
+  said: Attributes | None
+  at: Callable[[ClipShape], np.ndarray]
+
+
+def _drawn_clips(values: flags.FlagValues) -> Iterator[_Truth]:
+  import numpy as np
+
+  from ivid.data.draw import draw, to_uint8
+  from ivid.data.moving_shapes import make_scene
+  from ivid.evaluate import prompts
+
+  for n, prompt in enumerate(prompts.seeded_prompts(values.seed, values.prompts, tuple(values.groups) or prompts.GROUPS)):
+
+    def at(size: ClipShape, n: int = n, prompt: Prompt = prompt) -> np.ndarray:
+      scene = make_scene(values.seed, n, aspect=size.width / size.height, said=prompt.attributes)
+      return to_uint8(draw(scene, times=np.arange(size.frames) / size.fps, height=size.height, width=size.width))
+
+    yield _Truth(prompt.text, prompt.attributes, at)
+
+
+def _real_clips(folder: str) -> Iterator[_Truth]:
+  from ivid.data.clips import clip_files
+  from ivid.sample.entry import read_entry
+
+  for path in clip_files(pathlib.Path(folder)):
+    print(path, file=sys.stderr)
+    yield _Truth("", None, lambda size, path=path: read_entry(path, size).frames)
+
+
+def _through(values: flags.FlagValues, cascade: Cascade, stages: Sequence[StageSpec], truth: _Truth) -> Iterator[Comparison]:
+  """The clip's comparisons at every stage."""
+  from ivid.evaluate.upsampling import compare, shrunk
+  from ivid.sample import plan
+  from ivid.sample.cascade import run_cascade
+  from ivid.sample.keys import Sample
+
+  first = truth.at(stages[0].output)
+  k = stages[0].time_factor
+  small = shrunk(first[: len(first) // k * k], stages[0])
+  planned = plan.plan_length(stages, len(small))
+  for clip in run_cascade(cascade, planned, [Sample(truth.caption, values.seed, 0)], first_input=small, quiet=True):
+    real = truth.at(clip.stage.output)[: len(clip.frames)]
+    yield compare(clip.stage.name, clip.frames[: len(real)], real, small, truth.said)

@@ -15,17 +15,27 @@ from ivid.video.resize import resize
 SUFFIXES = (".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v")
 
 
+def clip_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Clips of `folder` and below, by name.
+
+  Raises:
+    ValueError: no such folder, or no clips in it.
+  """
+  if not folder.is_dir():
+    raise ValueError(f"{folder} is no folder: expected one of clips ({', '.join(SUFFIXES)})")
+  found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+  if not found:
+    raise ValueError(f"{folder} holds no clips: expected files ending in {', '.join(SUFFIXES)}")
+  return found
+
+
 def captioned_files(folder: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
-  """Clips of `folder` and below, by name, each with the text of the .txt file beside it.
+  """`clip_files`, each with the text of the .txt file beside it.
 
   Raises:
     ValueError: no such folder, no clips, or a clip without a caption.
   """
-  if not folder.is_dir():
-    raise ValueError(f"{folder} is no folder: expected one of clips ({', '.join(SUFFIXES)}), each with a caption in a .txt file beside it")
-  found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-  if not found:
-    raise ValueError(f"{folder} holds no clips: expected files ending in {', '.join(SUFFIXES)}")
+  found = clip_files(folder)
   pairs = []
   for path in found:
     text = path.with_suffix(".txt")

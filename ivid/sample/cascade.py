@@ -60,7 +60,7 @@ def run_cascade(
     stages: consecutive stages of the cascade with the sampling to use (ivid.sample.plan).
     samples: clips to draw; each depends on its own fields alone. An empty prompt is no text.
     batch_size: samples computed together; 0: one a local device.
-    first_input: [t, h, w, 3] uint8 that every sample starts from, where stages[0] is no base.
+    first_input: uint8 that the samples start from, where stages[0] is no base: [t, h, w, 3] for all of them, or [N, t, h, w, 3].
     tiles: by stage what stage_tiling takes; the automatic choice for stages not in it.
     quiet: no progress.
 
@@ -74,7 +74,8 @@ def run_cascade(
   size = batch_size or jax.local_device_count()
   batches = [range(start, min(start + size, len(samples))) for start in range(0, len(samples), size)]
   text, text_mask = _embed(cascade, tuple(spec.name for spec in stages), [sample.prompt for sample in samples])
-  clips: list[np.ndarray | None] = [first_input] * len(samples)
+  each = first_input is not None and first_input.ndim == 5
+  clips: list[np.ndarray | None] = list(first_input) if each else [first_input] * len(samples)
   work = {spec.name: len(batches) * evaluation_work(spec, tilings[spec.name]) * spec.sampling.steps for spec in stages}
   with CascadeProgress(work, quiet=quiet) as progress:
     for spec in stages:

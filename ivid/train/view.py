@@ -18,12 +18,11 @@ def training_view(spec: StageSpec, train: TrainSpec) -> StageSpec:
   if spec.lowres is None:
     return dataclasses.replace(spec, output=view)
   small = spec.lowres.input
-  scale_h, scale_w = output.height // small.height, output.width // small.width
   small = dataclasses.replace(
     small,
     frames=frames // spec.time_factor,
-    height=size["height"] // scale_h,
-    width=size["width"] // scale_w,
+    height=size["height"] * small.height // output.height,
+    width=size["width"] * small.width // output.width,
     fps=fps / spec.time_factor,
   )
   return dataclasses.replace(spec, output=view, lowres=dataclasses.replace(spec.lowres, input=small))

@@ -1,0 +1,137 @@
+"""What super-resolution stages add: ground truth shrunk, enlarged by the stages and by interpolation, and both compared with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ivid.data.grammar import Attributes
+from ivid.evaluate.adherence import ATTRIBUTES, observe, score
+from ivid.media.clips import from_uint8, to_uint8
+from ivid.media.files import whole_file
+from ivid.media.pictures import write_png
+from ivid.media.sheet import contact_sheet, even_frames
+from ivid.spec.stage import StageSpec
+from ivid.video.lowres import shrink
+
+RESULTS, SHEET = "upsampling.json", "upsampling.png"
+STAGE, BILINEAR, BICUBIC, REAL = "stage", "bilinear", "bicubic", "ground truth"
+COLUMNS = 6
+SHEET_HEIGHT = 96
+KERNELS = {BILINEAR: Image.Resampling.BILINEAR, BICUBIC: Image.Resampling.BICUBIC}
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """One clip at one stage's output: PSNR in dB by way of enlarging, and what adherence says of each and of the ground truth.
+
+  Attributes:
+    still: mean absolute difference between consecutive frames, in 1/255, where the ground truth's pixel is the same in both.
+    right: by way, attribute: bool; None where nothing is known of the clip.
+    frames: a few small frames by way, for the sheet.
+  """
+
+  stage: str
+  psnr: dict[str, float]
+  still: float
+  right: dict[str, dict[str, bool]] | None
+  frames: dict[str, np.ndarray]
+
+
+def compare(stage: str, made: np.ndarray, real: np.ndarray, small: np.ndarray, said: Attributes | None) -> Comparison:
+  """Clips uint8: `made` and `real` [T, H, W, 3], and `small` [t, h, w, 3], from which interpolation starts."""
+  _, height, width, _ = real.shape
+  ways = {STAGE: made} | {name: interpolated(small, len(real), height, width, name) for name in (BILINEAR, BICUBIC)}
+  psnrs = {name: psnr(clip, real) for name, clip in ways.items()}
+  del ways[BICUBIC]
+  ways[REAL] = real
+  right = None if said is None else {name: score(observe(clip), said) for name, clip in ways.items()}
+  return Comparison(stage, psnrs, still_difference(made, real), right, {name: _thumbnails(clip) for name, clip in ways.items()})
+
+
+def psnr(clip: np.ndarray, real: np.ndarray) -> float:
+  """Peak signal-to-noise ratio of two uint8 clips in dB over all their values; infinite where they are equal."""
+  total = sum(float(np.square(a.astype(np.float32) - b).sum(dtype=np.float64)) for a, b in zip(clip, real, strict=True))
+  return float("inf") if total == 0 else float(10 * np.log10(255.0**2 * real.size / total))
+
+
+def interpolated(small: np.ndarray, frames: int, height: int, width: int, kernel: str) -> np.ndarray:
+  """uint8 [t, h, w, 3] at frames x height x width: linear between frames (the last one stays), `kernel` of KERNELS in space."""
+  k = frames // len(small)
+  large = np.empty((frames, height, width, 3), np.uint8)
+  for n in range(frames):
+    a, b = small[n // k].astype(np.float32), small[min(n // k + 1, len(small) - 1)]
+    share = n % k / k
+    picture = a + share * (b - a)
+    channels = [Image.fromarray(picture[..., c]).resize((width, height), KERNELS[kernel]) for c in range(3)]
+    large[n] = np.clip(np.stack([np.asarray(c) for c in channels], axis=-1), 0, 255) + 0.5
+  return large
+
+
+def still_difference(made: np.ndarray, real: np.ndarray) -> float:
+  """Mean absolute difference of consecutive frames of `made`, in 1/255, over pixels that do not change in `real`; NaN if all change."""
+  total = count = 0
+  for n in range(len(real) - 1):
+    still = (real[n] == real[n + 1]).all(-1)
+    total += int(np.abs(made[n].astype(np.int16) - made[n + 1])[still].sum())
+    count += 3 * int(still.sum())
+  return total / count if count else float("nan")
+
+
+def summarize(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+  """A row a stage: clips, mean PSNR by way, `still`, and by way the share of clips whose attributes are right, "all" among them."""
+  rows = []
+  for stage in dict.fromkeys(c.stage for c in comparisons):
+    mine = [c for c in comparisons if c.stage == stage]
+    row: dict[str, Any] = {"stage": stage, "clips": len(mine)}
+    row["psnr"] = {way: float(np.mean([c.psnr[way] for c in mine])) for way in mine[0].psnr}
+    row["better_than_bilinear"] = sum(c.psnr[STAGE] > c.psnr[BILINEAR] for c in mine)
+    row["still"] = float(np.mean([c.still for c in mine]))
+    if mine[0].right is not None:
+      names = (*ATTRIBUTES, "all")
+      row["right"] = {way: {name: float(np.mean([c.right[way][name] for c in mine])) for name in names} for way in mine[0].right}
+    rows.append(row)
+  return rows
+
+
+def write_report(folder: pathlib.Path, comparisons: Sequence[Comparison], made_by: dict[str, Any]) -> list[dict[str, Any]]:
+  """Writes RESULTS and SHEET (the last stage's first clips) into the folder and returns the rows of `summarize`."""
+  folder.mkdir(parents=True, exist_ok=True)
+  rows = summarize(comparisons)
+  with whole_file(folder / RESULTS) as path:
+    path.write_text(json.dumps({"made_by": made_by, "stages": rows}, indent=1) + "\n", encoding="utf-8")
+  cells, captions = [], []
+  for n, comparison in enumerate([c for c in comparisons if c.stage == comparisons[-1].stage][:4]):
+    for way, frames in comparison.frames.items():
+      cells.append(frames)
+      captions.append(f"clip {n}: {way}" + (f", {comparison.psnr[way]:.1f} dB" if way in comparison.psnr else ""))
+  write_png(folder / SHEET, contact_sheet(cells, captions=captions, columns=COLUMNS, header=f"stage {comparisons[-1].stage}"))
+  return rows
+
+
+def format_rows(rows: Sequence[dict[str, Any]]) -> str:
+  """The rows as a table: PSNR in dB, then the share of clips that show all of their prompt."""
+  lines = [f"{'stage':6} {'clips':>5} {'stage dB':>9} {'bilinear':>9} {'bicubic':>9} {'still/255':>9}   all attributes right: stage, bilinear, real"]
+  for row in rows:
+    db = row["psnr"]
+    line = f"{row['stage']:6} {row['clips']:>5} {db[STAGE]:>9.2f} {db[BILINEAR]:>9.2f} {db[BICUBIC]:>9.2f} {row['still']:>9.2f}"
+    if "right" in row:
+      line += "   " + ", ".join(f"{row['right'][way]['all']:.2f}" for way in (STAGE, BILINEAR, REAL))
+    lines.append(line)
+  return "\n".join(lines)
+
+
+def shrunk(real: np.ndarray, spec: StageSpec) -> np.ndarray:
+  """The input [t, h, w, 3] uint8 that the stage would have in training for the clip `real` at its output."""
+  return to_uint8(shrink(from_uint8(real)[None], spec.lowres, spec.output)[0])
+
+
+def _thumbnails(clip: np.ndarray) -> np.ndarray:
+  step = max(1, clip.shape[1] // SHEET_HEIGHT)
+  return clip[even_frames(len(clip), COLUMNS)][:, ::step, ::step].copy()

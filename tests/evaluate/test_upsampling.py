@@ -1,0 +1,67 @@
+"""What super-resolution adds: its figures on clips whose answer is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ivid.__main__ import main
+from ivid.data import moving_shapes
+from ivid.data.draw import draw, to_uint8
+from ivid.evaluate import upsampling
+from ivid.evaluate.prompts import seeded_prompts
+from ivid.media.clips import write_clip
+from tests.sample import tiny
+
+
+def scene_clip(frames, height, width):
+  said = seeded_prompts(0, 1)[0].attributes
+  scene = moving_shapes.make_scene(0, 0, aspect=width / height, said=said)
+  times = np.arange(frames) * (moving_shapes.CLIP_SECONDS / frames)
+  return said, to_uint8(draw(scene, times=times, height=height, width=width))
+
+
+def test_psnr():
+  real = np.zeros((2, 4, 4, 3), np.uint8)
+  assert upsampling.psnr(real, real) == float("inf")
+  assert upsampling.psnr(real + np.uint8(51), real) == pytest.approx(20 * np.log10(5))
+
+
+def test_interpolation_is_linear_in_time_and_smooth_in_space():
+  small = np.stack([np.full((3, 4, 3), level, np.uint8) for level in (0, 100)])
+  assert [int(frame[0, 0, 0]) for frame in upsampling.interpolated(small, 4, 6, 8, "bilinear")] == [0, 50, 100, 100]
+  ramp = np.broadcast_to(np.arange(0, 80, 10, dtype=np.uint8)[None, None, :, None], (1, 4, 8, 3))
+  large = upsampling.interpolated(ramp, 1, 8, 16, "bilinear")[0, 0, :, 0].astype(int)
+  assert (np.diff(large)[1:-1] == 5).all() and large[0] == 0 and large[-1] == 70
+
+
+def test_still_pixels_alone_count():
+  real = np.zeros((3, 2, 2, 3), np.uint8)
+  real[1, 0, 0] = 255  # moves
+  made = real.copy()
+  made[:, 1] += np.array([0, 3, 3], np.uint8)[:, None, None]
+  # Between 0 and 1 two of three still pixels differ by 3; the same pixels between 1 and 2 by 0.
+  assert upsampling.still_difference(made, real) == pytest.approx(3 * 2 / 6)
+
+
+def test_ground_truth_is_right_and_interpolation_worse():
+  said, real = scene_clip(32, 48, 80)
+  _, small = scene_clip(16, 24, 40)
+  found = upsampling.compare("ssr1", real, real, small, said)
+  assert found.psnr["stage"] == float("inf") and 10 < found.psnr["bilinear"] < found.psnr["bicubic"] + 3 < 60
+  assert found.right["stage"]["all"] and found.right["ground truth"]["all"] and found.still == 0
+
+
+def test_a_folder_of_clips_through_a_cascade(tmp_path, capsys):
+  cascade = tiny.write_tiny(tmp_path)
+  _, real = scene_clip(24, 32, 48)
+  write_clip(tmp_path / "clips" / "one.mp4", real, 8.0)
+  options = [f"--cascade={cascade.folder}", "--metric=upsampling", f"--clips={tmp_path / 'clips'}", f"--out={tmp_path / 'eval'}"]
+  assert main(["evaluate", *options]) == 0
+  rows = json.loads((tmp_path / "eval" / upsampling.RESULTS).read_text())["stages"]
+  assert [(row["stage"], row["clips"]) for row in rows] == [("tsr1", 1), ("ssr1", 1)]
+  for row in rows:  # random weights are no match for interpolation
+    assert 3 < row["psnr"]["stage"] < row["psnr"]["bilinear"] < 60 and "right" not in row
+  assert "bilinear" in capsys.readouterr().out and (tmp_path / "eval" / upsampling.SHEET).stat().st_size > 1000
+  assert main(["evaluate", *options, "--start_stage=base"]) == 1
+  assert "start_stage=base has no input: expected one of tsr1, ssr1" in capsys.readouterr().err

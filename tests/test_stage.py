@@ -1,6 +1,7 @@
 """Stage: what meets in it, on the tiny cascade."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from ivid.spec import batch as batches
 from ivid.spec.stage import GuidanceSpec, Prediction, SamplerKind
 from ivid.stage import SampleState, Stage, StepInputs, unbox
 from ivid.train.report import evaluation_flops
+from tests.compiling import quick
 
 TINY = load_run("tiny:base").cascade
 NANO = load_run("nano:base").cascade
@@ -30,11 +32,9 @@ def test_nano_sizes_and_budgets(name):
 
 
 def shaken(stage):
-  """Parameters away from their zero-initialised outputs."""
-  params = unbox(stage.init(KEY))
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(KEY, len(leaves))
-  return tree.unflatten([leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)])
+  """Parameters away from their zero-initialised outputs, drawn by numpy: jax would compile a draw for every shape."""
+  rng = np.random.default_rng(3)
+  return jax.tree.map(lambda a: (0.15 * rng.standard_normal(a.shape)).astype(a.dtype), unbox(stage.abstract_params()))
 
 
 def make_batch(stage, *, rows=4, tokens=5):
@@ -59,7 +59,7 @@ def case(request):
 
 def test_loss_of_an_example_does_not_depend_on_its_place_or_neighbours(case):
   stage, params, batch = case
-  loss = jax.jit(stage.loss)
+  loss = quick(stage.loss)
   losses, u = loss(params, batch, KEY)
   turned, turned_u = loss(params, jax.tree.map(lambda a: a[::-1], batch), KEY)
   np.testing.assert_allclose(losses, turned[::-1], rtol=1e-4)
@@ -71,9 +71,11 @@ def test_dropping_the_text_for_all_makes_the_loss_blind_to_it(case):
   stage, params, batch = case
   blind = Stage(dataclasses.replace(stage.spec, diffusion=dataclasses.replace(stage.spec.diffusion, text_drop=1.0)))
   other = dict(batch, text=batch["text"] + 1)
-  np.testing.assert_array_equal(blind.loss(params, batch, KEY)[0], blind.loss(params, other, KEY)[0])
+  blind_loss = quick(blind.loss)
+  np.testing.assert_array_equal(blind_loss(params, batch, KEY)[0], blind_loss(params, other, KEY)[0])
   seen = Stage(dataclasses.replace(stage.spec, diffusion=dataclasses.replace(stage.spec.diffusion, text_drop=0.0)))
-  assert np.abs(np.asarray(seen.loss(params, batch, KEY)[0]) - np.asarray(seen.loss(params, other, KEY)[0])).max() > 1e-5
+  seen_loss = quick(seen.loss)
+  assert np.abs(np.asarray(seen_loss(params, batch, KEY)[0]) - np.asarray(seen_loss(params, other, KEY)[0])).max() > 1e-5
 
 
 def conditioning(stage, batch):
@@ -92,22 +94,23 @@ def test_guidance_of_weight_zero_is_the_conditional_model(case):
   stage, params, batch = case
   z = jax.random.normal(KEY, (4, *stage.spec.output.array))
   logsnr, cond = jnp.zeros(4), conditioning(stage, batch)
-  x_hat = stage.denoise(params, z, logsnr, cond)
-  np.testing.assert_allclose(stage.guided(params, z, logsnr, cond, jnp.asarray(0.0)), x_hat, atol=1e-5)
-  x_uncond = stage.denoise(params, z, logsnr, cond.replace(text_mask=jnp.zeros_like(cond.text_mask)))
-  np.testing.assert_allclose(stage.guided(params, z, logsnr, cond, jnp.asarray(1.5)), 2.5 * x_hat - 1.5 * x_uncond, atol=1e-4)
+  denoise, guided = quick(stage.denoise), quick(stage.guided)
+  x_hat = denoise(params, z, logsnr, cond)
+  np.testing.assert_allclose(guided(params, z, logsnr, cond, jnp.asarray(0.0)), x_hat, atol=1e-5)
+  x_uncond = denoise(params, z, logsnr, cond.replace(text_mask=jnp.zeros_like(cond.text_mask)))
+  np.testing.assert_allclose(guided(params, z, logsnr, cond, jnp.asarray(1.5)), 2.5 * x_hat - 1.5 * x_uncond, atol=1e-4)
 
 
 @pytest.mark.parametrize("prediction", list(Prediction))
 def test_denoise_converts_what_the_network_predicts(prediction):
   spec = TINY.stage("base")
   stage = Stage(dataclasses.replace(spec, diffusion=dataclasses.replace(spec.diffusion, prediction=prediction)))
-  params, batch = unbox(stage.init(KEY)), make_batch(stage, rows=1)
+  params, batch = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), unbox(stage.abstract_params())), make_batch(stage, rows=1)
   z = jax.random.normal(KEY, (1, *spec.output.array))
   logsnr = jnp.asarray([1.0])
   alpha, sigma = np.sqrt(1 / (1 + np.exp(-1.0))), np.sqrt(1 / (1 + np.exp(1.0)))
   want = {Prediction.X: 0.0, Prediction.EPS: 1 / alpha, Prediction.V: alpha}[prediction]  # the network's output is zero at first
-  np.testing.assert_allclose(stage.denoise(params, z, logsnr, stage._conditioning(batch)), want * z, atol=1e-5)
+  np.testing.assert_allclose(quick(stage.denoise)(params, z, logsnr, stage._conditioning(batch)), want * z, atol=1e-5)
   assert sigma > 0
 
 
@@ -118,15 +121,16 @@ def test_last_step_returns_the_clipped_prediction(sampler, case):
   z = jax.random.normal(KEY, (4, *stage.spec.output.array))
   cond = conditioning(stage, batch)
   inputs = StepInputs(*(jnp.asarray(v) for v in (0.5, 20.0, 0.5, 0.0, True)))
-  state = stage.sample_step(params, SampleState(z, jnp.zeros_like(z)), cond, jnp.zeros_like(z), inputs, sampling)
-  want = jnp.clip(stage.denoise(params, z, jnp.full((4,), 0.5), cond), -1, 1)
+  step = quick(functools.partial(stage.sample_step, sampling=sampling))
+  state = step(params, SampleState(z, jnp.zeros_like(z)), cond, jnp.zeros_like(z), inputs)
+  want = jnp.clip(quick(stage.denoise)(params, z, jnp.full((4,), 0.5), cond), -1, 1)
   np.testing.assert_allclose(state.z, want, atol=1e-4)
 
 
 def test_bfloat16_network_keeps_float32_outside(case):
   stage, params, batch = case
   half = Stage(dataclasses.replace(stage.spec, unet=dataclasses.replace(stage.spec.unet, dtype="bfloat16")))
-  loss, grads = jax.value_and_grad(lambda p: half.loss(p, batch, KEY)[0].mean())(params)
+  loss, grads = quick(jax.value_and_grad(lambda p: half.loss(p, batch, KEY)[0].mean()))(params)
   assert loss.dtype == jnp.float32 and all(g.dtype == jnp.float32 for g in jax.tree.leaves(grads))
-  full = stage.loss(params, batch, KEY)[0].mean()
+  full = quick(stage.loss)(params, batch, KEY)[0].mean()
   assert abs(float(loss) / float(full) - 1) < 0.05

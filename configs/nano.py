@@ -53,12 +53,13 @@ def _level(channels: int, *, time: str, attention: bool, blocks: int = 1) -> dic
   return dict(channels=channels, blocks=blocks, time=time, spatial_attention=attention, cross_attention=attention, remat=False)
 
 
-def _unet(levels: list[dict], *, patch: int, scale_input: bool = True, embed_dim: int = 128, head_dim: int = 32, norm: str = "group") -> dict:
+def _unet(levels: list[dict], *, patch: int, residual_std: float, embed_dim: int = 128, head_dim: int = 32, norm: str = "group") -> dict:
   return dict(
     levels=levels,
     patch=patch,
     io_kernel=1,
-    scale_input=scale_input,
+    scale_input=residual_std > 0,
+    residual_std=residual_std,
     embed_dim=embed_dim,
     head_dim=head_dim,
     norm=norm,
@@ -69,21 +70,21 @@ def _unet(levels: list[dict], *, patch: int, scale_input: bool = True, embed_dim
   )
 
 
-def _diffusion(sigma_floor: float) -> dict:
+def _diffusion(loss_weight: str) -> dict:
   # Patched stages output x: clean pixels pass a narrow network, the noise values of a patch do not.
   return dict(
     prediction="x",
-    loss_weight="v",
+    loss_weight=loss_weight,
     logsnr_min=-20.0,
     logsnr_max=20.0,
     resolution_shift=False,
-    sigma_floor=sigma_floor,
+    sigma_floor=0.15,
     text_drop=0.1,
   )
 
 
 def _lowres(stage: str) -> dict:
-  return dict(input=CLIPS[stage], time_fill="repeat", shrink="box", aug_logsnr_min=2.0, aug_logsnr_max=10.0, aug_snr=30.0)
+  return dict(input=CLIPS[stage], time_fill="linear", shrink="box", aug_logsnr_min=2.0, aug_logsnr_max=10.0, aug_snr=300.0)
 
 
 def _sampling(steps: int, weight: float) -> dict:
@@ -102,13 +103,13 @@ def _stages() -> dict:
   full = dict(time="convolution", attention=True)
   base = dict(time="attention", attention=True)
   unets = dict(
-    base=_unet([_level(128, **base), _level(224, **base)], patch=4, scale_input=False),
-    tsr1=_unet([_level(88, **conv), _level(112, **full)], patch=4, embed_dim=96, head_dim=16),
-    ssr1=_unet([_level(64, **conv), _level(112, **full)], patch=4, embed_dim=64, head_dim=16),
-    ssr2=_unet([_level(80, **conv), _level(88, **full)], patch=8, embed_dim=64, head_dim=8),
-    tsr2=_unet([_level(64, **conv), _level(80, **conv)], patch=8, embed_dim=64, norm="rms"),
-    tsr3=_unet([_level(56, **conv), _level(72, **conv)], patch=8, embed_dim=64, norm="rms"),
-    ssr3=_unet([_level(40, **conv), _level(48, **conv)], patch=8, embed_dim=64, norm="rms"),
+    base=_unet([_level(128, **base), _level(224, **base)], patch=4, residual_std=0.0),
+    tsr1=_unet([_level(88, **conv), _level(112, **full)], patch=4, residual_std=0.2, embed_dim=96, head_dim=16),
+    ssr1=_unet([_level(64, **conv), _level(112, **full)], patch=4, residual_std=0.15, embed_dim=64, head_dim=16),
+    ssr2=_unet([_level(80, **conv), _level(88, **full)], patch=8, residual_std=0.1, embed_dim=64, head_dim=8),
+    tsr2=_unet([_level(64, **conv), _level(80, **conv)], patch=8, residual_std=0.15, embed_dim=64, norm="rms"),
+    tsr3=_unet([_level(56, **conv), _level(72, **conv)], patch=8, residual_std=0.1, embed_dim=64, norm="rms"),
+    ssr3=_unet([_level(40, **conv), _level(48, **conv)], patch=8, residual_std=0.08, embed_dim=64, norm="rms"),
   )
   stages = {}
   for before, name in zip((None, *STAGES), STAGES, strict=False):
@@ -117,8 +118,8 @@ def _stages() -> dict:
       task=task,
       output=CLIPS[name],
       unet=unets[name],
-      # The base decides what is where, at high noise. The others have to read it from their input, also where z_t is all noise.
-      diffusion=_diffusion(0.15 if before is None else 0.3),
+      # The others have to read what is there from their input, also where z_t is all noise: no level weighs more than that one.
+      diffusion=_diffusion("v" if before is None else "x"),
       lowres=None if before is None else _lowres(before),
       sampling=_sampling(32 if before is None else 8, 2.0 if before is None else 0.0),
     )

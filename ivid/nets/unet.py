@@ -46,9 +46,11 @@ class VideoUNet(nn.Module):
     context = Conditioner(self.spec, name="condition")(
       logsnr, text=text, text_mask=text_mask, is_video=is_video, time=time, fps=fps, aug_logsnr=aug_logsnr, w=w
     )
+    x = z
     if self.spec.scale_input:
-      z = z * jnp.sqrt(jax.nn.sigmoid(logsnr.astype(jnp.float32)))[:, None, None, None, None]
-    x = z if lowres is None else jnp.concatenate([z, lowres.astype(z.dtype)], axis=-1)
+      x = x * jnp.sqrt(jax.nn.sigmoid(logsnr.astype(jnp.float32)))[:, None, None, None, None]
+    if lowres is not None:
+      x = jnp.concatenate([x, lowres.astype(z.dtype)], axis=-1)
     stride = self.spec.stride
     x = jnp.pad(x, ((0, 0), (0, 0), (0, -H % stride), (0, -W % stride), (0, 0)))
     h = space_to_depth(x.astype(self.spec.dtype), self.spec.patch)
@@ -58,7 +60,11 @@ class VideoUNet(nn.Module):
     out = self.spec.patch**2 * self.out_channels
     h = self._conv(out, "conv_out", kernel=self.spec.io_kernel, names=(axes.EMBED_IN, axes.PIXELS), zero=True)(h)
     prediction = depth_to_space(h.astype(jnp.float32), self.spec.patch)[:, :, :H, :W]
-    return prediction if lowres is None else prediction + self._input_path(z, lowres, context)
+    if lowres is None:
+      return prediction
+    if self.spec.residual_std:
+      return self._about_lowres(prediction, z, lowres, logsnr, aug_logsnr)
+    return prediction + self._input_path(z, lowres, context)
 
   def _input_path(self, z: jax.Array, lowres: jax.Array, context: Context) -> jax.Array:
     """a z + b lowres with a and b a channel from the conditioning: what a super-resolution stage has to add is then detail, not colour.
@@ -70,6 +76,20 @@ class VideoUNet(nn.Module):
     gates = Dense(2 * self.out_channels, (axes.COND, axes.PIXELS), zero=True, name="input_path", **self._kinds())(context.emb)
     a, b = jnp.split(gates.astype(jnp.float32)[:, :, None, None], 2, axis=-1)
     return a * z + b * lowres[..., : self.out_channels].astype(jnp.float32)
+
+  def _about_lowres(self, output: jax.Array, z: jax.Array, lowres: jax.Array, logsnr: jax.Array, aug_logsnr: jax.Array) -> jax.Array:
+    """The mean of x given z_t and the clip, were x normal about it with deviation s, plus the posterior's deviation times the output.
+
+    s joins the spec's residual_std and the augmentation's noise. Mean (alpha s^2 z + sigma^2 c) / v and deviation sigma s / sqrt(v) with
+    v = alpha^2 s^2 + sigma^2 and c the clip over its own alpha.
+    """
+    alpha2, sigma2, aug_alpha2 = (
+      jax.nn.sigmoid(level.astype(jnp.float32))[:, None, None, None, None] for level in (logsnr, -logsnr, aug_logsnr)
+    )
+    clip = lowres[..., : self.out_channels].astype(jnp.float32) * jax.lax.rsqrt(aug_alpha2)
+    s2 = self.spec.residual_std**2 + (1.0 - aug_alpha2) / aug_alpha2
+    v = alpha2 * s2 + sigma2
+    return (jnp.sqrt(alpha2) * s2 / v) * z + (sigma2 / v) * clip + jnp.sqrt(sigma2 * s2 / v) * output
 
   def _kinds(self) -> dict[str, jnp.dtype]:
     return dict(dtype=jnp.dtype(self.spec.dtype), param_dtype=jnp.dtype(self.spec.param_dtype))

@@ -50,6 +50,7 @@ class TimeFill(enum.Enum):
 
   REPEAT = "repeat"
   BLANK = "blank"
+  LINEAR = "linear"  # blends of the frames before and after: ours, what a stage that starts from interpolation improves on
 
 
 class Filter(enum.Enum):
@@ -97,6 +98,10 @@ class UNetSpec:
   patch: int = 1  # space-to-depth at the input, in space only
   io_kernel: int = 3  # of the first and the last convolution; 1 makes them a plain patch embedding
   scale_input: bool = False  # reads alpha_t z_t, the best linear guess of x, instead of z_t: noise fades out where it is all there is
+  # Distance expected between x and the conditioning clip, in units of x. Above 0 a super-resolution network that outputs x adds its output
+  # to the best guess from z_t and that clip, scaled by what is uncertain about it: EDM's preconditioning (2206.00364, table 1) about the
+  # clip instead of zero. 0: gates that are learnt.
+  residual_std: float = 0.0
   embed_dim: int = 128  # width of the conditioning vector
   head_dim: int = 32
   norm: Norm = Norm.GROUP
@@ -108,6 +113,8 @@ class UNetSpec:
   def __post_init__(self):
     if not self.levels:
       raise ValueError("unet.levels is empty: expected at least one level")
+    if self.residual_std < 0:
+      raise ValueError(f"unet.residual_std={self.residual_std}: expected 0 or more")
     if self.patch < 1:
       raise ValueError(f"unet.patch={self.patch}: expected 1 or more")
     for name in ("dtype", "param_dtype"):
@@ -230,6 +237,8 @@ class StageSpec:
         raise ValueError(f"stage {self.name}: output {side}={size} is no multiple of unet.patch={self.unet.patch}")
     if min(self.output.height, self.output.width) < stride / 2:
       raise ValueError(f"stage {self.name}: output {self.output} is smaller than the U-Net's stride of {stride}")
+    if self.unet.residual_std and (self.lowres is None or self.diffusion.prediction is not Prediction.X):
+      raise ValueError(f"stage {self.name}: unet.residual_std={self.unet.residual_std} goes with a lowres section and prediction x, else expected 0")
     if self.lowres is None:
       return
     small, big = self.lowres.input, self.output

@@ -34,7 +34,8 @@ def shrink(x: Any, lowres: LowresSpec, output: ClipShape) -> Any:
 def grow(small: Any, *, frames: int, height: int, width: int, time_fill: TimeFill) -> Any:
   """Conditioning clip [B, T, H, W, C] from the low-resolution `small` [B, t, h, w, C]: bilinear in space, then `time_fill`.
 
-  REPEAT shows each frame T / t times; BLANK puts frame i at i T / t and zeros elsewhere.
+  REPEAT shows each frame T / t times; BLANK puts frame i at i T / t and zeros elsewhere; LINEAR blends from each frame to the next, the
+  last one stays.
 
   Raises:
     ValueError: T is no multiple of t.
@@ -42,6 +43,8 @@ def grow(small: Any, *, frames: int, height: int, width: int, time_fill: TimeFil
   t = small.shape[1]
   if frames % t:
     raise ValueError(f"cannot spread {t} frames over {frames}: expected a multiple of {t}, such as {max(1, round(frames / t)) * t}")
+  if time_fill is TimeFill.LINEAR:
+    small = _one_more(small)
   return _fill(resize(small, height, width, Filter.TRIANGLE), frames // t, time_fill)
 
 
@@ -54,21 +57,34 @@ def grow_window(
   """
   k = frames // small.shape[1]
   assert frames % small.shape[1] == 0 and window[0] % k == 0, (small.shape, frames, window)
-  part = jax.lax.dynamic_slice_in_dim(small, origin[0] // k, window[0] // k, 1)
+  count = window[0] // k
+  if time_fill is TimeFill.LINEAR:
+    small, count = _one_more(small), count + 1
+  part = jax.lax.dynamic_slice_in_dim(small, origin[0] // k, count, 1)
   part = resize_window(part, -3, height, Filter.TRIANGLE, start=origin[1], length=window[1])
   part = resize_window(part, -2, width, Filter.TRIANGLE, start=origin[2], length=window[2])
   return _fill(part, k, time_fill)
 
 
-def _fill(clip: Any, k: int, time_fill: TimeFill) -> Any:
-  """[B, t, H, W, C] -> [B, k t, H, W, C]."""
-  if k == 1:
-    return clip
+def _one_more(clip: Any) -> Any:
+  """The clip [B, t, ...] with its last frame once more."""
   xp = jnp if isinstance(clip, jax.Array) else np
-  if time_fill is TimeFill.REPEAT:
-    return xp.repeat(clip, k, axis=1)
-  filled = xp.stack([clip] + [xp.zeros_like(clip)] * (k - 1), axis=2)
-  return filled.reshape(clip.shape[0], -1, *clip.shape[2:])
+  return xp.concatenate([clip, clip[:, -1:]], axis=1)
+
+
+def _fill(clip: Any, k: int, time_fill: TimeFill) -> Any:
+  """[B, t, H, W, C] -> [B, k t, H, W, C]; LINEAR reads one frame more than t."""
+  xp = jnp if isinstance(clip, jax.Array) else np
+  match time_fill:
+    case TimeFill.REPEAT:
+      return clip if k == 1 else xp.repeat(clip, k, axis=1)
+    case TimeFill.BLANK:
+      parts = [clip] + [xp.zeros_like(clip)] * (k - 1)
+    case TimeFill.LINEAR:
+      here, ahead = clip[:, :-1], clip[:, 1:]
+      parts = [here + (i / k) * (ahead - here) for i in range(k)]
+  filled = xp.stack(parts, axis=2)
+  return filled.reshape(filled.shape[0], -1, *clip.shape[2:])
 
 
 def _scaled(name: str, size: int, small: int, big: int) -> int:

@@ -240,3 +240,22 @@ def test_input_path_carries_levels_that_norms_drop():
   opened = dict(params, input_path=dict(gate, bias=jnp.asarray([0.0, 0, 0, 0.5, 1.0, 2.0])))
   difference = net.apply({"params": opened}, **inputs) - net.apply({"params": closed}, **inputs)
   np.testing.assert_allclose(difference, inputs["lowres"][..., :3] * jnp.asarray([0.5, 1.0, 2.0]), atol=1e-5)
+
+
+def test_about_the_clip_is_the_gaussian_posterior():
+  """With the network's output at zero: x normal about the clip, z_t = alpha x + sigma eps, and the clip itself noised."""
+  spec = dataclasses.replace(SMALL, residual_std=0.3, scale_input=True)
+  inputs = _inputs(spec, lowres=True) | dict(logsnr=jnp.asarray([-20.0, 20.0]), aug_logsnr=jnp.full(2, 1.0))
+  net = VideoUNet(spec)
+  params = _params(net, inputs)
+  params = dict(params, conv_out=jax.tree.map(jnp.zeros_like, params["conv_out"]))
+  guess = np.asarray(_apply(net)(params, inputs))
+  snr = np.exp(1.0)
+  clip = np.asarray(inputs["lowres"][..., :3]) / np.sqrt(snr / (1 + snr))
+  np.testing.assert_allclose(guess[0], clip[0], atol=1e-3)  # all noise: the clip
+  np.testing.assert_allclose(guess[1], inputs["z"][1], atol=1e-3)  # no noise: z_t
+  guess = np.asarray(_apply(net)(params, inputs | dict(logsnr=jnp.full(2, 0.7))))
+  alpha2, prior = 1 / (1 + np.exp(-0.7)), 0.3**2 + 1 / snr  # by precisions: alpha^2 / sigma^2 from z_t, 1 / prior from the clip
+  precisions = alpha2 / (1 - alpha2), 1 / prior
+  want = (precisions[0] * np.asarray(inputs["z"]) / np.sqrt(alpha2) + precisions[1] * clip) / sum(precisions)
+  np.testing.assert_allclose(guess, want, atol=1e-5)

@@ -12,10 +12,12 @@ from ivid.sample.stage_sampler import sample_stage
 from ivid.sample.tiling import AUTO_PIXELS, parse_tile, stretched, tile_stage
 from ivid.spec.clip import ClipShape
 from ivid.spec.stage import (
+  DiffusionSpec,
   GuidanceSpec,
   LevelSpec,
   LowresSpec,
   Norm,
+  Prediction,
   SamplerKind,
   SamplingSpec,
   StageSpec,
@@ -38,6 +40,12 @@ TSR = StageSpec(
   ClipShape(18, 8, 102, 6.0),
   UNET,
   lowres=LowresSpec(input=ClipShape(6, 8, 102, 2.0), time_fill=TimeFill.BLANK),
+)
+BLENDED = dataclasses.replace(
+  TSR,
+  unet=dataclasses.replace(UNET, residual_std=0.1, scale_input=True),
+  diffusion=DiffusionSpec(prediction=Prediction.X),
+  lowres=dataclasses.replace(TSR.lowres, time_fill=TimeFill.LINEAR),
 )
 ASPECT = dataclasses.replace(SSR, output=ClipShape(9, 24, 104, 6.0), lowres=LowresSpec(input=ClipShape(9, 32, 48, 6.0)))
 GLOBAL = dataclasses.replace(SSR, unet=dataclasses.replace(UNET, norm=Norm.GROUP, norm_groups=4))
@@ -69,6 +77,7 @@ def draw(spec, tile, *, sampler=SamplerKind.DDIM, batch=2):
     (SSR, SamplerKind.DDIM, [(7, 0, 76), (6, 24, 84)]),
     (SSR, SamplerKind.DPM_SOLVER_PP_2M, [(7, 0, 76)]),
     (TSR, SamplerKind.ANCESTRAL, [(8, 0, 82), (9, 0, 0)]),
+    (BLENDED, SamplerKind.DDIM, [(9, 0, 0)]),
     (ASPECT, SamplerKind.DDIM, [(0, 0, 80)]),
     (GLOBAL, SamplerKind.ANCESTRAL, [(7, 0, 0)]),  # norms of whole frames: cut in frames alone
   ],

@@ -7,7 +7,7 @@ import pytest
 
 from ivid.spec.clip import ClipShape
 from ivid.spec.stage import Filter, LowresSpec, TimeFill
-from ivid.video.lowres import grow, shrink
+from ivid.video.lowres import grow, grow_window, shrink
 
 SSR = LowresSpec(input=ClipShape(8, 12, 20, 6.0))
 SSR_OUT = ClipShape(8, 24, 40, 6.0)
@@ -57,6 +57,28 @@ def test_repeat_and_blank():
   blank = grow(small, frames=6, height=4, width=4, time_fill=TimeFill.BLANK)
   np.testing.assert_array_equal(blank[:, ::2], small)
   np.testing.assert_array_equal(blank[:, 1::2], 0)
+
+
+def test_linear_blends_to_the_next_frame():
+  small = _clip(2, 3, 4, 4, 3)
+  linear = grow(small, frames=12, height=4, width=4, time_fill=TimeFill.LINEAR)
+  np.testing.assert_array_equal(linear[:, ::4], small)
+  np.testing.assert_allclose(linear[:, 5], 0.75 * small[:, 1] + 0.25 * small[:, 2], atol=1e-6)
+  np.testing.assert_array_equal(linear[:, 9:], np.repeat(small[:, 2:], 3, axis=1))
+
+
+@pytest.mark.parametrize("fill", list(TimeFill))
+@pytest.mark.parametrize("size", [(24, 40), (9, 20)])
+def test_a_window_is_a_part_of_the_whole(fill, size):
+  """Also where one axis grows and the other shrinks."""
+  height, width = size
+  small = jnp.asarray(_clip(2, 4, 12, 10, 3))
+  sizes = dict(frames=8, height=height, width=width, time_fill=fill)
+  whole = grow(small, **sizes)
+  for origin in ((0, 0, 0), (2, 3, 8), (4, height - 6, width - 12)):
+    part = grow_window(small, jnp.asarray(origin), (4, 6, 12), **sizes)
+    t, y, x = origin
+    np.testing.assert_allclose(part, whole[:, t : t + 4, y : y + 6, x : x + 12], atol=1e-6)
 
 
 def test_frames_must_divide():

@@ -56,7 +56,9 @@ CLIPS = dict(
 )
 
 
-def _unet(channels: tuple[int, int], *, patch: int, time: str, attention: str, embed_dim: int, norm: str = "group") -> dict:
+def _unet(
+  channels: tuple[int, int], *, patch: int, time: str, attention: str, embed_dim: int, residual_std: float = 0.1, norm: str = "group"
+) -> dict:
   """Two levels; `attention` is "all" (both levels), "low" (over space at the lower one), "text" (to the text alone there) or "none"."""
   levels = []
   for i, width in enumerate(channels):
@@ -67,7 +69,8 @@ def _unet(channels: tuple[int, int], *, patch: int, time: str, attention: str, e
     levels=levels,
     patch=patch,
     io_kernel=1,
-    scale_input=attention != "all",
+    scale_input=residual_std > 0,
+    residual_std=residual_std,
     embed_dim=embed_dim,
     head_dim=16,
     norm=norm,
@@ -81,9 +84,9 @@ def _unet(channels: tuple[int, int], *, patch: int, time: str, attention: str, e
 def _stages() -> dict:
   conv = dict(time="convolution")
   unets = dict(
-    base=_unet((128, 224), patch=4, time="attention", attention="all", embed_dim=128),
-    ssr1=_unet((80, 128), patch=4, attention="low", embed_dim=64, **conv),
-    tsr1=_unet((80, 112), patch=4, attention="low", embed_dim=64, **conv),
+    base=_unet((128, 224), patch=4, time="attention", attention="all", embed_dim=128, residual_std=0.0),
+    ssr1=_unet((80, 128), patch=4, attention="low", embed_dim=64, residual_std=0.15, **conv),
+    tsr1=_unet((80, 112), patch=4, attention="low", embed_dim=64, residual_std=0.2, **conv),
     ssr2=_unet((64, 96), patch=8, attention="low", embed_dim=64, **conv),
     tsr2=_unet((64, 96), patch=8, attention="low", embed_dim=64, **conv),
     ssr3=_unet((64, 80), patch=8, attention="low", embed_dim=64, **conv),
@@ -99,28 +102,29 @@ def _stages() -> dict:
       task="base" if before is None else name[:3],
       output=CLIPS[name],
       unet=unets[name],
-      diffusion=_diffusion(0.15 if before is None else 0.3),
+      # The others have to read what is there from their input, also where z_t is all noise: no level weighs more than that one.
+      diffusion=_diffusion("v" if before is None else "x"),
       lowres=None if before is None else _lowres(before, shrink="triangle" if name == "ssr5" else "box"),
       sampling=_sampling(32 if before is None else 4, 2.0 if before is None else 0.0),
     )
   return stages
 
 
-def _diffusion(sigma_floor: float) -> dict:
+def _diffusion(loss_weight: str) -> dict:
   # Patched stages output x: clean pixels pass a narrow network, the noise values of a patch do not.
   return dict(
     prediction="x",
-    loss_weight="v",
+    loss_weight=loss_weight,
     logsnr_min=-20.0,
     logsnr_max=20.0,
     resolution_shift=False,
-    sigma_floor=sigma_floor,
+    sigma_floor=0.15,
     text_drop=0.1,
   )
 
 
 def _lowres(stage: str, *, shrink: str) -> dict:
-  return dict(input=CLIPS[stage], time_fill="repeat", shrink=shrink, aug_logsnr_min=2.0, aug_logsnr_max=10.0, aug_snr=300.0)
+  return dict(input=CLIPS[stage], time_fill="linear", shrink=shrink, aug_logsnr_min=4.0, aug_logsnr_max=10.0, aug_snr=300.0)
 
 
 def _sampling(steps: int, weight: float) -> dict:

@@ -84,7 +84,7 @@ def _diffusion(loss_weight: str) -> dict:
 
 
 def _lowres(stage: str) -> dict:
-  return dict(input=CLIPS[stage], time_fill="linear", shrink="box", aug_logsnr_min=2.0, aug_logsnr_max=10.0, aug_snr=300.0)
+  return dict(input=CLIPS[stage], time_fill="linear", shrink="box", aug_logsnr_min=4.0, aug_logsnr_max=10.0, aug_snr=300.0)
 
 
 def _sampling(steps: int, weight: float) -> dict:

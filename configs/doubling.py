@@ -25,9 +25,7 @@ def get_config(stage: str = "base") -> ml_collections.ConfigDict:
       cascade=dict(name="doubling", text=_text(), order=STAGES, stages=_stages()),
       train=train,
       mesh=dict(data=-1, fsdp=1, tensor=1),
-      data=dict(
-        name="moving_shapes", dir="", aspect=5 / 3, paraphrase=0.3, two_objects=0.3, text_encoder="nano", threads=1, prefetch=2
-      ),
+      data=dict(name="moving_shapes", dir="", aspect=5 / 3, paraphrase=0.3, two_objects=0.3, text_encoder="nano", threads=1, prefetch=2),
     ),
     convert_dict=True,
   )

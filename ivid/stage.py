@@ -107,7 +107,9 @@ class Stage:
 
     Returns: [B, frames, height, width, C'].
     """
-    return lowres_video.grow(self.noised(small, logsnr, noise), frames=frames, height=height, width=width, time_fill=self.spec.lowres.time_fill)
+    return lowres_video.grow(
+      self.noised(small, logsnr, noise), frames=frames, height=height, width=width, time_fill=self.spec.lowres.time_fill
+    )
 
   def noised(self, small: jax.Array, logsnr: jax.Array, noise: jax.Array) -> jax.Array:
     """The small clip with its augmentation, not yet grown."""

@@ -247,7 +247,8 @@ def _save(request: Request, outputs: Outputs, clip: Clip, stage: str, *, suffix:
   from ivid.sample.outputs import clip_metadata
 
   sample, stages = request.samples[clip.index], list(request.stages)
-  metadata = clip_metadata(request.cascade, stages[: stages.index(clip.stage) + 1], sample, clip, tiles=request.tiles, source=request.source)
+  ran = stages[: stages.index(clip.stage) + 1]
+  metadata = clip_metadata(request.cascade, ran, sample, clip, tiles=request.tiles, source=request.source)
   return outputs.save(outputs.stem(sample, stage), clip.frames, clip.stage.output.fps, metadata, suffix=suffix)
 
 

@@ -117,7 +117,8 @@ def write_report(folder: pathlib.Path, comparisons: Sequence[Comparison], made_b
 
 def format_rows(rows: Sequence[dict[str, Any]]) -> str:
   """The rows as a table: PSNR in dB, then the share of clips that show all of their prompt."""
-  lines = [f"{'stage':6} {'clips':>5} {'stage dB':>9} {'bilinear':>9} {'bicubic':>9} {'still/255':>9}   all attributes right: stage, bilinear, real"]
+  names = f"{'stage':6} {'clips':>5} {'stage dB':>9} {'bilinear':>9} {'bicubic':>9} {'still/255':>9}"
+  lines = [f"{names}   all attributes right: stage, bilinear, real"]
   for row in rows:
     db = row["psnr"]
     line = f"{row['stage']:6} {row['clips']:>5} {db[STAGE]:>9.2f} {db[BILINEAR]:>9.2f} {db[BICUBIC]:>9.2f} {row['still']:>9.2f}"

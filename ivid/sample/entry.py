@@ -12,7 +12,6 @@ from ivid.data.clips import fit
 from ivid.media.clips import timed_frames
 from ivid.spec.clip import ClipShape
 
-
 ROUNDING = 1e-6  # of a timestamp, in frames
 
 
@@ -44,7 +43,9 @@ def read_entry(path: str | os.PathLike, want: ClipShape, *, max_seconds: float =
     times.append(time)
     end = time + seconds
     if end > max_seconds:
-      raise ValueError(f"{path} lasts longer than the {max_seconds:.3g} s that there is memory for: expected a shorter clip, or an earlier --stop_stage")
+      raise ValueError(
+        f"{path} lasts longer than the {max_seconds:.3g} s that there is memory for: expected a shorter clip, or an earlier --stop_stage"
+      )
   frames = max(1, round(end * want.fps))
   used += _show(picked, held, frames)
   clip = np.stack(picked[:frames])
@@ -75,7 +76,5 @@ def _changes(want: ClipShape, frames: int, sizes: set[tuple[int, int]], times: l
   same = len(times) == frames and not skipped and (len(gaps) == 0 or abs(gaps.mean() * want.fps - 1) < 0.01)
   if not same:
     rate = f"{len(times) / end:.4g} frames a second" if steady else "frames at uneven times"
-    changes.append(
-      f"resampled {len(times)} frames ({rate}, {end:.3g} s) to {frames} at {want.fps:g} a second, {skipped} of them not shown"
-    )
+    changes.append(f"resampled {len(times)} frames ({rate}, {end:.3g} s) to {frames} at {want.fps:g} a second, {skipped} of them not shown")
   return changes

@@ -137,8 +137,7 @@ def sample_stage(
     mesh: devices that share the batch.
 
   Raises:
-    ValueError: `small` missing, superfluous or of another size than the stage's input; a batch that the mesh does not divide; tiles with
-      dynamic thresholding.
+    ValueError: `small` missing, superfluous or of another size than the stage's input; a batch that the mesh does not divide.
   """
   spec = stage.spec
   B = keys.shape[0]
@@ -152,69 +151,85 @@ def sample_stage(
     is_video=rows(np.full(B, spec.output.frames > 1)),
     fps=rows(np.full(B, spec.output.fps, np.float32)),
   )
-  noised = ()
+  noised = None
   if spec.lowres is not None:
     level = rows(np.full(B, augment.logsnr_from_snr(spec.lowres.aug_snr), np.float32))
     cond = cond.replace(aug_logsnr=level)
     noised = rows(np.asarray(small, np.float32)), level, _noise(keys, small.shape[1:], _AUGMENT)
-  params = place_params(stage, params, mesh)
-  inputs = step_inputs(stage, sampling)
-  if tiling is None or tiling.count == 1:
-    return _sample_whole(stage, params, keys, cond, noised, sampling, inputs, progress)
-  return _sample_tiles(stage, params, keys, cond, noised, sampling, inputs, progress, tiling, rows)
+  run = _Run(stage, place_params(stage, params, mesh), keys, cond, noised, sampling, progress or (lambda *_: None))
+  return _sample_whole(run) if tiling is None or tiling.count == 1 else _sample_tiles(run, tiling, rows)
 
 
-def _sample_whole(stage, params, keys, cond, noised, sampling, inputs, progress) -> np.ndarray:
+class _Run(NamedTuple):
+  """What all steps share; `noised`: the small clip, its level and its noise."""
+
+  stage: Stage
+  params: Any
+  keys: jax.Array
+  cond: Conditioning
+  noised: tuple[jax.Array, jax.Array, jax.Array] | None
+  sampling: SamplingSpec
+  progress: Callable[[int, int], None]
+
+  @property
+  def multistep(self) -> bool:
+    return samplers.is_multistep(self.sampling.sampler)
+
+  def step_noise(self, index: int, shape: tuple[int, ...], **place: Any) -> jax.Array | None:
+    """What the ancestral sampler adds in a step."""
+    return _noise(self.keys, shape, _STEP, index, **place) if self.sampling.sampler is SamplerKind.ANCESTRAL else None
+
+
+def _sample_whole(run: _Run) -> np.ndarray:
   """All steps on the whole clip, which stays on the devices."""
-  spec = stage.spec
-  compiled = _compiled(_function(spec), _static(sampling))
-  if noised:
-    cond = cond.replace(lowres=compiled.grow(*noised))
-  z = _noise(keys, spec.output.array, _INITIAL)
-  state = SampleState(z=z, x_hat=jnp.zeros_like(z) if samplers.is_multistep(sampling.sampler) else None)
-  ancestral = sampling.sampler is SamplerKind.ANCESTRAL
+  shape = run.stage.spec.output.array
+  compiled = _compiled(_function(run.stage.spec), _static(run.sampling))
+  cond = run.cond.replace(lowres=compiled.grow(*run.noised)) if run.noised else run.cond
+  z = _noise(run.keys, shape, _INITIAL)
+  state = SampleState(z=z, x_hat=jnp.zeros_like(z) if run.multistep else None)
+  inputs = step_inputs(run.stage, run.sampling)
   for i, scalars in enumerate(inputs):
-    noise = _noise(keys, spec.output.array, _STEP, i) if ancestral else None
-    state = compiled.step(params, state, cond, noise, scalars)
-    if progress is not None:
-      jax.block_until_ready(state)
-      progress(i + 1, len(inputs))
+    state = jax.block_until_ready(compiled.step(run.params, state, cond, run.step_noise(i, shape), scalars))
+    run.progress(i + 1, len(inputs))
   return np.clip(np.asarray(state.z, np.float32), -1.0, 1.0)
 
 
-def _sample_tiles(stage, params, keys, cond, noised, sampling, inputs, progress, tiling, rows) -> np.ndarray:
+def _sample_tiles(run: _Run, tiling: Tiling, rows: Callable[[Any], jax.Array]) -> np.ndarray:
   """All steps, each tile by tile; the clip is changed in place as soon as no tile to come reads the old values."""
-  if sampling.threshold is ThresholdKind.DYNAMIC:
-    raise ValueError(f"stage {stage.spec.name}: a dynamic threshold looks at the whole clip, tiles do not (expected threshold=static or tile=whole)")
-  compiled = _compiled(_function(stage.spec), _static(sampling))
-  noisy, window = compiled.noised(*noised) if noised else None, compiled.window(tiling.window)
-  clips = SampleState(z=_initial_noise(keys, stage.spec.output.array))
-  if samplers.is_multistep(sampling.sampler):
+  assert run.sampling.threshold is not ThresholdKind.DYNAMIC, "a dynamic threshold looks at the whole clip (see stage_tiling)"
+  output = run.stage.spec.output
+  compiled = _compiled(_function(run.stage.spec), _static(run.sampling))
+  noisy, window = compiled.noised(*run.noised) if run.noised else None, compiled.window(tiling.window)
+  clips = SampleState(z=_initial_noise(run.keys, output.array))
+  if run.multistep:
     clips = clips.replace(x_hat=np.zeros_like(clips.z))
-  ancestral = sampling.sampler is SamplerKind.ANCESTRAL
-  starts = [slab[0].origin[0] for slab in tiling.slabs[1:]] + [stage.spec.output.frames]  # the first frame that later slabs read
-  done = 0
+  needed = [slab[0].origin[0] for slab in tiling.slabs[1:]] + [output.frames]  # the first frame that later slabs read
+  inputs, done = step_inputs(run.stage, run.sampling), 0
   for i, scalars in enumerate(inputs):
-    waiting: list[tuple[tuple[slice, ...], SampleState]] = []
-    for slab, start in zip(tiling.slabs, starts, strict=True):
+    waiting: list[_Piece] = []
+    for slab, start in zip(tiling.slabs, needed, strict=True):
       for tile in slab:
         origin = np.array(tile.origin, np.int32)
-        lowres = window(noisy, origin) if noised else None
-        noise = _noise(keys, (*tiling.window, 3), _STEP, i, origin=origin, aligned=False) if ancestral else None
-        place = _slices(tile.window)
-        state = jax.tree.map(lambda clip, place=place: rows(clip[place]), clips)
-        state = compiled.tile_step(params, state, cond.replace(lowres=lowres), noise, scalars)
-        core = _slices(tile.core)
-        inside = _slices(tuple((a - o, b - o) for (a, b), o in zip(tile.core, tile.origin, strict=True)))
-        waiting.append((core, jax.tree.map(lambda made, inside=inside: np.asarray(made)[inside], state)))
+        cond = run.cond.replace(lowres=window(noisy, origin)) if run.noised else run.cond
+        noise = run.step_noise(i, (*tiling.window, 3), origin=origin, aligned=False)
+        state = jax.tree.map(rows, _part(clips, tile.window))
+        state = compiled.tile_step(run.params, state, cond, noise, scalars)
+        core = tuple((a - o, b - o) for (a, b), o in zip(tile.core, tile.origin, strict=True))
+        waiting.append(_Piece(_slices(tile.core), _part(jax.tree.map(np.asarray, state), core)))
         done += 1
-        if progress is not None:
-          progress(done, len(inputs) * tiling.count)
+        run.progress(done, len(inputs) * tiling.count)
       waiting = _settle(clips, waiting, start)
   return np.clip(clips.z, -1.0, 1.0, out=clips.z)
 
 
-def _settle(clips: SampleState, waiting: list[tuple[tuple[slice, ...], SampleState]], start: int) -> list[tuple[tuple[slice, ...], SampleState]]:
+class _Piece(NamedTuple):
+  """A part of a clip, and its new values."""
+
+  place: tuple[slice, ...]
+  made: SampleState
+
+
+def _settle(clips: SampleState, waiting: list[_Piece], start: int) -> list[_Piece]:
   """Writes what lies before frame `start`, and returns the rest."""
   rest = []
   for (batch, frames, *place), made in waiting:
@@ -223,7 +238,7 @@ def _settle(clips: SampleState, waiting: list[tuple[tuple[slice, ...], SampleSta
     for clip, values in zip(jax.tree.leaves(clips), jax.tree.leaves(made), strict=True):
       clip[batch, here, *place] = values[:, :count]
     if later.start < later.stop:  # a copy, so that the tile's memory goes
-      rest.append(((batch, later, *place), jax.tree.map(lambda values, count=count: values[:, count:].copy(), made)))
+      rest.append(_Piece((batch, later, *place), jax.tree.map(lambda values, count=count: values[:, count:].copy(), made)))
   return rest
 
 
@@ -236,6 +251,11 @@ def _initial_noise(keys: jax.Array, shape: tuple[int, int, int, int]) -> np.ndar
     drawn = _noise(keys, (depth, *shape[1:]), _INITIAL, origin=np.array([first, 0, 0], np.int32))
     frames[:] = np.asarray(drawn)[:, : frames.shape[1]]
   return z
+
+
+def _part(clips: SampleState, spans: tuple[tuple[int, int], ...]) -> SampleState:
+  place = _slices(spans)
+  return jax.tree.map(lambda clip: clip[place], clips)
 
 
 def _slices(spans: tuple[tuple[int, int], ...]) -> tuple[slice, ...]:

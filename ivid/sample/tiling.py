@@ -68,11 +68,15 @@ def tile_stage(spec: StageSpec, tile: Sequence[int] = ()) -> Tiling:
 
 
 def stage_tiling(spec: StageSpec, tile: Sequence[int] = ()) -> Tiling:
-  """`tile_stage`, with the whole clip as the automatic choice where the threshold looks at all of it."""
+  """`tile_stage`, with the whole clip as the automatic choice where the threshold looks at all of it.
+
+  Raises:
+    ValueError: as tile_stage; tiles with a dynamic threshold.
+  """
   dynamic = spec.sampling.threshold is ThresholdKind.DYNAMIC
   tiling = tile_stage(spec, (0, 0, 0) if dynamic and not tile else tile)
   if dynamic and tiling.count > 1:
-    raise ValueError(f"stage {spec.name}: a dynamic threshold looks at the whole clip, tiles do not (expected threshold=static or tile=whole)")
+    raise ValueError(f"stage {spec.name}: a dynamic threshold looks at the whole clip: expected threshold=static, or tile=whole")
   return tiling
 
 

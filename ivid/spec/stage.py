@@ -238,7 +238,9 @@ class StageSpec:
     if min(self.output.height, self.output.width) < stride / 2:
       raise ValueError(f"stage {self.name}: output {self.output} is smaller than the U-Net's stride of {stride}")
     if self.unet.residual_std and (self.lowres is None or self.diffusion.prediction is not Prediction.X):
-      raise ValueError(f"stage {self.name}: unet.residual_std={self.unet.residual_std} goes with a lowres section and prediction x, else expected 0")
+      raise ValueError(
+        f"stage {self.name}: unet.residual_std={self.unet.residual_std}: expected 0 without a lowres section and prediction x"
+      )
     if self.lowres is None:
       return
     small, big = self.lowres.input, self.output

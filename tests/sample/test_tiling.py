@@ -9,7 +9,7 @@ import pytest
 
 from ivid.sample.keys import Sample, sample_keys
 from ivid.sample.stage_sampler import sample_stage
-from ivid.sample.tiling import AUTO_PIXELS, parse_tile, stretched, tile_stage
+from ivid.sample.tiling import AUTO_PIXELS, parse_tile, stage_tiling, stretched, tile_stage
 from ivid.spec.clip import ClipShape
 from ivid.spec.stage import (
   DiffusionSpec,
@@ -131,16 +131,8 @@ def test_wrong_tiles(spec, tile, message):
 def test_a_dynamic_threshold_is_refused():
   spec = dataclasses.replace(SSR, sampling=SamplingSpec(threshold=ThresholdKind.DYNAMIC))
   with pytest.raises(ValueError, match="a dynamic threshold looks at the whole clip"):
-    sample_stage(
-      Stage(spec),
-      tiny.random_params(spec, 1),
-      keys=sample_keys([Sample("x", 0, 0)], "ssr1"),
-      text=np.zeros((1, 1, 5, 16), np.float32),
-      text_mask=np.ones((1, 1, 5), bool),
-      small=np.zeros((1, *spec.lowres.input.array), np.float32),
-      sampling=spec.sampling,
-      tiling=tile_stage(spec, (7, 0, 0)),
-    )
+    stage_tiling(spec, (7, 0, 0))
+  assert stage_tiling(spec).count == 1
 
 
 def test_tiles_by_flag():

@@ -101,3 +101,10 @@ def test_unknown_stage_names_the_nearest():
 def test_temporal_stage_keeps_the_picture():
   with pytest.raises(ValueError, match="a temporal stage keeps the picture"):
     dataclasses.replace(NANO.stage("tsr1"), output=ClipShape(32, 48, 80, 6))
+
+
+def test_preconditioning_about_the_clip_needs_one():
+  for name, unet in (("base", dict(residual_std=0.1)), ("ssr1", dict(residual_std=-1.0))):
+    stage = NANO.stage(name)
+    with pytest.raises(ValueError, match="unet.residual_std="):
+      dataclasses.replace(stage, unet=dataclasses.replace(stage.unet, **unet))

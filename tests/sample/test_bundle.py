@@ -10,8 +10,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from ivid.bin.config import find_cascade, load_run
 from ivid.sample.bundle import CASCADE_FILE, SPEC_FILE, WEIGHTS_FILE, open_cascade, write_cascade
 from ivid.spec import convert
+from ivid.spec.compare import stage_difference
 from ivid.spec.stage import SamplingSpec
 from tests.sample import tiny
 
@@ -151,3 +153,11 @@ def test_folders_that_are_no_cascade(tmp_path, base_only):
   (tmp_path / "mine" / CASCADE_FILE).write_text("{")
   with pytest.raises(ValueError, match="cascade.json is no JSON"):
     open_cascade(tmp_path / "mine")
+
+
+def test_the_shipped_cascade_is_whole_and_small():
+  cascade = find_cascade("nano")
+  steps = {name: cascade.check(name).step for name in cascade.spec.stage_names}
+  assert list(steps) == ["base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3"] and min(steps.values()) >= 100
+  assert stage_difference(cascade.spec.stages[-1], load_run("nano:ssr3").cascade.stage("ssr3"), text_encoder=False) == ""
+  assert sum(path.stat().st_size for path in cascade.folder.rglob("*") if path.is_file()) < 40e6

@@ -27,6 +27,11 @@ def test_psnr():
   assert upsampling.psnr(real + np.uint8(51), real) == pytest.approx(20 * np.log10(5))
 
 
+def test_pooled_psnr_is_of_the_mean_error():
+  assert upsampling.pooled([30.0, 30.0]) == pytest.approx(30.0)
+  assert upsampling.pooled([float("inf"), 20.0]) == pytest.approx(20 + 10 * np.log10(2))
+
+
 def test_interpolation_is_linear_in_time_and_smooth_in_space():
   small = np.stack([np.full((3, 4, 3), level, np.uint8) for level in (0, 100)])
   assert [int(frame[0, 0, 0]) for frame in upsampling.interpolated(small, 4, 6, 8, "bilinear")] == [0, 50, 100, 100]

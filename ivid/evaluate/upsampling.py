@@ -62,7 +62,7 @@ def psnr(clip: np.ndarray, real: np.ndarray) -> float:
 
 
 def pooled(values: Sequence[float]) -> float:
-  """PSNR in dB of clips of one size taken together, from the mean of their squared errors: what is hard counts, near-perfect clips do not."""
+  """PSNR in dB of clips of one size taken together, from the mean of their squared errors: what is hard counts."""
   mean = float(np.mean([10 ** (-value / 10) for value in values]))
   return float("inf") if mean == 0 else float(-10 * np.log10(mean))
 
@@ -91,7 +91,7 @@ def still_difference(made: np.ndarray, real: np.ndarray) -> float:
 
 
 def summarize(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-  """A row a stage: clips, mean and pooled PSNR by way, `still`, and by way the share of clips whose attributes are right, "all" among them."""
+  """A row a stage: clips, mean and pooled PSNR by way, `still`, and by way the share of clips whose attributes are right."""
   rows = []
   for stage in dict.fromkeys(c.stage for c in comparisons):
     mine = [c for c in comparisons if c.stage == stage]

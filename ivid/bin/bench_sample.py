@@ -6,6 +6,7 @@ import math
 import pathlib
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,7 +25,8 @@ def bench_sampling(
   """Samples one clip through the stages, each entered with the clip of the stage before; a row of figures for each.
 
   `seconds` is the whole stage as a user waits for it: reading weights, compiling (or reading the cache), all steps. A step's seconds are
-  the median between two of its ends, the first left out, and GFLOP/s follow from it. Memory is the most that the process held.
+  the median between the ends of two evaluations, times the tiles, and GFLOP/s follow from it; None where there is but one evaluation, whose
+  time is mostly the compiler's. Memory is the most that the process held, of the host.
   """
   import numpy as np
 
@@ -58,8 +60,7 @@ def bench_sampling(
     clip = to_uint8(made)[0]
     del made
     seconds = time.perf_counter() - started
-    gaps = np.diff([started, *ends[tiling.count - 1 :: tiling.count]])
-    step = statistics.median(gaps[1:]) if len(gaps) > 1 else float(gaps[0])
+    step = tiling.count * statistics.median(np.diff(ends)) if len(ends) > 1 else None
     evaluations = 2 if needs_guidance(spec.sampling) else 1
     gflop = evaluations * evaluation_flops(Stage(spec)) / 1e9
     yield {
@@ -71,7 +72,7 @@ def bench_sampling(
       "overlap": tiling.count * math.prod(tiling.window) / math.prod(spec.output.array[:3]),
       "seconds_per_step": step,
       "seconds": seconds,
-      "gflops": gflop / step,
+      "gflops": step and gflop / step,
       "peak_bytes": peak_bytes(),
     }
 
@@ -82,7 +83,8 @@ def format_header() -> str:
 
 def format_row(row: dict[str, Any]) -> str:
   sizes = f"{row['stage']:6} {row['output']:>20} {row['tile']:>14} {row['steps']:>5} {row['gflop_per_step']:>10.1f}"
-  return f"{sizes} {row['seconds_per_step']:>8.2f} {row['seconds']:>8.1f} {row['gflops']:>8.1f} {row['peak_bytes'] / 1e9:>6.2f}"
+  step, rate = (f"{'-':>8}",) * 2 if row["gflops"] is None else (f"{row['seconds_per_step']:>8.2f}", f"{row['gflops']:>8.1f}")
+  return f"{sizes} {step} {row['seconds']:>8.1f} {rate} {row['peak_bytes'] / 1e9:>6.2f}"
 
 
 def reset_peak() -> None:
@@ -98,7 +100,7 @@ def peak_bytes() -> int:
   if STATUS.exists():
     fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line)
     return int(fields["VmHWM"].split()[0]) * 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _entered(clip: Any, spec: StageSpec) -> Any:

@@ -147,7 +147,9 @@ def _upsampling(values: flags.FlagValues) -> None:
   cascade, stages, made_by = _stages(values)
   if stages[0].lowres is None:
     raise ValueError(f"start_stage={stages[0].name} has no input: expected one of {', '.join(cascade.spec.stage_names[1:])}")
-  clips = _real_clips(values.clips) if values.clips else _drawn_clips(values)
+  whole = cascade.spec.stages[-1].output  # stages before may squeeze what it shows
+  aspect = whole.width / whole.height
+  clips = _real_clips(values.clips, aspect) if values.clips else _drawn_clips(values, aspect)
   comparisons = [made for clip in clips for made in _through(values, cascade, stages, clip)]
   out = pathlib.Path(values.out)
   print(upsampling.format_rows(upsampling.write_report(out, comparisons, made_by | dict(clips=values.clips or "moving_shapes"))))
@@ -163,7 +165,7 @@ class _Truth:
   at: Callable[[ClipShape], np.ndarray]
 
 
-def _drawn_clips(values: flags.FlagValues) -> Iterator[_Truth]:
+def _drawn_clips(values: flags.FlagValues, aspect: float) -> Iterator[_Truth]:
   import numpy as np
 
   from ivid.data.draw import draw, to_uint8
@@ -173,19 +175,19 @@ def _drawn_clips(values: flags.FlagValues) -> Iterator[_Truth]:
   for n, prompt in enumerate(prompts.seeded_prompts(values.seed, values.prompts, tuple(values.groups) or prompts.GROUPS)):
 
     def at(size: ClipShape, n: int = n, prompt: Prompt = prompt) -> np.ndarray:
-      scene = make_scene(values.seed, n, aspect=size.width / size.height, said=prompt.attributes)
+      scene = make_scene(values.seed, n, aspect=aspect, said=prompt.attributes)
       return to_uint8(draw(scene, times=np.arange(size.frames) / size.fps, height=size.height, width=size.width))
 
     yield _Truth(prompt.text, prompt.attributes, at)
 
 
-def _real_clips(folder: str) -> Iterator[_Truth]:
+def _real_clips(folder: str, aspect: float) -> Iterator[_Truth]:
   from ivid.data.clips import clip_files
   from ivid.sample.entry import read_entry
 
   for path in clip_files(pathlib.Path(folder)):
     print(path, file=sys.stderr)
-    yield _Truth("", None, lambda size, path=path: read_entry(path, size).frames)
+    yield _Truth("", None, lambda size, path=path: read_entry(path, size, aspect=aspect).frames)
 
 
 def _through(values: flags.FlagValues, cascade: Cascade, stages: Sequence[StageSpec], truth: _Truth) -> Iterator[Comparison]:
@@ -197,8 +199,10 @@ def _through(values: flags.FlagValues, cascade: Cascade, stages: Sequence[StageS
 
   first = truth.at(stages[0].output)
   k = stages[0].time_factor
+  if len(first) < k:
+    raise ValueError(f"a clip of {len(first)} frames at the output of stage {stages[0].name}: expected {k} or more")
   small = shrunk(first[: len(first) // k * k], stages[0])
   planned = plan.plan_length(stages, len(small))
   for clip in run_cascade(cascade, planned, [Sample(truth.caption, values.seed, 0)], first_input=small, quiet=True):
     real = truth.at(clip.stage.output)[: len(clip.frames)]
-    yield compare(clip.stage.name, clip.frames[: len(real)], real, small, truth.said)
+    yield compare(clip.stage.name, clip.frames, real, small, truth.said)

@@ -33,10 +33,23 @@ if TYPE_CHECKING:  # imported where they are used, so that a wrong flag is answe
   from ivid.spec.stage import StageSpec
 
 DEFAULT_CASCADE = "nano"
+MEMORY_SHARE = 0.6  # of the machine's memory that a clip and what is kept of it may take
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 OVERRIDES = ("steps", "sampler", "guidance", "threshold", "aug_snr")
 # What the metadata decides; given beside --from_metadata they would contradict it.
-DECIDED = ("prompt", "prompts_file", "seed", "num_samples", "caption", "start_stage", "stop_stage", "batch_size", "tile", *OVERRIDES)
+DECIDED = (
+  "prompt",
+  "prompts_file",
+  "seed",
+  "num_samples",
+  "first_sample",
+  "caption",
+  "start_stage",
+  "stop_stage",
+  "batch_size",
+  "tile",
+  *OVERRIDES,
+)
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -47,6 +60,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string("cascade", "", f"Folder of a cascade, or the name of one that ships (default: {DEFAULT_CASCADE}).", **f)
   flags.DEFINE_integer("seed", 0, "A clip depends on seed, prompt and sample number, on nothing else that is in the run.", **f)
   flags.DEFINE_integer("num_samples", 1, "Clips of each prompt.", **f)
+  flags.DEFINE_integer("first_sample", 0, "Number of the first of them; samples n to n + k are the same in every run.", **f)
   flags.DEFINE_string("steps", "", "Sampling steps: 32 for all stages, or base=64,ssr1=16; default: the cascade's.", **f)
   flags.DEFINE_string("sampler", "", "ddim, ancestral or dpmpp_2m; by stage as --steps.", **f)
   flags.DEFINE_string("guidance", "", "Weight w of (1 + w) x_cond - w x_uncond; 15:1 oscillates; by stage as --steps.", **f)
@@ -111,12 +125,14 @@ def main(argv: Sequence[str]) -> int:
     request = _repeat_request(values) if values.from_metadata else _request(values, prompts)
     outputs = Outputs(values.out, values.format, clips=len(request.keep), overwrite=values.overwrite)
     outputs.check(list(request.stages) if values.save_stages else [request.stages[-1]])
-    return _run(request, outputs, save_stages=values.save_stages, sheet=values.contact_sheet)
+    return _run(request, outputs, values)
 
 
 def _check_numbers(values: flags.FlagValues) -> None:
   if values.num_samples < 1:
     raise ValueError(f"num_samples={values.num_samples}: expected 1 or more")
+  if values.first_sample < 0:
+    raise ValueError(f"first_sample={values.first_sample}: expected 0 or more")
   if values.batch_size < 0:
     raise ValueError(f"batch_size={values.batch_size}: expected 1 or more, or 0 for one clip a device")
   if values.from_metadata:
@@ -167,9 +183,10 @@ def _request(values: flags.FlagValues, prompts: Sequence[str]) -> Request:
   last = stages[-1].name
   if not values.stop_stage and last != cascade.spec.stage_names[-1]:
     print(f"stopping at {last}, the last trained stage of cascade {cascade.spec.name}", file=sys.stderr)
-  stages, first_input, source = _enter(stages, values.input)
+  stages, first_input, source = _enter(cascade, stages, values.input)
   tiles = plan.plan_tiles(stages, values.tile)
-  samples = tuple(Sample(prompt, values.seed, number) for prompt in prompts for number in range(values.num_samples))
+  numbers = range(values.first_sample, values.first_sample + values.num_samples)
+  samples = tuple(Sample(prompt, values.seed, number) for prompt in prompts for number in numbers)
   return Request(cascade, stages, samples, values.batch_size, frozenset(range(len(samples))), tiles, first_input, source)
 
 
@@ -179,7 +196,7 @@ def _repeat_request(values: flags.FlagValues) -> Request:
   metadata = outputs.load_metadata(values.from_metadata)
   cascade = find_cascade(values.cascade or metadata["cascade"]["name"])
   source = metadata.get("input") or {}
-  stages, first_input, found = _enter(repeat.repeated_stages(cascade, metadata), values.input or source.get("file", ""))
+  stages, first_input, found = _enter(cascade, repeat.repeated_stages(cascade, metadata), values.input or source.get("file", ""))
   if found and found["sha256"] != source.get("sha256"):
     raise ValueError(f"{found['file']} is not the clip that {values.from_metadata} started from: its SHA-256 is {found['sha256'][:12]}")
   sample, size, row = repeat.repeated_sample(metadata)
@@ -188,7 +205,9 @@ def _repeat_request(values: flags.FlagValues) -> Request:
   return Request(cascade, stages, (sample,) * size, size, frozenset([row]), tiles, first_input, source or None)
 
 
-def _enter(stages: tuple[StageSpec, ...], name: str) -> tuple[tuple[StageSpec, ...], np.ndarray | None, dict[str, Any] | None]:
+def _enter(
+  cascade: Cascade, stages: tuple[StageSpec, ...], name: str
+) -> tuple[tuple[StageSpec, ...], np.ndarray | None, dict[str, Any] | None]:
   """The stages for the length of the clip `name`, that clip as the first of them takes it, and where it comes from."""
   if stages[0].lowres is None:
     if name:
@@ -200,42 +219,56 @@ def _enter(stages: tuple[StageSpec, ...], name: str) -> tuple[tuple[StageSpec, .
   from ivid.sample import plan
   from ivid.sample.entry import read_entry
 
-  entry = read_entry(name, want, max_seconds=plan.longest_seconds(stages, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
+  whole = cascade.spec.stages[-1].output  # stages before may squeeze what it shows
+  aspect = whole.width / whole.height
+  memory = MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  entry = read_entry(name, want, aspect=aspect, max_seconds=plan.longest_seconds(stages, memory))
   for change in entry.changes:
     print(f"--input={name}: {change}", file=sys.stderr)
-  source = {"file": name, "sha256": hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest(), "changes": list(entry.changes)}
+  source = {"file": name, "sha256": _sha256(name), "changes": list(entry.changes)}
   return plan.plan_length(stages, len(entry.frames)), entry.frames, source
 
 
-def _run(request: Request, outputs: Outputs, *, save_stages: bool, sheet: bool) -> int:
+def _sha256(name: str) -> str:
+  with open(name, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _run(request: Request, outputs: Outputs, values: flags.FlagValues) -> int:
   """Samples and saves; Ctrl-C leaves the clips of finished stages and says how to go on from them. Returns the exit status."""
   from ivid.media.sheet import contact_sheet
   from ivid.sample.cascade import run_cascade
 
   stages, shown = list(request.stages), []
-  made: list[list[Clip]] = []  # clips of the last finished stage and of the one that runs
+  before: list[Clip] = []  # of the stage before the one that runs
+  now: list[Clip] = []
+  saved: set[int] = set()
+  clips = run_cascade(
+    request.cascade,
+    stages,
+    request.samples,
+    batch_size=request.batch_size,
+    first_input=request.first_input,
+    tiles=request.tiles,
+  )
   try:
-    for clip in run_cascade(
-      request.cascade,
-      stages,
-      request.samples,
-      batch_size=request.batch_size,
-      first_input=request.first_input,
-      tiles=request.tiles,
-    ):
-      if not made or made[-1][0].stage is not clip.stage:
-        made = [*made[-1:], []]
-      made[-1].append(clip)
+    for clip in clips:
       last = clip.stage is stages[-1]
-      if clip.index not in request.keep or not (last or save_stages):
+      if now and now[0].stage is not clip.stage:
+        before, now = now, []
+      if not last:
+        now.append(clip)
+      if clip.index not in request.keep or not (last or values.save_stages):
         continue
       print(_save(request, outputs, clip, "" if last else clip.stage.name), flush=True)
-      if last and sheet:
+      if last:
+        saved.add(clip.index)
+      if last and values.contact_sheet:
         sample = request.samples[clip.index]
         shown.append((clip.frames, f"{sample.prompt} (seed {sample.seed}, sample {sample.number})"))
   except KeyboardInterrupt:
-    finished = [clips for clips in made if len(clips) == len(request.samples)]
-    _say_how_to_go_on(request, outputs, finished[-1] if finished else [])
+    finished = now if len(now) == len(request.samples) else before
+    _say_how_to_go_on(request, outputs, values, [clip for clip in finished if clip.index in request.keep - saved])
     return INTERRUPTED
   if shown:
     frames, captions = zip(*shown, strict=True)
@@ -252,21 +285,36 @@ def _save(request: Request, outputs: Outputs, clip: Clip, stage: str, *, suffix:
   return outputs.save(outputs.stem(sample, stage), clip.frames, clip.stage.output.fps, metadata, suffix=suffix)
 
 
-def _say_how_to_go_on(request: Request, outputs: Outputs, clips: list[Clip]) -> None:
-  """Saves the clips of the last finished stage without loss, and says the command that takes them up."""
-  names = [spec.name for spec in request.stages]
-  kept = [clip for clip in clips if clip.index in request.keep]
-  if not kept or kept[0].stage.name == names[-1]:
-    print("interrupted; no finished stage to go on from" if not kept else "interrupted; all clips are saved", file=sys.stderr)
+def _say_how_to_go_on(request: Request, outputs: Outputs, values: flags.FlagValues, clips: list[Clip]) -> None:
+  """Saves the clips of the last finished stage without loss, and says the commands that take them up."""
+  if not clips:
+    print("interrupted; there is no finished stage to go on from, or every clip is saved", file=sys.stderr)
     return
-  following = names[names.index(kept[0].stage.name) + 1]
-  print(f"interrupted in stage {following}; the stage before it is saved without loss. To go on:", file=sys.stderr)
-  for clip in kept:
+  names = [spec.name for spec in request.stages]
+  left = names[names.index(clips[0].stage.name) + 1 :]
+  kept = {name: _left_of(values[name].value, left) for name in (*OVERRIDES, "tile")}
+  kept |= {name: values[name].value for name in ("out", "format") if values[name].present}
+  print(f"interrupted in stage {left[0]}; the stage before it is saved without loss. To go on:", file=sys.stderr)
+  for clip in clips:
     sample = request.samples[clip.index]
     path = _save(request, outputs, clip, clip.stage.name, suffix="png")
-    options = [f"--input={path}", f"--start_stage={following}", f"--stop_stage={names[-1]}", f"--seed={sample.seed}"]
-    options += [f"--caption={sample.prompt}"] * bool(sample.prompt) + [f"--cascade={request.cascade.folder}"]
-    print("  ivid sample " + " ".join(map(shlex.quote, options)), file=sys.stderr)
+    options = dict(
+      input=path,
+      caption=sample.prompt,
+      start_stage=left[0],
+      stop_stage=left[-1],
+      seed=sample.seed,
+      first_sample=sample.number,
+      cascade=request.cascade.folder,
+    )
+    words = [f"--{name}={value}" for name, value in (options | kept).items() if value != ""]
+    print("  ivid sample " + " ".join(map(shlex.quote, words)), file=sys.stderr)
+
+
+def _left_of(text: str, stages: list[str]) -> str:
+  """Of `16` or `base=64,ssr1=16` what concerns those stages."""
+  parts = [part.strip() for part in text.split(",")]
+  return ",".join(part for part in parts if "=" not in part or part.partition("=")[0] in stages)
 
 
 @contextlib.contextmanager

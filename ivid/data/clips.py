@@ -61,12 +61,17 @@ def pieces(path: pathlib.Path, shape: ClipShape) -> Iterator[np.ndarray]:
     yield fit(frames[picked], shape.height, shape.width)
 
 
-def fit(clip: np.ndarray, height: int, width: int) -> np.ndarray:
-  """`clip` uint8 [T, H, W, 3] cut about its middle to the aspect of height x width, and resized to it."""
+def fit(clip: np.ndarray, height: int, width: int, aspect: float = 0.0) -> np.ndarray:
+  """`clip` uint8 [T, H, W, 3] cut about its middle to `aspect` (width over height; 0: that of width and height), and resized."""
   _, H, W, _ = clip.shape
-  h, w = min(H, max(1, round(W * height / width))), min(W, max(1, round(H * width / height)))
+  h, w = cut_size(H, W, aspect or width / height)
   top, left = (H - h) // 2, (W - w) // 2
   return resized(clip[:, top : top + h, left : left + w], height, width)
+
+
+def cut_size(height: int, width: int, aspect: float) -> tuple[int, int]:
+  """Height and width of the largest part of a picture that has the aspect, to whole pixels."""
+  return min(height, max(1, round(width / aspect))), min(width, max(1, round(height * aspect)))
 
 
 def resized(clip: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -39,20 +40,21 @@ class Comparison:
 
   stage: str
   psnr: dict[str, float]
-  still: float
+  still: float | None
   right: dict[str, dict[str, bool]] | None
   frames: dict[str, np.ndarray]
 
 
 def compare(stage: str, made: np.ndarray, real: np.ndarray, small: np.ndarray, said: Attributes | None) -> Comparison:
-  """Clips uint8: `made` and `real` [T, H, W, 3], and `small` [t, h, w, 3], from which interpolation starts."""
+  """Clips uint8: `made` [T, H, W, 3], `real` of up to T frames, and `small` [t, h, w, 3], from which interpolation starts; t divides T."""
   _, height, width, _ = real.shape
-  ways = {STAGE: made} | {name: interpolated(small, len(real), height, width, name) for name in (BILINEAR, BICUBIC)}
+  ways = {STAGE: made} | {name: interpolated(small, len(made), height, width, name) for name in (BILINEAR, BICUBIC)}
+  ways = {name: clip[: len(real)] for name, clip in ways.items()}
   psnrs = {name: psnr(clip, real) for name, clip in ways.items()}
   del ways[BICUBIC]
   ways[REAL] = real
   right = None if said is None else {name: score(observe(clip), said) for name, clip in ways.items()}
-  return Comparison(stage, psnrs, still_difference(made, real), right, {name: _thumbnails(clip) for name, clip in ways.items()})
+  return Comparison(stage, psnrs, still_difference(ways[STAGE], real), right, {name: _thumbnails(clip) for name, clip in ways.items()})
 
 
 def psnr(clip: np.ndarray, real: np.ndarray) -> float:
@@ -80,14 +82,14 @@ def interpolated(small: np.ndarray, frames: int, height: int, width: int, kernel
   return large
 
 
-def still_difference(made: np.ndarray, real: np.ndarray) -> float:
-  """Mean absolute difference of consecutive frames of `made`, in 1/255, over pixels that do not change in `real`; NaN if all change."""
+def still_difference(made: np.ndarray, real: np.ndarray) -> float | None:
+  """Mean absolute difference of consecutive frames of `made`, in 1/255, over pixels that do not change in `real`; None if all change."""
   total = count = 0
   for n in range(len(real) - 1):
     still = (real[n] == real[n + 1]).all(-1)
     total += int(np.abs(made[n].astype(np.int16) - made[n + 1])[still].sum())
     count += 3 * int(still.sum())
-  return total / count if count else float("nan")
+  return total / count if count else None
 
 
 def summarize(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
@@ -99,7 +101,8 @@ def summarize(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     row["psnr"] = {way: float(np.mean([c.psnr[way] for c in mine])) for way in mine[0].psnr}
     row["psnr_pooled"] = {way: pooled([c.psnr[way] for c in mine]) for way in mine[0].psnr}
     row["better_than_bilinear"] = sum(c.psnr[STAGE] > c.psnr[BILINEAR] for c in mine)
-    row["still"] = float(np.mean([c.still for c in mine]))
+    stills = [c.still for c in mine if c.still is not None]
+    row["still"] = float(np.mean(stills)) if stills else None
     if mine[0].right is not None:
       names = (*ATTRIBUTES, "all")
       row["right"] = {way: {name: float(np.mean([c.right[way][name] for c in mine])) for name in names} for way in mine[0].right}
@@ -128,7 +131,14 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
   lines = [f"{names}   all attributes right: stage, bilinear, real"]
   for row in rows:
     db, together = row["psnr"], row["psnr_pooled"]
-    figures = (db[STAGE], db[BILINEAR], db[BICUBIC], together[STAGE], together[BILINEAR], row["still"])
+    figures = (
+      db[STAGE],
+      db[BILINEAR],
+      db[BICUBIC],
+      together[STAGE],
+      together[BILINEAR],
+      math.nan if row["still"] is None else row["still"],
+    )
     line = f"{row['stage']:6} {row['clips']:>5} " + " ".join(f"{figure:>9.2f}" for figure in figures)
     if "right" in row:
       line += "   " + ", ".join(f"{row['right'][way]['all']:.2f}" for way in (STAGE, BILINEAR, REAL))

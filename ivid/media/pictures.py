@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -74,11 +76,17 @@ def read_comment(path: str | os.PathLike) -> dict | None:
   return from_comment(comment.decode("ascii", "replace") if isinstance(comment, bytes) else comment)
 
 
-def _open(path: str | os.PathLike) -> Image.Image:
+@contextlib.contextmanager
+def _open(path: str | os.PathLike) -> Iterator[Image.Image]:
+  """The picture, however large: a clip of 128 frames of 1280x768 is one; Pillow's limit is against files from strangers on a server."""
+  limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
   try:
-    return Image.open(path)
-  except UnidentifiedImageError:
-    raise ValueError(f"{path} is no picture that can be read") from None
+    with Image.open(path) as image:
+      yield image
+  except (UnidentifiedImageError, OSError) as error:
+    raise ValueError(f"{path} is no picture that can be read{'' if isinstance(error, UnidentifiedImageError) else f': {error}'}") from None
+  finally:
+    Image.MAX_IMAGE_PIXELS = limit
 
 
 def _save(path: os.PathLike, picture: np.ndarray, texts: dict[str, str]) -> None:

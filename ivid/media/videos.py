@@ -57,7 +57,7 @@ def frames(path: str | os.PathLike) -> Iterator[tuple[float, float, np.ndarray]]
     first = last = None
     for time, stated, picture in _decode(container, path):
       if time is None:
-        time = 0.0 if last is None else last + seconds
+        time = 0.0 if last is None else first + last + seconds
       first = time if first is None else first
       time = max(time - first, 0.0 if last is None else last)
       if stated is None and last is not None and time > last:

@@ -70,9 +70,13 @@ def run_cascade(
   """
   for spec in stages:
     cascade.check(spec.name)
-  tilings = {spec.name: stage_tiling(spec, (tiles or {}).get(spec.name, ())) for spec in stages}
+
+  def cut(spec: StageSpec, rows: int) -> Tiling:
+    return stage_tiling(spec, (tiles or {}).get(spec.name, ()), clips=rows)
+
   size = batch_size or jax.local_device_count()
   batches = [range(start, min(start + size, len(samples))) for start in range(0, len(samples), size)]
+  tilings = {spec.name: cut(spec, len(batches[0])) for spec in stages}
   text, text_mask = _embed(cascade, tuple(spec.name for spec in stages), [sample.prompt for sample in samples])
   each = first_input is not None and first_input.ndim == 5
   clips: list[np.ndarray | None] = list(first_input) if each else [first_input] * len(samples)
@@ -96,7 +100,7 @@ def run_cascade(
             text_mask=text_mask[rows.start : rows.stop, None],
             small=small,
             sampling=spec.sampling,
-            tiling=tiling,
+            tiling=cut(spec, len(rows)),
             progress=progress.step,
             mesh=mesh,
           )

@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-from ivid.data.clips import fit
+from ivid.data.clips import cut_size, fit
 from ivid.media.clips import timed_frames
 from ivid.spec.clip import ClipShape
 
@@ -28,17 +28,29 @@ class Entry:
   changes: tuple[str, ...]
 
 
-def read_entry(path: str | os.PathLike, want: ClipShape, *, max_seconds: float = math.inf) -> Entry:
+def read_entry(path: str | os.PathLike, want: ClipShape, *, aspect: float = 0.0, max_seconds: float = math.inf) -> Entry:
   """Reads a clip of any size, rate, length and codec; frame k of the result is the picture that is shown at k / want.fps seconds.
+
+  Args:
+    aspect: width over height that the clip is cut to before it is resized; 0: that of `want`.
 
   Raises:
     ValueError: no clip that can be read, or one that lasts longer than `max_seconds`.
   """
+  aspect = aspect or want.width / want.height
   picked: list[np.ndarray] = []
   sizes, times, held, used, end = set(), [], None, 0, 0.0
+
+  def show(count: int) -> bool:
+    """Appends the held picture until there are `count`; whether it was needed."""
+    missing = count - len(picked)
+    if missing > 0:
+      picked.extend([fit(held[None], want.height, want.width, aspect)[0]] * missing)
+    return missing > 0
+
   for time, seconds, picture in timed_frames(path):
-    used += _show(picked, held, math.ceil(time * want.fps - ROUNDING))
-    held = fit(picture[None], want.height, want.width)[0]
+    used += show(math.ceil(time * want.fps - ROUNDING))
+    held = picture
     sizes.add(picture.shape[:2])
     times.append(time)
     end = time + seconds
@@ -47,28 +59,22 @@ def read_entry(path: str | os.PathLike, want: ClipShape, *, max_seconds: float =
         f"{path} lasts longer than the {max_seconds:.3g} s that there is memory for: expected a shorter clip, or an earlier --stop_stage"
       )
   frames = max(1, round(end * want.fps))
-  used += _show(picked, held, frames)
+  used += show(frames)
   clip = np.stack(picked[:frames])
-  return Entry(clip, tuple(_changes(want, len(clip), sizes, times, end, len(times) - used)))
+  return Entry(clip, tuple(_changes(want, aspect, len(clip), sizes, times, end, len(times) - used)))
 
 
-def _show(picked: list[np.ndarray], held: np.ndarray | None, count: int) -> bool:
-  """Appends the held picture until there are `count`; whether it was needed."""
-  missing = count - len(picked)
-  if missing > 0:
-    picked.extend([held] * missing)
-  return missing > 0
-
-
-def _changes(want: ClipShape, frames: int, sizes: set[tuple[int, int]], times: list[float], end: float, skipped: int) -> list[str]:
+def _changes(
+  want: ClipShape, aspect: float, frames: int, sizes: set[tuple[int, int]], times: list[float], end: float, skipped: int
+) -> list[str]:
   changes = []
   for height, width in sorted(sizes):
     if (height, width) == (want.height, want.width):
       continue
-    h, w = min(height, max(1, round(width * want.height / want.width))), min(width, max(1, round(height * want.width / want.height)))
+    h, w = cut_size(height, width, aspect)
     cut = [f"{height - h} of {height} rows"] * (h < height) + [f"{width - w} of {width} columns"] * (w < width)
     if cut:
-      changes.append(f"cut {' and '.join(cut)} to the aspect of {want.width}x{want.height}")
+      changes.append(f"cut {' and '.join(cut)} to an aspect of {aspect:.4g}")
     if (h, w) != (want.height, want.width):
       changes.append(f"resized {w}x{h} to {want.width}x{want.height}")
   gaps = np.diff(times)

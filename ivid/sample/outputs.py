@@ -135,7 +135,7 @@ def clip_metadata(
         "size": str(spec.output),
         "sampling": convert.to_dict(spec.sampling),
         "aug_snr": None if spec.lowres is None else spec.lowres.aug_snr,
-        "tile": list(stage_tiling(spec, tiles.get(spec.name, ())).window),
+        "tile": list(stage_tiling(spec, tiles.get(spec.name, ()), clips=clip.batch_size).window),
       }
       for spec, entry in entries
     ],

@@ -131,8 +131,8 @@ def sample_stage(
     text: [B, K, L, D]; K = 1.
     text_mask: [B, K, L] bool.
     small: [B, t, h, w, 3] in [-1, 1], clips at the stage's input size; None in the base.
-    tiling: how a step is cut (ivid.sample.tiling); None: the whole clip at once. What is kept between steps then lies in host memory, and
-      a device holds one tile.
+    tiling: how a step is cut (ivid.sample.tiling); None: the whole clip at once. The clip then
+      lies in host memory between steps, and a device holds the stage's input and one tile.
     progress: called with (evaluations done, evaluations) after each step of each tile.
     mesh: devices that share the batch.
 
@@ -144,11 +144,10 @@ def sample_stage(
   _check_small(spec, small)
   rows = _rows_placement(mesh, B)
   keys = rows(keys)
-  # A single picture is no video: there is nothing for the convolutions over time to mix.
   cond = Conditioning(
     text=rows(text),
     text_mask=rows(text_mask),
-    is_video=rows(np.full(B, spec.output.frames > 1)),
+    is_video=rows(np.ones(B, bool)),
     fps=rows(np.full(B, spec.output.fps, np.float32)),
   )
   noised = None

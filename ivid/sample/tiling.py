@@ -48,33 +48,34 @@ class Tiling:
     return sum(map(len, self.slabs))
 
 
-def tile_stage(spec: StageSpec, tile: Sequence[int] = ()) -> Tiling:
+def tile_stage(spec: StageSpec, tile: Sequence[int] = (), *, clips: int = 1) -> Tiling:
   """Cuts the stage's output clip.
 
   Args:
     tile: frames, height and width of a window, 0 for the whole axis; they are enlarged to what the stage's grid allows. Empty: the whole
       clip if it has at most AUTO_PIXELS pixels or cannot be cut, else as many frames as that allows.
+    clips: that a device computes together; they share the automatic window's pixels.
 
   Raises:
     ValueError: a window no larger than twice the halo, or an axis that the network mixes as a whole.
   """
   sizes = spec.output.array[:3]
   steps = (spec.time_factor, spec.unet.stride, spec.unet.stride)
-  wanted = list(tile) or [_auto_frames(spec), 0, 0]
+  wanted = list(tile) or [_auto_frames(spec, AUTO_PIXELS // clips), 0, 0]
   cuts = [_cut(spec, *axis) for axis in zip(AXES, sizes, steps, wanted, strict=True)]
   slabs = tuple(tuple(_tile(frames, *place) for place in itertools.product(*cuts[1:])) for frames in cuts[0])
   window = tuple(stop - start for start, stop in slabs[0][0].window)
   return Tiling(window, slabs)
 
 
-def stage_tiling(spec: StageSpec, tile: Sequence[int] = ()) -> Tiling:
+def stage_tiling(spec: StageSpec, tile: Sequence[int] = (), *, clips: int = 1) -> Tiling:
   """`tile_stage`, with the whole clip as the automatic choice where the threshold looks at all of it.
 
   Raises:
     ValueError: as tile_stage; tiles with a dynamic threshold.
   """
   dynamic = spec.sampling.threshold is ThresholdKind.DYNAMIC
-  tiling = tile_stage(spec, (0, 0, 0) if dynamic and not tile else tile)
+  tiling = tile_stage(spec, (0, 0, 0) if dynamic and not tile else tile, clips=clips)
   if dynamic and tiling.count > 1:
     raise ValueError(f"stage {spec.name}: a dynamic threshold looks at the whole clip: expected threshold=static, or tile=whole")
   return tiling
@@ -111,13 +112,13 @@ def parse_tile(text: str) -> tuple[int, ...]:
   return tuple(int(part) for part in parts)
 
 
-def _auto_frames(spec: StageSpec) -> int:
-  """Frames of the automatic window, 0 for all of them."""
+def _auto_frames(spec: StageSpec, pixels: int) -> int:
+  """Frames of the automatic window of about that many pixels, 0 for all of them."""
   clip = spec.output
-  if not spec.unet.frame_local or math.prod(clip.array[:3]) <= AUTO_PIXELS:
+  if not spec.unet.frame_local or math.prod(clip.array[:3]) <= pixels:
     return 0
   least = 4 * frame_halo(spec.unet) + spec.time_factor  # shorter ones would compute more overlap than clip
-  return max(AUTO_PIXELS // (clip.height * clip.width), least)
+  return max(pixels // (clip.height * clip.width), least)
 
 
 def _cut(spec: StageSpec, axis: str, size: int, step: int, want: int) -> list[Cut]:

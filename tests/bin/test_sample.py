@@ -79,10 +79,13 @@ def test_stages_saved_and_entered_again(sample):
 def test_a_clip_of_any_size_and_length_enters(sample, tmp_path):
   rng = np.random.default_rng(0)
   write_clip(tmp_path / "mine.mp4", rng.integers(0, 256, (40, 50, 62, 3), np.uint8), 20.0)
-  status, (path,), errors = sample("--input=mine.mp4", "--start_stage=tsr1", "--tile=tsr1=8x0x0", "--format=png")
+  status, (path,), errors = sample("--input=mine.mp4", "--start_stage=tsr1", "--tile=tsr1=6x0x0", "--format=png")
   assert status == 0 and str(path) == "out/clip-s0-0.png"
   clip, fps = read_clip(path)
   assert clip.shape == (8, 16, 24, 3) and fps == 4.0  # two seconds at 2 frames a second, twice as many in tsr1
+  assert [stage["tile"] for stage in read_metadata(path)["stages"]] == [[6, 8, 12], [8, 16, 24]]
+  _, (whole,), _ = sample("--input=mine.mp4", "--start_stage=tsr1", "--format=png", "--out=whole")
+  assert np.abs(read_clip(whole)[0].astype(int) - clip).max() <= 1
   changes = read_metadata(path)["input"]["changes"]
   assert [line.removeprefix("--input=mine.mp4: ") for line in errors if line.startswith("--input")] == changes
   assert changes[0].startswith("cut 9 of 50 rows") and changes[2].startswith("resampled 40 frames (20 frames a second, 2 s) to 4")
@@ -99,7 +102,8 @@ def test_ctrl_c_leaves_finished_stages(sample, monkeypatch):
   """And the command that is printed ends with the clip that the undisturbed run makes."""
   from ivid.sample import cascade as running
 
-  _, (whole,), _ = sample(PROMPT, "--seed=2", "--format=png", "--out=whole")
+  options = ["--seed=2", "--num_samples=2", "--steps=base=4,ssr1=3", "--guidance=1.5", "--format=png"]
+  _, whole, _ = sample(PROMPT, *options, "--out=whole")
   undisturbed = running.sample_stage
 
   def interrupted(stage, *args, **options):
@@ -108,14 +112,32 @@ def test_ctrl_c_leaves_finished_stages(sample, monkeypatch):
     return undisturbed(stage, *args, **options)
 
   monkeypatch.setattr(running, "sample_stage", interrupted)
-  status, paths, errors = sample(PROMPT, "--seed=2")
+  status, paths, errors = sample(PROMPT, *options)
   assert status == 130 and paths == []
-  assert errors[-2] == "interrupted in stage ssr1; the stage before it is saved without loss. To go on:"
-  command = shlex.split(errors[-1])
-  assert command[:2] == ["ivid", "sample"] and pathlib.Path("out/a-red-ball-s2-0-tsr1.png").is_file()
+  assert errors[-3] == "interrupted in stage ssr1; the stage before it is saved without loss. To go on:"
+  assert sorted(path.name for path in pathlib.Path("out").glob("*.png")) == ["a-red-ball-s2-0-tsr1.png", "a-red-ball-s2-1-tsr1.png"]
   monkeypatch.setattr(running, "sample_stage", undisturbed)
-  status, (path,), _ = sample(*command[2:], "--format=png", "--out=on")
-  np.testing.assert_array_equal(read_clip(path)[0], read_clip(whole)[0])
+  for line, want in zip(errors[-2:], whole, strict=True):
+    command = shlex.split(line)
+    assert command[:2] == ["ivid", "sample"]
+    status, (path,), _ = sample(*command[2:])
+    assert status == 0
+    np.testing.assert_array_equal(read_clip(path)[0], read_clip(want)[0])
+
+
+def test_ctrl_c_while_the_last_clip_is_written(sample, monkeypatch):
+  from ivid.sample.outputs import Outputs
+
+  undisturbed = Outputs.save
+
+  def interrupted(self, stem, *args, **options):
+    if "tsr1" not in stem:
+      raise KeyboardInterrupt
+    return undisturbed(self, stem, *args, **options)
+
+  monkeypatch.setattr(Outputs, "save", interrupted)
+  status, paths, errors = sample(PROMPT)
+  assert status == 130 and paths == [] and "--start_stage=ssr1" in errors[-1]
 
 
 def test_prompts_file_samples_and_sheet(sample, tmp_path):

@@ -73,7 +73,17 @@ def test_cut_about_the_middle_and_resized(tmp_path):
   write_clip(tmp_path / "clip.png", clip, 6.0)
   entry = read_entry(tmp_path / "clip.png", WANT)
   assert entry.frames.shape == WANT.array and (entry.frames == 50).all()
-  assert entry.changes == ("cut 20 of 100 columns to the aspect of 40x24", "resized 80x48 to 40x24")
+  assert entry.changes == ("cut 20 of 100 columns to an aspect of 1.667", "resized 80x48 to 40x24")
+
+
+def test_squeezed_for_a_cascade_that_unsqueezes(tmp_path):
+  """A square stage of a wide cascade: cut to the cascade's aspect, then squeezed."""
+  clip = grey(*[0] * 8, height=30, width=50)
+  clip[:, :, 25:] = 200
+  write_clip(tmp_path / "clip.png", clip, 6.0)
+  entry = read_entry(tmp_path / "clip.png", ClipShape(8, 16, 16, 6.0), aspect=5 / 3)
+  assert entry.frames.shape == (8, 16, 16, 3) and entry.changes == ("resized 50x30 to 16x16",)
+  assert entry.frames[:, :, :7].max() == 0 and entry.frames[:, :, 9:].min() == 200
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 3), (25, 41), (1, 300)])

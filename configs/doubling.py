@@ -24,6 +24,7 @@ def get_config(stage: str = "base") -> ml_collections.ConfigDict:
       stage=stage,
       cascade=dict(name="doubling", text=_text(), order=STAGES, stages=_stages()),
       train=train,
+      distill=_distill(stage),
       mesh=dict(data=-1, fsdp=1, tensor=1),
       data=dict(name="moving_shapes", dir="", aspect=5 / 3, paraphrase=0.3, two_objects=0.3, text_encoder="nano", threads=1, prefetch=2),
     ),
@@ -183,4 +184,21 @@ def _train_overrides() -> dict:
     tsr4=dict(batch_size=4, crop=dict(frames=8, height=256, width=256)),
     ssr5=dict(batch_size=4, crop=dict(frames=8, height=192, width=320)),
     tsr5=dict(batch_size=4, crop=dict(frames=8, height=192, width=192)),
+  )
+
+
+def _distill(stage: str) -> dict:
+  return dict(
+    teacher_steps=32,
+    final_steps=8,
+    stochastic=(),
+    w_min=0.0,
+    w_max=4.0 if stage == "base" else 0.0,  # the others are sampled without guidance
+    loss_weight="truncated_snr",
+    guidance_updates=1000,
+    updates=200,
+    last_updates=400,
+    learning_rate=5e-4,
+    num_samples=2,
+    adherence_prompts=0,
   )

@@ -18,11 +18,14 @@ def get_config(stage: str = "base") -> ml_collections.ConfigDict:
     raise ValueError(f"unknown stage {stage!r}: {nearest(stage, STAGES)}")
   train = _train()
   train.update(_train_overrides()[stage])
+  distill = _distill()
+  distill.update(_distill_overrides().get(stage, {}))
   return ml_collections.ConfigDict(
     dict(
       stage=stage,
       cascade=dict(name="nano", text=_text(), order=STAGES, stages=_stages()),
       train=train,
+      distill=distill,
       mesh=dict(data=-1, fsdp=1, tensor=1),
       data=dict(name="moving_shapes", dir="", paraphrase=0.3, two_objects=0.3, text_encoder="nano", threads=1, prefetch=2),
     ),
@@ -169,4 +172,29 @@ def _train_overrides() -> dict:
     tsr2=dict(batch_size=4, crop=dict(frames=16, height=64, width=64)),
     tsr3=dict(batch_size=4, crop=dict(frames=16, height=64, width=64)),
     ssr3=dict(batch_size=4, crop=dict(frames=8, height=192, width=192)),
+  )
+
+
+def _distill() -> dict:
+  return dict(
+    teacher_steps=32,
+    final_steps=1,
+    stochastic=(),
+    w_min=0.0,
+    w_max=0.0,  # sampled without guidance
+    loss_weight="truncated_snr",
+    guidance_updates=1000,
+    updates=200,
+    last_updates=400,
+    learning_rate=5e-4,
+    num_samples=2,
+    adherence_prompts=0,
+  )
+
+
+def _distill_overrides() -> dict:
+  return dict(
+    base=dict(stochastic=(8,), w_max=4.0, updates=500, last_updates=1000, num_samples=8, adherence_prompts=25),
+    tsr1=dict(num_samples=4),
+    ssr1=dict(num_samples=4),
   )

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax.core import meta
 
-from ivid.diffusion import augment, guidance, loss, process, samplers, schedule, threshold
+from ivid.diffusion import augment, distill, guidance, loss, process, samplers, schedule, threshold
 from ivid.nets.unet import VideoUNet
 from ivid.spec import batch as batches
-from ivid.spec.stage import SamplingSpec, StageSpec
+from ivid.spec.stage import LossWeight, SamplerKind, SamplingSpec, StageSpec
 from ivid.video import lowres as lowres_video
 
 # Names of the streams a training example draws from; folded into its key in this order.
-_DROP, _EPS, _AUG_LEVEL, _AUG_NOISE = range(4)
+_DROP, _EPS, _AUG_LEVEL, _AUG_NOISE, _GUIDANCE = range(5)
 
 
 @flax.struct.dataclass
@@ -57,6 +57,7 @@ class StepInputs:
   Attributes:
     logsnr_t, logsnr_s: levels the step leaves and reaches.
     logsnr_prev: level the step before left; equal to logsnr_t at the first.
+    logsnr_jump: level that the stochastic sampler's DDIM step reaches before it goes back up to logsnr_s.
     w: guidance weight.
     last: bool; the step returns x_hat.
   """
@@ -64,8 +65,22 @@ class StepInputs:
   logsnr_t: jax.Array
   logsnr_s: jax.Array
   logsnr_prev: jax.Array
+  logsnr_jump: jax.Array
   w: jax.Array
   last: jax.Array
+
+
+@flax.struct.dataclass
+class Teacher:
+  """What a distillation step is given of the teacher.
+
+  Attributes:
+    params: unboxed, frozen.
+    steps: float32 scalar, N of the student; not read by guidance distillation.
+  """
+
+  params: Any
+  steps: jax.Array
 
 
 class Stage:
@@ -148,6 +163,13 @@ class Stage:
     x_cond, x_uncond = jnp.split(both, 2)
     return guidance.guided(x_cond=x_cond, x_uncond=x_uncond, w=w)
 
+  def weighted(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning, w: jax.Array | None) -> jax.Array:
+    """x_hat at guidance weight w, [B] or scalar: one evaluation of a distilled stage, two of any other; one of either where w is None."""
+    if self.spec.student is not None:
+      given = jnp.zeros(()) if w is None else w
+      return self.denoise(params, z_t, logsnr_t, cond.replace(w=jnp.broadcast_to(given, z_t.shape[:1])))
+    return self.denoise(params, z_t, logsnr_t, cond) if w is None else self.guided(params, z_t, logsnr_t, cond, w)
+
   # Training.
 
   def loss(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -161,16 +183,9 @@ class Stage:
     Returns: (loss [B], u [B]), float32; u is the diffusion time in [0, 1].
     """
     spec = self.spec
-    x = batch[batches.VIDEO].astype(jnp.float32) / 127.5 - 1.0
-    index = batch[batches.INDEX]
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-    u = schedule.stratified_u(index, jax.random.uniform(key))
+    x, cond, keys = self._training_inputs(batch, key)
+    u = schedule.stratified_u(batch[batches.INDEX], jax.random.uniform(key))
     logsnr = self.schedule(u)
-    cond = self._conditioning(batch)
-    drop = _draw(keys, _DROP, ()) < spec.diffusion.text_drop
-    cond = cond.replace(text_mask=cond.text_mask & ~drop[:, None, None])
-    if spec.lowres is not None:
-      cond = self._training_lowres(cond, x, keys)
     eps = _draw(keys, _EPS, x.shape[1:], normal=True)
     z_t = process.q_sample(x=x, eps=eps, logsnr=logsnr)
     output = self.predict(params, z_t, logsnr, cond)
@@ -185,6 +200,67 @@ class Stage:
       sigma_floor=spec.diffusion.sigma_floor,
     )
     return losses, u
+
+  def distill_loss(
+    self, params: Any, teacher: Teacher, batch: dict[str, jax.Array], key: jax.Array, *, teacher_stage: Stage, loss_weight: LossWeight
+  ) -> tuple[jax.Array, jax.Array]:
+    """Weighted error against a frozen teacher; what the student learns is in this stage's `spec.student` (Imagen Video, section 2.7).
+
+    Teacher and student see the same z_t, the same w, and the same conditioning clip, made from the real one and noised over the full range
+    of levels. The teacher's x_hat enters unclipped.
+
+    Args:
+      teacher: its parameters, and the student's step count: of all that is static, halvings have all in common and one compiled step.
+      batch, key: as in `loss`.
+      teacher_stage: this stage, not distilled or a step before in the distillation.
+
+    Returns: (loss [B], u [B]), float32.
+    """
+    student = self.spec.student
+    x, cond, keys = self._training_inputs(batch, key)
+    w = student.w_min + (student.w_max - student.w_min) * _draw(keys, _GUIDANCE, ()) if student.w_max > 0 else None
+    u = schedule.stratified_u(batch[batches.INDEX], jax.random.uniform(key))
+    if student.steps:
+      times = distill.jump_times(u, teacher.steps, jump=2 if student.sampler is SamplerKind.STOCHASTIC else 1)
+      u = times.t
+    logsnr = self.schedule(u)
+    z_t = process.q_sample(x=x, eps=_draw(keys, _EPS, x.shape[1:], normal=True), logsnr=logsnr)
+
+    def taught(z: jax.Array, level: jax.Array) -> jax.Array:
+      return teacher_stage.weighted(teacher.params, z, level, cond, w)
+
+    if student.steps:
+      target = distill.two_step_target(
+        taught,
+        z_t=z_t,
+        logsnr_t=logsnr,
+        logsnr_mid=self.schedule(times.mid),
+        logsnr_s=self.schedule(times.s),
+        ends=times.s == 0.0,
+      )
+    else:
+      target = taught(z_t, logsnr)
+    output = self.predict(params, z_t, logsnr, cond.replace(w=jnp.zeros_like(logsnr) if w is None else w))
+    losses = loss.weighted_loss(
+      kind=loss_weight,
+      prediction=self.spec.diffusion.prediction,
+      output=output,
+      x=jax.lax.stop_gradient(target),
+      eps=None,
+      z_t=z_t,
+      logsnr=logsnr,
+      sigma_floor=self.spec.diffusion.sigma_floor,
+    )
+    return losses, u
+
+  def _training_inputs(self, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Conditioning, jax.Array]:
+    """Clips [B, T, H, W, 3] in [-1, 1], their conditioning with text dropped here and there, and each example's key."""
+    x = batch[batches.VIDEO].astype(jnp.float32) / 127.5 - 1.0
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch[batches.INDEX])
+    cond = self._conditioning(batch)
+    drop = _draw(keys, _DROP, ()) < self.spec.diffusion.text_drop
+    cond = cond.replace(text_mask=cond.text_mask & ~drop[:, None, None])
+    return x, cond if self.spec.lowres is None else self._training_lowres(cond, x, keys), keys
 
   def _training_lowres(self, cond: Conditioning, x: jax.Array, keys: jax.Array) -> Conditioning:
     """Adds the low-resolution clip made from the real one, noised to a random level."""
@@ -205,14 +281,12 @@ class Stage:
     """One step of the sampler on one batch of clips (or tiles).
 
     Args:
-      noise: like state.z; read by the ancestral sampler only.
-      sampling: static; with weight 0 and no oscillation the unconditional evaluation is left out.
+      noise: like state.z; read by samplers that add noise only.
+      sampling: static; with weight 0 and no oscillation the unconditional evaluation is left out, and a distilled stage has none.
     """
     logsnr_t = jnp.broadcast_to(step.logsnr_t, state.z.shape[:1])
-    if needs_guidance(sampling):
-      x_hat = self.guided(params, state.z, logsnr_t, cond, step.w)
-    else:
-      x_hat = self.denoise(params, state.z, logsnr_t, cond)
+    w = step.w if self.spec.student is not None or needs_guidance(self.spec, sampling) else None
+    x_hat = self.weighted(params, state.z, logsnr_t, cond, w)
     x_hat = threshold.threshold(x_hat, sampling.threshold, sampling.percentile)
     z_s = samplers.sampler_step(
       sampling.sampler,
@@ -223,15 +297,16 @@ class Stage:
       logsnr_t=step.logsnr_t,
       logsnr_s=step.logsnr_s,
       logsnr_prev=step.logsnr_prev,
+      logsnr_jump=step.logsnr_jump,
       gamma=sampling.gamma,
       last=step.last,
     )
     return SampleState(z=z_s, x_hat=x_hat if samplers.is_multistep(sampling.sampler) else None)
 
 
-def needs_guidance(sampling: SamplingSpec) -> bool:
+def needs_guidance(spec: StageSpec, sampling: SamplingSpec) -> bool:
   """Whether a step evaluates the network without text too."""
-  return sampling.guidance.weight != 0.0 or bool(sampling.guidance.low)
+  return spec.student is None and (sampling.guidance.weight != 0.0 or bool(sampling.guidance.low))
 
 
 def unbox(params: Any) -> Any:

@@ -1,4 +1,4 @@
-"""train_step and eval_step: pure functions, state in, state out."""
+"""train_step, distill_step and eval_step: pure functions, state in, state out."""
 
 from __future__ import annotations
 
@@ -61,6 +61,25 @@ def train_step(
   new = TrainState(step=state.step, params=params, ema=ema, opt_state=opt_state)
   kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
   return kept.replace(step=state.step + 1), {"loss": loss, "grad_norm": grad_norm}
+
+
+def distill_step(
+  state: TrainState,
+  teacher: Any,
+  batch: Any,
+  key: jax.Array,
+  *,
+  loss_fn: Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, jax.Array]],
+  optimizer: optax.GradientTransformation,
+  ema_decay: float,
+  accumulation: int,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """train_step against a frozen `teacher` (ivid.stage.Teacher); loss_fn(params, teacher, batch, key) -> (loss [B], u [B])."""
+
+  def taught(params: Any, rows: Any, step_key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return loss_fn(params, teacher, rows, step_key)
+
+  return train_step(state, batch, key, loss_fn=taught, optimizer=optimizer, ema_decay=ema_decay, accumulation=accumulation)
 
 
 def eval_step(params: Any, batch: Any, key: jax.Array, *, loss_fn: LossFn) -> tuple[jax.Array, jax.Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pathlib
 from typing import Any
@@ -41,6 +42,16 @@ def read_weights(path: str | os.PathLike, *, dtype: Any = np.float32) -> dict[st
     raise ValueError(f"{target} is no readable safetensors file ({target.stat().st_size} bytes): {error}") from None
   cast = {name: a if a.dtype.kind in "iub" else a.astype(dtype) for name, a in flat.items()}
   return traverse_util.unflatten_dict(cast, sep="/")
+
+
+def tree_hash(params: Any) -> str:
+  """SHA-256 over names, types, shapes and values of a nested dictionary of arrays, in the order of their names."""
+  digest = hashlib.sha256()
+  for name, value in sorted(traverse_util.flatten_dict(params, sep="/").items()):
+    array = np.ascontiguousarray(value)
+    digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
+    digest.update(array.view(np.uint8).data if array.ndim else array.tobytes())
+  return digest.hexdigest()
 
 
 def _umask() -> int:

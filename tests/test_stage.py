@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from ivid.bin.config import load_run
+from ivid.diffusion import process, samplers
+from ivid.diffusion.schedule import alpha_sigma
 from ivid.flops import count_params
 from ivid.spec import batch as batches
-from ivid.spec.stage import GuidanceSpec, Prediction, SamplerKind
-from ivid.stage import SampleState, Stage, StepInputs, unbox
+from ivid.spec.stage import GuidanceSpec, LossWeight, Prediction, SamplerKind, SamplingSpec, StudentSpec
+from ivid.stage import SampleState, Stage, StepInputs, Teacher, unbox
 from ivid.train.report import evaluation_flops
 from tests.compiling import quick
 
@@ -120,7 +122,7 @@ def test_last_step_returns_the_clipped_prediction(sampler, case):
   sampling = dataclasses.replace(stage.spec.sampling, sampler=sampler, guidance=GuidanceSpec())
   z = jax.random.normal(KEY, (4, *stage.spec.output.array))
   cond = conditioning(stage, batch)
-  inputs = StepInputs(*(jnp.asarray(v) for v in (0.5, 20.0, 0.5, 0.0, True)))
+  inputs = StepInputs(*(jnp.asarray(v) for v in (0.5, 20.0, 0.5, 20.0, 0.0, True)))
   step = quick(functools.partial(stage.sample_step, sampling=sampling))
   state = step(params, SampleState(z, jnp.zeros_like(z)), cond, jnp.zeros_like(z), inputs)
   want = jnp.clip(quick(stage.denoise)(params, z, jnp.full((4,), 0.5), cond), -1, 1)
@@ -134,3 +136,76 @@ def test_bfloat16_network_keeps_float32_outside(case):
   assert loss.dtype == jnp.float32 and all(g.dtype == jnp.float32 for g in jax.tree.leaves(grads))
   full = quick(stage.loss)(params, batch, KEY)[0].mean()
   assert abs(float(loss) / float(full) - 1) < 0.05
+
+
+# Distillation.
+
+
+@pytest.fixture(scope="module")
+def taught():
+  """The tiny base, a student of it in guidance with weights of its own, and a batch."""
+  spec = TINY.stage("base")
+  student = dataclasses.replace(spec, student=StudentSpec("", w_max=4.0), sampling=SamplingSpec())
+  return Stage(spec), Stage(student), shaken(Stage(spec)), make_batch(Stage(spec))
+
+
+def test_guidance_distillation_asks_for_what_two_evaluations_give(taught):
+  teacher, student, params, batch = taught
+  rows = {name: value[:2] for name, value in batch.items()}
+  loss = functools.partial(student.distill_loss, teacher_stage=teacher, loss_weight=LossWeight.TRUNCATED_SNR)
+  losses, u = quick(loss)(params, Teacher(params, jnp.float32(0)), rows, KEY)
+  # Once more by hand.
+  x, cond, keys = quick(student._training_inputs)(rows, KEY)
+  eps, w = (jax.vmap(lambda key: draw(jax.random.fold_in(key, stream), shape))(keys) for draw, stream, shape in draws(x.shape[1:]))
+  logsnr = student.schedule(u)
+  z_t = process.q_sample(x=x, eps=eps, logsnr=logsnr)
+  target = quick(teacher.guided)(params, z_t, logsnr, cond, 4.0 * w)
+  made = quick(teacher.denoise)(params, z_t, logsnr, cond.replace(w=4.0 * w))
+  weight = jnp.maximum(jnp.square(jnp.divide(*alpha_sigma(logsnr))), 1.0)
+  weight = jnp.minimum(weight, jnp.maximum(jax.nn.sigmoid(logsnr) / student.spec.diffusion.sigma_floor**2, 1.0))
+  assert (losses > 1e-5).all()
+  np.testing.assert_allclose(losses, weight * jnp.mean(jnp.square(made - target), axis=(1, 2, 3, 4)), rtol=2e-3)
+
+
+def draws(shape):
+  """What the loss draws for an example, by the number of its stream: eps and the share of w_max."""
+  return (jax.random.normal, 1, shape), (jax.random.uniform, 4, ())
+
+
+def test_a_students_step_costs_one_evaluation_and_reads_w(taught):
+  _, student, params, batch = taught
+  cond = student._conditioning(batch)
+  z = jnp.ones(batch[batches.VIDEO].shape, jnp.float32)
+  step = quick(lambda w: student.weighted(params, z, jnp.zeros(z.shape[0]), cond, w))
+  given = quick(lambda w: student.denoise(params, z, jnp.zeros(z.shape[0]), cond.replace(w=jnp.full(z.shape[0], w))))
+  np.testing.assert_array_equal(step(jnp.float32(3.0)), given(jnp.float32(3.0)))
+  assert float(jnp.abs(step(jnp.float32(3.0)) - step(jnp.float32(0.0))).max()) > 1e-3
+
+
+def test_a_halving_asks_for_what_two_steps_of_the_sampler_give(taught):
+  """The loss of a halving is the error against the target that two steps of the teacher's own sampler lead to."""
+  _, teacher, params, batch = taught
+  steps = 2
+  student = Stage(dataclasses.replace(teacher.spec, student=StudentSpec("", steps, w_max=0.0), sampling=SamplingSpec(steps=steps)))
+  loss = functools.partial(student.distill_loss, teacher_stage=teacher, loss_weight=LossWeight.TRUNCATED_SNR)
+  losses, u = quick(loss)(params, Teacher(params, jnp.float32(steps)), batch, KEY)
+  assert set(np.asarray(u).tolist()) <= {0.5, 1.0}
+  # Once more by hand, with the sampler's own steps.
+  x, cond, keys = quick(student._training_inputs)(batch, KEY)
+  eps = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), x.shape[1:]))(keys)
+  levels = [student.schedule(jnp.maximum(u - part / steps, 0.0)) for part in (0.0, 0.5, 1.0)]
+  z_t = process.q_sample(x=x, eps=eps, logsnr=levels[0])
+  given = cond.replace(w=jnp.zeros(x.shape[0]))
+  denoise = quick(lambda z, level: teacher.denoise(params, z, level, given))
+  first = denoise(z_t, levels[0])
+  z_mid = samplers.ddim_step(z_t=z_t, x_hat=first, logsnr_t=levels[0], logsnr_s=levels[1])
+  second = denoise(z_mid, levels[1])
+  z_s = samplers.ddim_step(z_t=z_mid, x_hat=second, logsnr_t=levels[1], logsnr_s=levels[2])
+  alpha_t, sigma_t = alpha_sigma(levels[0])
+  alpha_s, sigma_s = alpha_sigma(levels[2])
+  wide = lambda a: a[:, None, None, None, None]  # noqa: E731
+  ratio = sigma_s / sigma_t
+  target = jnp.where(wide(u) > 0.5, (z_s - wide(ratio) * z_t) / wide(alpha_s - ratio * alpha_t), second)
+  made = denoise(z_t, levels[0])
+  weight = jnp.maximum(jnp.exp(levels[0]), 1.0)
+  np.testing.assert_allclose(losses, weight * jnp.mean(jnp.square(made - target), axis=(1, 2, 3, 4)), rtol=2e-3, atol=1e-6)

@@ -61,7 +61,7 @@ def bench_sampling(
     del made
     seconds = time.perf_counter() - started
     step = tiling.count * statistics.median(np.diff(ends)) if len(ends) > 1 else None
-    evaluations = 2 if needs_guidance(spec.sampling) else 1
+    evaluations = 2 if needs_guidance(spec, spec.sampling) else 1
     gflop = evaluations * evaluation_flops(Stage(spec)) / 1e9
     yield {
       "stage": spec.name,

@@ -84,6 +84,25 @@ def dpmpp_2m_step(
   return broadcast_from_left(sigma_s / sigma_t, z_t) * z_t + broadcast_from_left(from_x, z_t) * d
 
 
+def stochastic_step(
+  *, z_t: jax.Array, x_hat: jax.Array, noise: jax.Array, logsnr_t: jax.Array, logsnr_jump: jax.Array, logsnr_s: jax.Array
+) -> jax.Array:
+  """A DDIM step from t to `jump`, beyond s, then back up to s by the forward process: the sampler of distilled stages (section 2.7).
+
+  q(z_s | z_jump) = N((alpha_s / alpha_jump) z_jump, (1 - exp(logsnr_s - logsnr_jump)) sigma_s^2), logsnr_jump >= logsnr_s >= logsnr_t.
+  """
+  z_jump = ddim_step(z_t=z_t, x_hat=x_hat, logsnr_t=logsnr_t, logsnr_s=logsnr_jump)
+  alpha_jump, _ = alpha_sigma(logsnr_jump)
+  alpha_s, sigma_s = alpha_sigma(logsnr_s)
+  deviation = sigma_s * jnp.sqrt(-jnp.expm1(as_float(logsnr_s) - as_float(logsnr_jump)))
+  return broadcast_from_left(alpha_s / alpha_jump, z_t) * z_jump + broadcast_from_left(deviation, z_t) * noise
+
+
+def adds_noise(kind: SamplerKind) -> bool:
+  """Whether a step reads fresh noise."""
+  return kind in (SamplerKind.ANCESTRAL, SamplerKind.STOCHASTIC)
+
+
 def is_multistep(kind: SamplerKind) -> bool:
   """Whether a step reads the x_hat of the step before."""
   return kind is SamplerKind.DPM_SOLVER_PP_2M
@@ -99,12 +118,14 @@ def sampler_step(
   logsnr_t: jax.Array,
   logsnr_s: jax.Array,
   logsnr_prev: jax.Array | None,
+  logsnr_jump: jax.Array | None,
   gamma: float,
   last: jax.Array | bool,
 ) -> jax.Array:
   """One step of the sampler `kind` (static); where `last` (scalar bool, may be traced) the result is x_hat, the limit s = 0.
 
-  x_hat_prev and logsnr_prev are read by DPM-Solver++ alone, noise and gamma by the ancestral sampler alone.
+  x_hat_prev and logsnr_prev are read by DPM-Solver++ alone, gamma by the ancestral sampler alone, logsnr_jump by the stochastic one alone,
+  noise by these two.
   """
   match kind:
     case SamplerKind.DDIM:
@@ -113,4 +134,6 @@ def sampler_step(
       z_s = ancestral_step(z_t=z_t, x_hat=x_hat, noise=noise, logsnr_t=logsnr_t, logsnr_s=logsnr_s, gamma=gamma)
     case SamplerKind.DPM_SOLVER_PP_2M:
       z_s = dpmpp_2m_step(z_t=z_t, x_hat=x_hat, x_hat_prev=x_hat_prev, logsnr_t=logsnr_t, logsnr_s=logsnr_s, logsnr_prev=logsnr_prev)
+    case SamplerKind.STOCHASTIC:
+      z_s = stochastic_step(z_t=z_t, x_hat=x_hat, noise=noise, logsnr_t=logsnr_t, logsnr_jump=logsnr_jump, logsnr_s=logsnr_s)
   return jnp.where(last, x_hat.astype(z_s.dtype), z_s)

@@ -17,7 +17,7 @@ from ivid import weights
 from ivid.spec import convert
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.compare import stage_difference
-from ivid.spec.stage import StageSpec
+from ivid.spec.stage import SamplingSpec, StageSpec
 from ivid.text.encoder import TextEncoder, load_encoder
 
 CASCADE_FILE, SPEC_FILE, WEIGHTS_FILE, TEXT_FOLDER = "cascade.json", "spec.json", "weights.safetensors", "text"
@@ -123,7 +123,7 @@ def write_cascade(
   A new folder appears whole or not at all; in an old one each stage is replaced whole, cascade.json last.
 
   Args:
-    stages: by name (spec as trained, parameters, step).
+    stages: by name (spec as trained, parameters, step); a student takes the place of the stage that it was distilled from.
     text_folder: as ivid.text.encoder.save_encoder writes it.
 
   Raises:
@@ -134,14 +134,18 @@ def write_cascade(
   for name, (spec, _, step) in stages.items():
     if step < 1:
       raise ValueError(f"stage {name} is at step {step}: expected a stage that was trained")
-    difference = stage_difference(spec, cascade.stage(name), text_encoder=False)
+    difference = stage_difference(dataclasses.replace(spec, student=None, sampling=SamplingSpec()), cascade.stage(name), text_encoder=False)
     if difference:
       raise ValueError(f"weights given for stage {name} are of another stage: {difference}")
     _check_text(spec, encoder)
-  old = Cascade(out, cascade)
+  trained = {name: spec for name, (spec, _, _) in stages.items()}
   for name in cascade.stage_names:
-    if name not in stages and old.trained(name):
-      _check_text(old.check(name).spec, encoder)
+    if name not in stages and Cascade(out, cascade).trained(name):
+      trained[name] = _read_entry(out / name / SPEC_FILE).spec
+  cascade = _with_students(cascade, trained)
+  old = Cascade(out, cascade)
+  for name in trained.keys() - stages.keys():
+    _check_text(old.check(name).spec, encoder)
   if (out / CASCADE_FILE).is_file():
     _update(out, cascade, stages, text_folder)
   elif out.exists() and any(out.iterdir()):
@@ -158,6 +162,16 @@ def write_cascade(
     finally:
       shutil.rmtree(temporary, ignore_errors=True)
   return open_cascade(out)
+
+
+def _with_students(cascade: CascadeSpec, trained: Mapping[str, StageSpec]) -> CascadeSpec:
+  """The cascade with the distilled among its trained stages as they were distilled, sampled in the way they were made for."""
+
+  def one(stage: StageSpec) -> StageSpec:
+    have = trained.get(stage.name)
+    return dataclasses.replace(stage, student=have.student, sampling=have.sampling) if have and have.student else stage
+
+  return dataclasses.replace(cascade, stages=tuple(map(one, cascade.stages)))
 
 
 def file_sha256(path: pathlib.Path) -> str:

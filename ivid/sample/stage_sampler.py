@@ -16,7 +16,7 @@ from ivid.diffusion import augment, guidance, samplers
 from ivid.parallel import sharding
 from ivid.programs import Program
 from ivid.sample.tiling import Tiling
-from ivid.spec.stage import GuidanceSpec, SamplerKind, SamplingSpec, StageSpec, ThresholdKind
+from ivid.spec.stage import GuidanceSpec, SamplingSpec, StageSpec, StudentSpec, ThresholdKind
 from ivid.stage import Conditioning, SampleState, Stage, StepInputs, needs_guidance, unbox
 from ivid.video.noise import BLOCK, block_noise
 
@@ -68,7 +68,7 @@ def make_window_program(stage: Stage, window: tuple[int, int, int], args: tuple[
 def make_sample_program(stage: Stage, sampling: SamplingSpec, args: tuple[Any, ...] = (), *, donate: bool = True) -> Program:
   """One step of the sampler on a clip or a tile: (params, SampleState, Conditioning, noise, StepInputs) -> SampleState.
 
-  `noise` is [B, T, H, W, 3] for the ancestral sampler and None for the others, which draw none. `args`: see sample_args. `donate`: the
+  `noise` is [B, T, H, W, 3] for samplers that add noise and None for the others. `args`: see sample_args. `donate`: the
   state's memory becomes the result's.
   """
 
@@ -94,8 +94,9 @@ def sample_args(stage: Stage, sampling: SamplingSpec, *, batch_size: int, max_to
     lowres=clip if lowres else None,
     aug_logsnr=shaped(b) if lowres else None,
   )
-  noise = clip if sampling.sampler is SamplerKind.ANCESTRAL else None
-  step = StepInputs(logsnr_t=shaped(), logsnr_s=shaped(), logsnr_prev=shaped(), w=shaped(), last=shaped(dtype="bool"))
+  noise = clip if samplers.adds_noise(sampling.sampler) else None
+  levels = {name: shaped() for name in ("logsnr_t", "logsnr_s", "logsnr_prev", "logsnr_jump", "w")}
+  step = StepInputs(**levels, last=shaped(dtype="bool"))
   params = unbox(stage.abstract_params()) if params is None else params
   return params, SampleState(z=clip, x_hat=clip if samplers.is_multistep(sampling.sampler) else None), cond, noise, step
 
@@ -175,14 +176,14 @@ class _Run(NamedTuple):
     return samplers.is_multistep(self.sampling.sampler)
 
   def step_noise(self, index: int, shape: tuple[int, ...], **place: Any) -> jax.Array | None:
-    """What the ancestral sampler adds in a step."""
-    return _noise(self.keys, shape, _STEP, index, **place) if self.sampling.sampler is SamplerKind.ANCESTRAL else None
+    """What a sampler adds in a step, if it adds noise."""
+    return _noise(self.keys, shape, _STEP, index, **place) if samplers.adds_noise(self.sampling.sampler) else None
 
 
 def _sample_whole(run: _Run) -> np.ndarray:
   """All steps on the whole clip, which stays on the devices."""
   shape = run.stage.spec.output.array
-  compiled = _compiled(_function(run.stage.spec), _static(run.sampling))
+  compiled = _compiled(_function(run.stage.spec), _static(run.stage.spec, run.sampling))
   cond = run.cond.replace(lowres=compiled.grow(*run.noised)) if run.noised else run.cond
   z = _noise(run.keys, shape, _INITIAL)
   state = SampleState(z=z, x_hat=jnp.zeros_like(z) if run.multistep else None)
@@ -197,7 +198,7 @@ def _sample_tiles(run: _Run, tiling: Tiling, rows: Callable[[Any], jax.Array]) -
   """All steps, each tile by tile; the clip is changed in place as soon as no tile to come reads the old values."""
   assert run.sampling.threshold is not ThresholdKind.DYNAMIC, "a dynamic threshold looks at the whole clip (see stage_tiling)"
   output = run.stage.spec.output
-  compiled = _compiled(_function(run.stage.spec), _static(run.sampling))
+  compiled = _compiled(_function(run.stage.spec), _static(run.stage.spec, run.sampling))
   noisy, window = compiled.noised(*run.noised) if run.noised else None, compiled.window(tiling.window)
   clips = SampleState(z=_initial_noise(run.keys, output.array))
   if run.multistep:
@@ -271,6 +272,7 @@ def step_inputs(stage: Stage, sampling: SamplingSpec) -> list[StepInputs]:
       logsnr_t=logsnr[i],
       logsnr_s=logsnr[i + 1],
       logsnr_prev=logsnr[max(i - 1, 0)],
+      logsnr_jump=logsnr[min(i + 2, sampling.steps)],
       w=np.float32(weights[i]),
       last=np.bool_(i == sampling.steps - 1),
     )
@@ -278,9 +280,9 @@ def step_inputs(stage: Stage, sampling: SamplingSpec) -> list[StepInputs]:
   ]
 
 
-def _static(sampling: SamplingSpec) -> SamplingSpec:
+def _static(spec: StageSpec, sampling: SamplingSpec) -> SamplingSpec:
   """What of `sampling` the compiled step depends on: step count and guidance weights are its inputs, but for having any."""
-  weight = 1.0 if needs_guidance(sampling) else 0.0
+  weight = 1.0 if needs_guidance(spec, sampling) else 0.0
   return SamplingSpec(
     sampler=sampling.sampler,
     steps=1,
@@ -294,7 +296,8 @@ def _static(sampling: SamplingSpec) -> SamplingSpec:
 def _function(spec: StageSpec) -> StageSpec:
   """The stage without what its compiled programs take as inputs or never read."""
   lowres = spec.lowres and dataclasses.replace(spec.lowres, aug_snr=1.0)
-  return dataclasses.replace(spec, lowres=lowres, sampling=SamplingSpec(), text_encoder="")
+  student = spec.student and StudentSpec(teacher="")  # that it is given w is all there is to the function
+  return dataclasses.replace(spec, lowres=lowres, sampling=SamplingSpec(), text_encoder="", student=student)
 
 
 @functools.lru_cache(maxsize=32)

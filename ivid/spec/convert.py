@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ivid.spec.cascade import CascadeSpec, TextSpec
 from ivid.spec.errors import nearest
-from ivid.spec.run import DataSpec, MeshSpec, RunSpec, TrainSpec
+from ivid.spec.run import DataSpec, DistillSpec, MeshSpec, RunSpec, TrainSpec
 from ivid.spec.stage import StageSpec
 
 T = TypeVar("T")
@@ -81,6 +81,7 @@ def run_from_config(config: Mapping[str, Any]) -> RunSpec:
     stage=plain["stage"],
     cascade=cascade_from_config(plain),
     train=from_dict(TrainSpec, plain["train"], "train"),
+    distill=from_dict(DistillSpec, plain.get("distill", {}), "distill"),
     mesh=from_dict(MeshSpec, plain["mesh"], "mesh"),
     data=from_dict(DataSpec, plain["data"], "data"),
   )

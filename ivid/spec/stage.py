@@ -64,6 +64,7 @@ class SamplerKind(enum.Enum):
   DDIM = "ddim"
   ANCESTRAL = "ancestral"
   DPM_SOLVER_PP_2M = "dpmpp_2m"
+  STOCHASTIC = "stochastic"  # of distilled stages: a DDIM step of twice the size, then back up by one (section 2.7)
 
 
 class ThresholdKind(enum.Enum):
@@ -215,6 +216,50 @@ class SamplingSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class StudentSpec:
+  """What a distilled stage learnt from its teacher (Imagen Video, section 2.7). It is given w, the guidance weight, and evaluated once.
+
+  Attributes:
+    teacher: SHA-256 of the teacher's weights (ivid.weights.tree_hash).
+    steps: N, the steps it was made for, a power of two; 0 after guidance distillation alone: any sampler, any number of steps.
+    sampler: DDIM: it learnt the jump 1/N from every t = i/N; STOCHASTIC: the jump min(2/N, t).
+    w_min, w_max: the guidance weights it was trained for.
+  """
+
+  teacher: str
+  steps: int = 0
+  sampler: SamplerKind = SamplerKind.DDIM
+  w_min: float = 0.0
+  w_max: float = 0.0
+
+  def __post_init__(self):
+    if self.steps and not is_power_of_two(self.steps):
+      raise ValueError(f"student.steps={self.steps}: expected a power of two, or 0 for guidance distillation alone")
+    if self.sampler not in (SamplerKind.DDIM, SamplerKind.STOCHASTIC):
+      raise ValueError(f"student.sampler={self.sampler.value}: expected ddim or stochastic")
+    if not self.w_min <= self.w_max:
+      raise ValueError(f"student.w_min={self.w_min} is above w_max={self.w_max}: expected a range of guidance weights")
+
+  def check(self, sampling: SamplingSpec, stage: str) -> None:
+    """ValueError if a student of `stage` cannot be sampled in this way."""
+    if self.steps and sampling.steps != self.steps:
+      raise ValueError(f"stage {stage} was distilled for {self.steps} steps: steps={sampling.steps}, expected {self.steps}")
+    if self.steps and sampling.sampler is not self.sampler:
+      raise ValueError(
+        f"stage {stage} was distilled for the {self.sampler.value} sampler: sampler={sampling.sampler.value}, expected {self.sampler.value}"
+      )
+    if not self.steps and sampling.sampler is SamplerKind.STOCHASTIC:
+      raise ValueError(f"stage {stage} was distilled in guidance alone: sampler=stochastic, expected ddim, ancestral or dpmpp_2m")
+    for w in (sampling.guidance.weight, sampling.guidance.low):
+      if w is not None and not self.w_min <= w <= self.w_max:
+        raise ValueError(f"stage {stage} was distilled for guidance from {self.w_min:g} to {self.w_max:g}: guidance={w:g} is outside")
+
+
+def is_power_of_two(value: int) -> bool:
+  return value > 0 and value & (value - 1) == 0
+
+
+@dataclasses.dataclass(frozen=True)
 class StageSpec:
   """One stage of a cascade: everything its function is made of. Weights carry this; a different spec is refused."""
 
@@ -226,8 +271,13 @@ class StageSpec:
   lowres: LowresSpec | None = None
   sampling: SamplingSpec = SamplingSpec()
   text_encoder: str = ""  # SHA-256 of the frozen encoder whose embeddings the stage was trained on
+  student: StudentSpec | None = None  # of a distilled stage
 
   def __post_init__(self):
+    if self.student is not None:
+      self.student.check(self.sampling, self.name)
+    elif self.sampling.sampler is SamplerKind.STOCHASTIC:
+      raise ValueError(f"stage {self.name} is not distilled: sampler=stochastic, expected ddim, ancestral or dpmpp_2m")
     if (self.task is Task.BASE) != (self.lowres is None):
       raise ValueError(f"stage {self.name}: task {self.task.value} {'takes no' if self.task is Task.BASE else 'needs a'} lowres section")
     stride = self.unet.stride

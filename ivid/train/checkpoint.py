@@ -88,17 +88,24 @@ class Checkpointer:
     self._manager.close()
 
 
+def latest_step(workdir: str | pathlib.Path) -> int:
+  """Step of a run's latest finished checkpoint; 0 where there is none."""
+  folder = pathlib.Path(workdir).resolve() / FOLDER
+  return max(ocp.utils.checkpoint_steps(folder), default=0) if folder.is_dir() else 0
+
+
+def load_spec(workdir: str | pathlib.Path) -> StageSpec:
+  """The stage of a run, from its latest checkpoint; ValueError where there is none."""
+  return _read_spec(_latest(workdir))
+
+
 def load_ema(workdir: str | pathlib.Path) -> tuple[StageSpec, Any, int]:
   """EMA weights of a run's latest checkpoint on the first local device, with the stage's spec and the step.
 
   Raises:
     ValueError: no run there, no finished checkpoint, or an unreadable one.
   """
-  folder = pathlib.Path(workdir).resolve() / FOLDER
-  steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
-  if not steps:
-    raise ValueError(f"no checkpoint in {folder}: expected the work folder of a run that has saved at least once")
-  path = folder / str(max(steps))
+  path = _latest(workdir)
   spec = _read_spec(path)
   sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), unbox(Stage(spec).abstract_params()))
@@ -107,7 +114,16 @@ def load_ema(workdir: str | pathlib.Path) -> tuple[StageSpec, Any, int]:
       params = checkpointer.restore(path / "ema", target)
   except Exception as error:  # Orbax and TensorStore raise many classes for damaged files
     raise ValueError(f"checkpoint {path} cannot be read: {_first_line(error)}") from None
-  return spec, params, max(steps)
+  return spec, params, int(path.name)
+
+
+def _latest(workdir: str | pathlib.Path) -> pathlib.Path:
+  folder = pathlib.Path(workdir).resolve() / FOLDER
+  if not latest_step(workdir):
+    students = sorted(path.parent.name for path in pathlib.Path(workdir).glob(f"*/{FOLDER}"))
+    hint = f" (a distillation: one of its folders {', '.join(students)})" if students else ""
+    raise ValueError(f"no checkpoint in {folder}: expected the work folder of a run that has saved at least once{hint}")
+  return folder / str(latest_step(workdir))
 
 
 def _read_spec(path: pathlib.Path) -> StageSpec:

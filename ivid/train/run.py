@@ -17,9 +17,9 @@ from ivid.parallel import sharding
 from ivid.programs import Program
 from ivid.spec import batch as batches
 from ivid.spec.run import TrainSpec
-from ivid.spec.stage import StageSpec, Task
-from ivid.stage import Stage, unbox
-from ivid.steps import TrainState, eval_step, init_state, train_step
+from ivid.spec.stage import LossWeight, StageSpec, Task
+from ivid.stage import Stage, Teacher, unbox
+from ivid.steps import TrainState, distill_step, eval_step, init_state, train_step
 from ivid.train.optimizer import make_optimizer
 from ivid.train.rngs import stream
 
@@ -34,8 +34,8 @@ class Training:
   Attributes:
     state: abstract TrainState with shardings.
     init: Program: key -> TrainState, made straight in its shards.
-    step: Program: (state, batch, key) -> (state, metrics).
-    evaluate: Program: (ema, batch, key) -> (loss [B], u [B]).
+    step: Program: (state, batch, key) -> (state, metrics); of a distillation (state, teacher, batch, key).
+    evaluate: Program: (ema, batch, key) -> (loss [B], u [B]); of a distillation (ema, teacher, batch, key).
   """
 
   stage: Stage
@@ -46,8 +46,16 @@ class Training:
   evaluate: Program
 
 
-def make_training(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: int) -> Training:
-  """The Programs of a run.
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+  """What makes a run a distillation: the stage that teaches, and the weight on the squared error of x."""
+
+  teacher: StageSpec
+  loss_weight: LossWeight
+
+
+def make_training(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: int, lesson: Lesson | None = None) -> Training:
+  """The Programs of a run: training, or with a `lesson` distillation, whose student `spec` is.
 
   Raises:
     ValueError: a batch, crop or frame count that does not fit the stage or the mesh.
@@ -75,14 +83,22 @@ def make_training(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: 
   )
   batch = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows) for name, a in arrays.items()}
   key = jax.eval_shape(lambda: jax.random.key(0))
-  step = functools.partial(train_step, loss_fn=stage.loss, optimizer=optimizer, ema_decay=train.ema_decay, accumulation=train.accumulation)
+  update = dict(optimizer=optimizer, ema_decay=train.ema_decay, accumulation=train.accumulation)
+  if lesson is None:
+    name, taught = "train", ()
+    step = functools.partial(train_step, loss_fn=stage.loss, **update)
+    evaluate = functools.partial(eval_step, loss_fn=stage.loss)
+  else:
+    name, taught = "distill", (Teacher(abstract.params, jax.ShapeDtypeStruct((), np.float32)),)  # in shards like the student's
+    loss_fn = functools.partial(stage.distill_loss, teacher_stage=Stage(lesson.teacher), loss_weight=lesson.loss_weight)
+    step, evaluate = functools.partial(distill_step, loss_fn=loss_fn, **update), loss_fn
   return Training(
     stage=stage,
     mesh=mesh,
     state=abstract,
     init=Program("init", init, (key,), out_shardings=state_shardings),
-    step=Program("train", step, (abstract, batch, key), out_shardings=(state_shardings, sharding.replicated(mesh)), donate=(0,)),
-    evaluate=Program("eval", functools.partial(eval_step, loss_fn=stage.loss), (abstract.ema, batch, key)),
+    step=Program(name, step, (abstract, *taught, batch, key), out_shardings=(state_shardings, sharding.replicated(mesh)), donate=(0,)),
+    evaluate=Program("eval", evaluate, (abstract.ema, *taught, batch, key)),
   )
 
 
@@ -143,15 +159,20 @@ def device_batches(host: Iterator[Mapping[str, Any]], embed: EmbedFn, mesh: Mesh
 
 
 def make_evaluation(
-  training: Training, held_out: list[dict[str, jax.Array]], *, seed: int
+  training: Training, held_out: list[dict[str, jax.Array]], *, seed: int, teacher: Teacher | None = None
 ) -> Callable[[int, TrainState], dict[str, float]]:
-  """Validation loss of the EMA weights on fixed batches, in all and for each quarter of diffusion time (u = 0 is clean)."""
+  """Validation loss of the EMA weights on fixed batches, in all and for each quarter of diffusion time (u = 0 is clean).
+
+  Args:
+    teacher: of a distillation, on the devices.
+  """
   evaluate = training.evaluate.jit()
   key = stream(seed, "eval")
 
   def call(step: int, state: TrainState) -> dict[str, float]:
     del step
-    pairs = [evaluate(state.ema, batch, key) for batch in held_out]
+    taught = () if teacher is None else (teacher,)
+    pairs = [evaluate(state.ema, *taught, batch, key) for batch in held_out]
     losses, times = (np.concatenate([np.asarray(_whole(pair[i])) for pair in pairs]) for i in (0, 1))
     return bucket_means(training.stage, losses, times)
 

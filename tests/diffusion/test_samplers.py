@@ -31,10 +31,11 @@ def make_walk(kind, denoise, *, gamma=0.0, finish=True):
         z_t=z_t,
         x_hat=x_hat,
         x_hat_prev=x_hat_prev,
-        noise=jax.random.normal(jax.random.fold_in(key, i), z_t.shape, z_t.dtype) if kind is SamplerKind.ANCESTRAL else None,
+        noise=jax.random.normal(jax.random.fold_in(key, i), z_t.shape, z_t.dtype) if samplers.adds_noise(kind) else None,
         logsnr_t=logsnr[i],
         logsnr_s=logsnr[i + 1],
         logsnr_prev=logsnr[jnp.maximum(i - 1, 0)],
+        logsnr_jump=logsnr[jnp.minimum(i + 2, steps)],
         gamma=gamma,
         last=(i == steps - 1) & finish,
       )
@@ -138,7 +139,7 @@ def test_first_step_of_dpmpp_is_ddim():
 def test_last_returns_x_hat_and_rows_have_their_own_level(kind):
   z_t, x_hat, noise = arrays()[:3]
   logsnr_t = jnp.array([-3.0, -1.0, 0.0, 2.0])
-  levels = {"logsnr_t": logsnr_t, "logsnr_s": logsnr_t + 1.0, "logsnr_prev": logsnr_t - 0.5}
+  levels = {"logsnr_t": logsnr_t, "logsnr_s": logsnr_t + 1.0, "logsnr_prev": logsnr_t - 0.5, "logsnr_jump": logsnr_t + 1.5}
   shared = {"z_t": z_t, "x_hat": x_hat, "x_hat_prev": 0.5 * x_hat, "noise": noise, "gamma": 0.3}
   np.testing.assert_array_equal(samplers.sampler_step(kind, **shared, **levels, last=jnp.array(True)), x_hat)
   step = samplers.sampler_step(kind, **shared, **levels, last=False)

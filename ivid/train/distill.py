@@ -1,0 +1,116 @@
+"""The course of a distillation: guidance, then halving after halving, each taught by the student before (Imagen Video, section 2.7)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ivid.spec.compare import stage_difference
+from ivid.spec.run import DistillSpec, RunSpec
+from ivid.spec.stage import GuidanceSpec, SamplerKind, StageSpec, StudentSpec
+
+GUIDANCE = "guidance"
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """One student.
+
+  Attributes:
+    name: its folder, such as guidance, ddim_0016, stochastic_0008.
+    student: what it learns; the teacher's hash is known when the teacher is.
+    taught_by: the phase whose student teaches; empty: the teacher that the user gave.
+    teacher_steps: of the sampler that it is compared with.
+    updates: of its training.
+  """
+
+  name: str
+  student: StudentSpec
+  taught_by: str
+  teacher_steps: int
+  updates: int
+
+
+def plan_phases(spec: DistillSpec, teacher: StageSpec) -> tuple[Phase, ...]:
+  """The phases from this teacher to spec.final_steps, each after the one that teaches it.
+
+  Raises:
+    ValueError: a distilled teacher that is already there, that is one of the stochastic sampler, or that does not know all weights.
+  """
+  have = teacher.student
+  steps = spec.teacher_steps
+  if have is not None:
+    _check_student(have, spec, teacher.name)
+    steps = have.steps or steps
+  w = dict(w_min=spec.w_min, w_max=spec.w_max)
+  phases: list[Phase] = []
+  if have is None and spec.w_max > 0:
+    phases.append(Phase(GUIDANCE, StudentSpec("", **w), "", steps, spec.guidance_updates))
+  before = phases[-1].name if phases else ""
+  while steps > spec.final_steps:
+    steps //= 2
+    updates = spec.last_updates if steps <= 2 else spec.updates
+    name = f"ddim_{steps:04d}"
+    phases.append(Phase(name, StudentSpec("", steps, SamplerKind.DDIM, **w), before, 2 * steps, updates))
+    before = name
+    if steps in spec.stochastic:
+      # Its jumps of 2/N are two of the DDIM student's 1/N, which it is taught by.
+      phases.append(Phase(f"stochastic_{steps:04d}", StudentSpec("", steps, SamplerKind.STOCHASTIC, **w), name, steps, updates))
+  return tuple(phases)
+
+
+def check_teacher(teacher: StageSpec, stage: StageSpec) -> None:
+  """ValueError unless the teacher is `stage`, distilled or not."""
+  difference = stage_difference(plain_stage(teacher), plain_stage(stage), text_encoder=False)
+  if difference:
+    raise ValueError(f"--teacher is of another stage than {stage.name}: {difference}")
+
+
+def plain_stage(spec: StageSpec) -> StageSpec:
+  """The stage that `spec` was distilled from."""
+  if spec.student is None:
+    return spec
+  return dataclasses.replace(spec, student=None, sampling=dataclasses.replace(spec.sampling, sampler=SamplerKind.DDIM))
+
+
+def student_stage(stage: StageSpec, phase: Phase, teacher_hash: str) -> StageSpec:
+  """The student's stage: what it learnt, and by default sampled in the one way it was made for.
+
+  Raises:
+    ValueError: the stage's guidance weights are outside the range that is distilled.
+  """
+  student = dataclasses.replace(phase.student, teacher=teacher_hash)
+  sampling = plain_stage(stage).sampling
+  if student.steps:
+    sampling = dataclasses.replace(sampling, sampler=student.sampler, steps=student.steps)
+  elif sampling.steps < phase.teacher_steps:
+    sampling = dataclasses.replace(sampling, steps=phase.teacher_steps)
+  return dataclasses.replace(stage, student=student, sampling=sampling)
+
+
+def teacher_stage(spec: StageSpec, steps: int, guidance: GuidanceSpec) -> StageSpec:
+  """The teacher as its student is compared with it: the DDIM sampler of that many steps."""
+  sampling = dataclasses.replace(spec.sampling, sampler=SamplerKind.DDIM, steps=steps, guidance=guidance)
+  return dataclasses.replace(spec, sampling=sampling)
+
+
+def phase_run(run: RunSpec, phase: Phase) -> RunSpec:
+  """The run of one phase: the stage's training with the distiller's updates and learning rate, which falls to 0."""
+  warmup = min(run.train.optimizer.warmup_steps, phase.updates // 10)
+  optimizer = dataclasses.replace(run.train.optimizer, learning_rate=run.distill.learning_rate, warmup_steps=warmup, final_fraction=0.0)
+  train = dataclasses.replace(
+    run.train, steps=phase.updates, optimizer=optimizer, init_from="", image_fraction=0.0, sample_every=0, adherence_every=0
+  )
+  return dataclasses.replace(run, train=train)
+
+
+def _check_student(have: StudentSpec, spec: DistillSpec, stage: str) -> None:
+  if have.sampler is SamplerKind.STOCHASTIC:
+    raise ValueError(f"--teacher is a student of stage {stage} for the stochastic sampler: expected one for ddim, or one not distilled")
+  if have.steps and have.steps <= spec.final_steps:
+    raise ValueError(
+      f"--teacher is distilled to {have.steps} steps already: distill.final_steps={spec.final_steps}, expected fewer than {have.steps}"
+    )
+  if not have.w_min <= spec.w_min <= spec.w_max <= have.w_max:
+    raise ValueError(
+      f"--teacher knows guidance from {have.w_min:g} to {have.w_max:g}: distill.w_min={spec.w_min:g}, w_max={spec.w_max:g} is not within"
+    )

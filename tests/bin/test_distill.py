@@ -1,0 +1,170 @@
+"""`ivid distill`: killed and resumed, its folders bundled and sampled, and what it answers to wrong input."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tensorstore  # noqa: F401  Orbax's array reader, named here because a missing one shows as a hang
+
+from ivid.__main__ import main
+
+ROOT = pathlib.Path(__file__).parents[2]
+UPDATES = 4
+OPTIONS = (
+  "cascade.text.max_tokens=16",
+  "train.eval_every=0",
+  "train.batch_size=2",
+  "train.image_fraction=0.0",
+  "train.checkpoint.every=2",
+  "train.log_every=2",
+  "distill.teacher_steps=4",
+  "distill.final_steps=1",
+  f"distill.updates={UPDATES}",
+  f"distill.last_updates={UPDATES}",
+  f"distill.guidance_updates={UPDATES}",
+  "distill.num_samples=1",
+)
+PHASES = ("guidance", "ddim_0002", "ddim_0001")
+
+
+def arguments(workdir, teacher, *more):
+  options = [f"--config.{option}" for option in OPTIONS]
+  return ["distill", "--config=tiny:base", f"--teacher={teacher}", f"--workdir={workdir}", *options, *more]
+
+
+def start(workdir, teacher):
+  command = [sys.executable, "-m", "ivid", *arguments(workdir, teacher)]
+  environment = dict(os.environ, PYTHONWARNINGS="ignore")
+  return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def kill_when(process, found):
+  """Kills with SIGKILL as soon as `found()`."""
+  deadline = time.monotonic() + 400
+  while not found():
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+
+
+def arrays(folder):
+  """Every array of a student's last checkpoint: params, EMA and optimizer."""
+  import orbax.checkpoint as ocp
+
+  found = {}
+  for item in ("params", "ema", "optimizer"):
+    with ocp.PyTreeCheckpointer() as checkpointer:
+      tree = checkpointer.restore(folder / "checkpoints" / str(UPDATES) / item)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+      found[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
+  return found
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+  """A tiny base after two updates."""
+  workdir = tmp_path_factory.mktemp("teacher")
+  options = [f"--config.{option}" for option in OPTIONS if option.startswith(("cascade.text", "train"))]
+  assert main(["train", "--config=tiny:base", f"--workdir={workdir}", "--config.train.steps=2", *options]) == 0
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def whole(teacher, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("whole")
+  assert main(arguments(workdir, teacher)) == 0
+  return workdir
+
+
+def test_killed_inside_a_halving_and_between_two_it_ends_like_a_run_that_was_not(whole, teacher, tmp_path):
+  inside = tmp_path / "ddim_0002" / "checkpoints"
+  kill_when(start(tmp_path, teacher), (inside / "2").is_dir)
+  assert not (inside / str(UPDATES)).exists(), "the halving ended before it could be killed"
+  kill_when(start(tmp_path, teacher), (inside / str(UPDATES)).is_dir)
+  assert not (tmp_path / "ddim_0001" / "checkpoints" / "2").exists(), "the next halving had begun before it could be killed"
+  assert start(tmp_path, teacher).wait(timeout=400) == 0
+  for phase in PHASES:
+    want, have = arrays(whole / phase), arrays(tmp_path / phase)
+    assert want.keys() == have.keys() and len(want) > 100
+    for name, value in want.items():
+      np.testing.assert_array_equal(have[name], value, err_msg=f"{phase} {name}")
+
+
+def test_each_student_says_what_it_is_and_is_compared(whole, teacher):
+  from ivid.train.checkpoint import load_ema
+  from ivid.weights import tree_hash
+
+  teachers = [load_ema(teacher)[1]]
+  for phase, steps in zip(PHASES, (0, 2, 1), strict=True):
+    spec, params, step = load_ema(whole / phase)
+    assert (spec.student.steps, spec.student.w_max, step) == (steps, 4.0, UPDATES)
+    assert spec.student.teacher == tree_hash(teachers[-1])
+    assert spec.sampling.steps == (steps or 4)
+    teachers.append(params)
+    assert (whole / phase / "samples.png").stat().st_size > 1000
+    assert (whole / phase / "metrics.png").stat().st_size > 1000
+  rows = json.loads((whole / "report.json").read_text())
+  assert [row["student"] for row in rows] == list(PHASES)
+  assert [row["evaluations"] for row in rows] == [4, 2, 1]
+  assert all(0 <= row["rms_to_teacher"] < 2 and row["seconds"] > 0 and np.isfinite(row["loss_last"]) for row in rows)
+  table = (whole / "report.md").read_text()
+  assert all(f"| {phase} |" in table for phase in PHASES)
+
+
+def test_a_student_is_bundled_and_sampled_in_its_own_way_alone(whole, tmp_path, capsys):
+  out = tmp_path / "cascade"
+  options = ["--config=tiny", "--config.cascade.text.max_tokens=16", f"--out={out}"]
+  assert main(["bundle", *options, f"base={whole}"]) == 1
+  line = capsys.readouterr().err.strip()
+  assert line.count("\n") == 0 and "one of its folders ddim_0001, ddim_0002, guidance" in line
+  assert main(["bundle", *options, f"base={whole / 'ddim_0002'}"]) == 0
+  sample = ["sample", f"--cascade={out}", "--prompt=a red circle", f"--out={tmp_path / 'clips'}"]
+  capsys.readouterr()
+  assert main([*sample, "--steps=4"]) == 1
+  assert "stage base was distilled for 2 steps: steps=4, expected 2" in capsys.readouterr().err
+  assert main([*sample, "--guidance=9"]) == 1
+  assert "distilled for guidance from 0 to 4: guidance=9 is outside" in capsys.readouterr().err
+  assert main([*sample, "--guidance=3", "--format=png"]) == 0
+  record = json.loads(next((tmp_path / "clips").glob("*.json")).read_text())
+  assert record["stages"][0]["sampling"]["steps"] == 2
+
+
+def fails(capsys, *args):
+  capsys.readouterr()
+  status = main(list(args))
+  lines = capsys.readouterr().err.strip().splitlines()
+  assert status in (1, 2) and len(lines) == 1, lines
+  return lines[0]
+
+
+def test_wrong_input_is_one_line(whole, teacher, tmp_path, capsys):
+  work = tmp_path / "work"
+  assert "--teacher is missing" in fails(capsys, "distill", "--config=tiny:base", f"--workdir={work}")
+  assert "--workdir is missing" in fails(capsys, "distill", "--config=tiny:base", f"--teacher={teacher}")
+  assert "expected a work folder with checkpoints" in fails(capsys, *arguments(work, tmp_path / "nothing"))
+  line = fails(capsys, *arguments(work, whole / "ddim_0001"))
+  assert "distilled to 1 steps already: distill.final_steps=1" in line
+  assert "--teacher is of another stage than base: " in fails(capsys, *arguments(work, "nano"))
+  line = fails(capsys, *arguments(work, teacher, "--config.distill.teacher_steps=12"))
+  assert "distill.teacher_steps=12: expected a power of two, the nearest is 16" in line
+  line = fails(capsys, *arguments(work, teacher, "--config.distill.w_min=5.0"))
+  assert "w_min=5.0, w_max=4.0 is an empty range" in line
+  assert "unknown key 'config.distill.update': did you mean 'updates'" in fails(
+    capsys, *arguments(work, teacher, "--config.distill.update=3")
+  )
+  assert not work.exists()
+
+
+def test_another_teachers_students_are_not_taken_for_its_own(whole, teacher, tmp_path, capsys):
+  work = tmp_path / "work"
+  shutil.copytree(whole / "ddim_0002", work / "guidance")
+  assert f"{work / 'guidance'} holds another student: student." in fails(capsys, *arguments(work, teacher))

@@ -156,7 +156,8 @@ def test_guidance_distillation_asks_for_what_two_evaluations_give(taught):
   losses, u = quick(loss)(params, Teacher(params, jnp.float32(0)), rows, KEY)
   # Once more by hand.
   x, cond, keys = quick(student._training_inputs)(rows, KEY)
-  eps, w = (jax.vmap(lambda key: draw(jax.random.fold_in(key, stream), shape))(keys) for draw, stream, shape in draws(x.shape[1:]))
+  eps = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), x.shape[1:]))(keys)
+  w = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 4)))(keys)
   logsnr = student.schedule(u)
   z_t = process.q_sample(x=x, eps=eps, logsnr=logsnr)
   target = quick(teacher.guided)(params, z_t, logsnr, cond, 4.0 * w)
@@ -165,11 +166,6 @@ def test_guidance_distillation_asks_for_what_two_evaluations_give(taught):
   weight = jnp.minimum(weight, jnp.maximum(jax.nn.sigmoid(logsnr) / student.spec.diffusion.sigma_floor**2, 1.0))
   assert (losses > 1e-5).all()
   np.testing.assert_allclose(losses, weight * jnp.mean(jnp.square(made - target), axis=(1, 2, 3, 4)), rtol=2e-3)
-
-
-def draws(shape):
-  """What the loss draws for an example, by the number of its stream: eps and the share of w_max."""
-  return (jax.random.normal, 1, shape), (jax.random.uniform, 4, ())
 
 
 def test_a_students_step_costs_one_evaluation_and_reads_w(taught):

@@ -60,7 +60,7 @@ def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson
     )
     return device_batches(host, lambda captions: encoder.embed(captions, length=tokens), mesh)
 
-  with mesh:
+  with jax.set_mesh(mesh):
     checkpointer = Checkpointer(workdir, train.checkpoint, stage)
     if checkpointer.latest_step() is not None:
       state, next_index = checkpointer.restore(training.state)

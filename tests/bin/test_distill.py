@@ -15,13 +15,23 @@ import pytest
 import tensorstore  # noqa: F401  Orbax's array reader, named here because a missing one shows as a hang
 
 from ivid.__main__ import main
+from tests.compiling import QUICK
 
 ROOT = pathlib.Path(__file__).parents[2]
 UPDATES = 4
+# The tiny cascade with a base of one level that only convolves: compilers take minutes over the rest, which is tested elsewhere.
+CONFIG = """
+from configs import tiny
+
+def get_config(stage="base"):
+  config = tiny.get_config(stage)
+  with config.unlocked():
+    config.cascade.stages.base.unet.levels = (dict(channels=8),)
+    config.cascade.text.max_tokens = 16
+  return config
+"""
 OPTIONS = (
-  "cascade.text.max_tokens=16",
   "train.eval_every=0",
-  "train.batch_size=2",
   "train.image_fraction=0.0",
   "train.checkpoint.every=2",
   "train.log_every=2",
@@ -35,15 +45,23 @@ OPTIONS = (
 PHASES = ("guidance", "ddim_0002", "ddim_0001")
 
 
-def arguments(workdir, teacher, *more):
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+  path = tmp_path_factory.mktemp("config") / "small.py"
+  path.write_text(CONFIG, encoding="utf-8")
+  return f"--config={path}:base"
+
+
+def arguments(config, workdir, teacher, *more):
   options = [f"--config.{option}" for option in OPTIONS]
-  return ["distill", "--config=tiny:base", f"--teacher={teacher}", f"--workdir={workdir}", *options, *more]
+  return ["distill", config, f"--teacher={teacher}", f"--workdir={workdir}", *options, *more]
 
 
-def start(workdir, teacher):
-  command = [sys.executable, "-m", "ivid", *arguments(workdir, teacher)]
-  environment = dict(os.environ, PYTHONWARNINGS="ignore")
-  return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(*args):
+  # One device, and a compiler that does not try hard: what runs here runs for milliseconds.
+  environment = dict(os.environ, PYTHONWARNINGS="ignore", XLA_FLAGS=" ".join(f"--{name}={value}" for name, value in QUICK.items()))
+  quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+  return subprocess.Popen([sys.executable, "-m", "ivid", *args], cwd=ROOT, env=environment, **quiet)
 
 
 def kill_when(process, found):
@@ -70,28 +88,28 @@ def arrays(folder):
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
+def teacher(config, tmp_path_factory):
   """A tiny base after two updates."""
   workdir = tmp_path_factory.mktemp("teacher")
-  options = [f"--config.{option}" for option in OPTIONS if option.startswith(("cascade.text", "train"))]
-  assert main(["train", "--config=tiny:base", f"--workdir={workdir}", "--config.train.steps=2", *options]) == 0
+  options = [f"--config.{option}" for option in OPTIONS if option.startswith("train")]
+  assert start("train", config, f"--workdir={workdir}", "--config.train.steps=2", *options).wait(timeout=400) == 0
   return workdir
 
 
 @pytest.fixture(scope="module")
-def whole(teacher, tmp_path_factory):
+def whole(config, teacher, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("whole")
-  assert main(arguments(workdir, teacher)) == 0
+  assert start(*arguments(config, workdir, teacher)).wait(timeout=400) == 0
   return workdir
 
 
-def test_killed_inside_a_halving_and_between_two_it_ends_like_a_run_that_was_not(whole, teacher, tmp_path):
+def test_killed_inside_a_halving_and_between_two_it_ends_like_a_run_that_was_not(config, whole, teacher, tmp_path):
   inside = tmp_path / "ddim_0002" / "checkpoints"
-  kill_when(start(tmp_path, teacher), (inside / "2").is_dir)
+  kill_when(start(*arguments(config, tmp_path, teacher)), (inside / "2").is_dir)
   assert not (inside / str(UPDATES)).exists(), "the halving ended before it could be killed"
-  kill_when(start(tmp_path, teacher), (inside / str(UPDATES)).is_dir)
+  kill_when(start(*arguments(config, tmp_path, teacher)), (inside / str(UPDATES)).is_dir)
   assert not (tmp_path / "ddim_0001" / "checkpoints" / "2").exists(), "the next halving had begun before it could be killed"
-  assert start(tmp_path, teacher).wait(timeout=400) == 0
+  assert start(*arguments(config, tmp_path, teacher)).wait(timeout=400) == 0
   for phase in PHASES:
     want, have = arrays(whole / phase), arrays(tmp_path / phase)
     assert want.keys() == have.keys() and len(want) > 100
@@ -120,9 +138,9 @@ def test_each_student_says_what_it_is_and_is_compared(whole, teacher):
   assert all(f"| {phase} |" in table for phase in PHASES)
 
 
-def test_a_student_is_bundled_and_sampled_in_its_own_way_alone(whole, tmp_path, capsys):
+def test_a_student_is_bundled_and_sampled_in_its_own_way_alone(config, whole, tmp_path, capsys):
   out = tmp_path / "cascade"
-  options = ["--config=tiny", "--config.cascade.text.max_tokens=16", f"--out={out}"]
+  options = [config, f"--out={out}"]
   assert main(["bundle", *options, f"base={whole}"]) == 1
   line = capsys.readouterr().err.strip()
   assert line.count("\n") == 0 and "one of its folders ddim_0001, ddim_0002, guidance" in line
@@ -146,25 +164,25 @@ def fails(capsys, *args):
   return lines[0]
 
 
-def test_wrong_input_is_one_line(whole, teacher, tmp_path, capsys):
+def test_wrong_input_is_one_line(config, whole, teacher, tmp_path, capsys):
   work = tmp_path / "work"
-  assert "--teacher is missing" in fails(capsys, "distill", "--config=tiny:base", f"--workdir={work}")
-  assert "--workdir is missing" in fails(capsys, "distill", "--config=tiny:base", f"--teacher={teacher}")
-  assert "expected a work folder with checkpoints" in fails(capsys, *arguments(work, tmp_path / "nothing"))
-  line = fails(capsys, *arguments(work, whole / "ddim_0001"))
+  assert "--teacher is missing" in fails(capsys, "distill", config, f"--workdir={work}")
+  assert "--workdir is missing" in fails(capsys, "distill", config, f"--teacher={teacher}")
+  assert "expected a work folder with checkpoints" in fails(capsys, *arguments(config, work, tmp_path / "nothing"))
+  line = fails(capsys, *arguments(config, work, whole / "ddim_0001"))
   assert "distilled to 1 steps already: distill.final_steps=1" in line
-  assert "--teacher is of another stage than base: " in fails(capsys, *arguments(work, "nano"))
-  line = fails(capsys, *arguments(work, teacher, "--config.distill.teacher_steps=12"))
+  assert "--teacher is of another stage than base: " in fails(capsys, *arguments(config, work, "nano"))
+  line = fails(capsys, *arguments(config, work, teacher, "--config.distill.teacher_steps=12"))
   assert "distill.teacher_steps=12: expected a power of two, the nearest is 16" in line
-  line = fails(capsys, *arguments(work, teacher, "--config.distill.w_min=5.0"))
+  line = fails(capsys, *arguments(config, work, teacher, "--config.distill.w_min=5.0"))
   assert "w_min=5.0, w_max=4.0 is an empty range" in line
   assert "unknown key 'config.distill.update': did you mean 'updates'" in fails(
-    capsys, *arguments(work, teacher, "--config.distill.update=3")
+    capsys, *arguments(config, work, teacher, "--config.distill.update=3")
   )
   assert not work.exists()
 
 
-def test_another_teachers_students_are_not_taken_for_its_own(whole, teacher, tmp_path, capsys):
+def test_another_teachers_students_are_not_taken_for_its_own(config, whole, teacher, tmp_path, capsys):
   work = tmp_path / "work"
   shutil.copytree(whole / "ddim_0002", work / "guidance")
-  assert f"{work / 'guidance'} holds another student: student." in fails(capsys, *arguments(work, teacher))
+  assert f"{work / 'guidance'} holds another student: student." in fails(capsys, *arguments(config, work, teacher))

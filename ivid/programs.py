@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
+
+from ivid.parallel import sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +23,7 @@ class Program:
     args: one pytree of ShapeDtypeStruct per positional argument of `fn` (sharded where that matters).
     out_shardings: shardings of the results; None leaves them to the compiler.
     donate: positions of arguments whose memory the results may take.
+    mesh: of the devices that it is compiled for, if more than the first; activations are then held to it.
   """
 
   name: str
@@ -26,11 +31,15 @@ class Program:
   args: tuple[Any, ...] = ()
   out_shardings: Any = None
   donate: tuple[int, ...] = ()
+  mesh: Mesh | None = None
 
   def jit(self) -> Callable[..., Any]:
+    """The function to call; with a mesh inside `jax.set_mesh(program.mesh)`."""
+    fn = self.fn if self.mesh is None else sharding.pinned(self.fn)
     if self.out_shardings is None:
-      return jax.jit(self.fn, donate_argnums=self.donate)
-    return jax.jit(self.fn, donate_argnums=self.donate, out_shardings=self.out_shardings)
+      return jax.jit(fn, donate_argnums=self.donate)
+    return jax.jit(fn, donate_argnums=self.donate, out_shardings=self.out_shardings)
 
   def lower(self) -> jax.stages.Lowered:
-    return self.jit().lower(*self.args)
+    with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
+      return self.jit().lower(*self.args)

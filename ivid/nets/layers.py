@@ -7,6 +7,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from ivid.nets import axes
 from ivid.nets.conv import conv2d, temporal_conv
@@ -21,8 +22,18 @@ def kernel_init(zero: bool):
 
 
 def pin(h: jax.Array) -> jax.Array:
-  """Holds an activation [B, T, H, W, C] to its mesh axes; nothing without logical axis rules."""
-  return nn.with_logical_constraint(h, axes.ACTIVATION_AXES)
+  """Holds an activation [B, T, H, W, C] to its mesh axes; nothing without logical axis rules, or without a mesh (jax.set_mesh).
+
+  A mesh axis that does not divide its dimension is left out: the coarse levels of a clip that is cut by rows have too few of them.
+  """
+  rules, sizes = dict(nn.get_logical_axis_rules()), dict(jax.sharding.get_abstract_mesh().shape)
+  spec = [_dividing(rules.get(name), size, sizes) for name, size in zip(axes.ACTIVATION_AXES, h.shape, strict=True)]
+  return jax.lax.with_sharding_constraint(h, PartitionSpec(*spec)) if rules and sizes else h
+
+
+def _dividing(rule: str | tuple[str, ...] | None, size: int, sizes: dict[str, int]) -> str | tuple[str, ...] | None:
+  names = (rule,) if isinstance(rule, str) else rule or ()
+  return rule if names and size % math.prod(sizes.get(name, 1) for name in names) == 0 else None
 
 
 class Dense(nn.Module):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -22,6 +24,26 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   "mlp": "tensor",
   "vocab": "fsdp",
 }
+
+
+# Activations [B, T, H, W, C] at the edges of blocks.
+ACTIVATION_RULES = (("batch", ("data", "fsdp")), ("frames", "frames"), ("height", "height"))
+
+
+def pinned(fn: Callable[..., Any]) -> Callable[..., Any]:
+  """`fn` with its activations held to ACTIVATION_RULES, where it is traced with a mesh set."""
+
+  @functools.wraps(fn)
+  def call(*args: Any) -> Any:
+    with nn.logical_axis_rules(ACTIVATION_RULES):
+      return fn(*args)
+
+  return call
+
+
+def clip_sharding(mesh: Mesh) -> NamedSharding:
+  """Clips [B, T, H, W, C]: rows over data and fsdp, frames and rows of pixels over their own axes."""
+  return NamedSharding(mesh, PartitionSpec(RULES["batch"], "frames", "height"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -65,7 +65,9 @@ def make_window_program(stage: Stage, window: tuple[int, int, int], args: tuple[
   return Program(f"sample_window_{stage.spec.name}", lambda noisy, origin: stage.lowres_window(noisy, origin, window), args)
 
 
-def make_sample_program(stage: Stage, sampling: SamplingSpec, args: tuple[Any, ...] = (), *, donate: bool = True) -> Program:
+def make_sample_program(
+  stage: Stage, sampling: SamplingSpec, args: tuple[Any, ...] = (), *, donate: bool = True, mesh: Mesh | None = None
+) -> Program:
   """One step of the sampler on a clip or a tile: (params, SampleState, Conditioning, noise, StepInputs) -> SampleState.
 
   `noise` is [B, T, H, W, 3] for samplers that add noise and None for the others. `args`: see sample_args. `donate`: the
@@ -75,17 +77,26 @@ def make_sample_program(stage: Stage, sampling: SamplingSpec, args: tuple[Any, .
   def step(params, state, cond, noise, inputs):
     return stage.sample_step(params, state, cond, noise, inputs, sampling)
 
-  return Program(f"sample_{stage.spec.name}", step, args, donate=(1,) if donate else ())
+  return Program(f"sample_{stage.spec.name}", step, args, donate=(1,) if donate else (), mesh=mesh)
 
 
-def sample_args(stage: Stage, sampling: SamplingSpec, *, batch_size: int, max_tokens: int, params: Any = None) -> tuple[Any, ...]:
-  """Abstract arguments of make_sample_program; `params` if the caller has (sharded) ones."""
+def sample_args(
+  stage: Stage, sampling: SamplingSpec, *, batch_size: int, max_tokens: int, params: Any = None, mesh: Mesh | None = None
+) -> tuple[Any, ...]:
+  """Abstract arguments of make_sample_program; `params` if the caller has (sharded) ones.
+
+  With a mesh they carry their shardings: parameters by their logical axes, clips by rows of the batch, frames and rows of pixels.
+  """
   spec, b = stage.spec, batch_size
+  clips, rows, whole = (sharding.clip_sharding(mesh), sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (None,) * 3
 
-  def shaped(*shape, dtype="float32"):
-    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+  def shaped(*shape, dtype="float32", placed=rows):
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=placed)
 
-  clip, lowres = shaped(b, *spec.output.array), spec.lowres is not None
+  def scalar(dtype="float32"):
+    return shaped(dtype=dtype, placed=whole)
+
+  clip, lowres = shaped(b, *spec.output.array, placed=clips), spec.lowres is not None
   cond = Conditioning(
     text=shaped(b, 1, max_tokens, spec.unet.text_dim, dtype="bfloat16"),
     text_mask=shaped(b, 1, max_tokens, dtype="bool"),
@@ -95,9 +106,11 @@ def sample_args(stage: Stage, sampling: SamplingSpec, *, batch_size: int, max_to
     aug_logsnr=shaped(b) if lowres else None,
   )
   noise = clip if samplers.adds_noise(sampling.sampler) else None
-  levels = {name: shaped() for name in ("logsnr_t", "logsnr_s", "logsnr_prev", "logsnr_jump", "w")}
-  step = StepInputs(**levels, last=shaped(dtype="bool"))
-  params = unbox(stage.abstract_params()) if params is None else params
+  levels = {name: scalar() for name in ("logsnr_t", "logsnr_s", "logsnr_prev", "logsnr_jump", "w")}
+  step = StepInputs(**levels, last=scalar("bool"))
+  if params is None:
+    params = unbox(stage.abstract_params())
+    params = params if mesh is None else sharding.with_shardings(params, _param_shardings(spec, mesh))
   return params, SampleState(z=clip, x_hat=clip if samplers.is_multistep(sampling.sampler) else None), cond, noise, step
 
 

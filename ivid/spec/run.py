@@ -138,11 +138,17 @@ def nearest_power_of_two(value: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class MeshSpec:
-  """Axes of the device mesh; one of them may be -1: all devices that the others leave."""
+  """Axes of the device mesh; one of them may be -1: all devices that the others leave.
+
+  Batches lie over data x fsdp, parameters over fsdp (input channels) and tensor (output channels); frames and height cut one clip, for
+  sampling what one device does not hold.
+  """
 
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
+  frames: int = 1
+  height: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

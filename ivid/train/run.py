@@ -97,8 +97,10 @@ def make_training(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: 
     mesh=mesh,
     state=abstract,
     init=Program("init", init, (key,), out_shardings=state_shardings),
-    step=Program(name, step, (abstract, *taught, batch, key), out_shardings=(state_shardings, sharding.replicated(mesh)), donate=(0,)),
-    evaluate=Program("eval", evaluate, (abstract.ema, *taught, batch, key)),
+    step=Program(
+      name, step, (abstract, *taught, batch, key), out_shardings=(state_shardings, sharding.replicated(mesh)), donate=(0,), mesh=mesh
+    ),
+    evaluate=Program("eval", evaluate, (abstract.ema, *taught, batch, key), mesh=mesh),
   )
 
 

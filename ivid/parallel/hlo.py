@@ -1,0 +1,137 @@
+"""Reads what a compiled TPU program says of itself: the compiler's cycle estimates, and what goes over the links between chips."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import re
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_OPCODE = re.compile(r"(?:^|[\s)}\]])([a-z][a-z0-9\-]*)\(")
+_CALLED = re.compile(r"(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_SHAPE = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\]")
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  opcode: str
+  result_bytes: int
+  cycles: int
+  trips: int
+  called: tuple[tuple[str, str], ...]  # (attribute, computation)
+  op_name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramCost:
+  """Of one run of a program on one chip.
+
+  Attributes:
+    cycles: the compiler's estimates, each times the trips of the loops around it. Its static model: no collective, no waiting.
+    collectives: by kind, how many run and the bytes of their results.
+    where: cycles by the operation's place in the model, the largest first.
+  """
+
+  cycles: int
+  collectives: dict[str, tuple[int, int]]
+  where: dict[str, int]
+
+
+def program_cost(text: str) -> ProgramCost:
+  """Costs from the text of a compiled program (`compiled.as_text()`)."""
+  computations, entry = parse(text)
+  cycles, where = 0, collections.Counter()
+  collectives: dict[str, tuple[int, int]] = {}
+  for name, (runs, top) in _runs(computations, entry).items():
+    for instruction in computations[name]:
+      kind = instruction.opcode.removesuffix("-start")
+      if kind in COLLECTIVES:
+        count, size = collectives.get(kind, (0, 0))
+        collectives[kind] = count + runs, size + runs * instruction.result_bytes
+      if top and instruction.cycles and instruction.opcode != "while":
+        cycles += runs * instruction.cycles
+        where[place(instruction)] += runs * instruction.cycles
+  return ProgramCost(cycles, collectives, dict(where.most_common()))
+
+
+def place(instruction: Instruction) -> str:
+  """The primitive, and the modules it stands in without the loops and transformations around it."""
+  parts = [part for part in instruction.op_name.split("/") if part]
+  if not parts:
+    return instruction.opcode
+  plain = ("while", "body", "closed_call", "checkpoint", "rematted_computation", "jit", "transpose", "jvp", "cond", "branch")
+  names = [part for part in parts[:-1] if not part.startswith(plain)]
+  backward = "backward " if "transpose(jvp" in instruction.op_name else ""
+  return f"{backward}{parts[-1]} in {names[-1].rpartition('.')[2] if names else 'the step'}"
+
+
+def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
+  """Instructions by computation, and the name of the entry.
+
+  Raises:
+    ValueError: no entry computation in the text.
+  """
+  computations: dict[str, list[Instruction]] = {}
+  entry, here = "", None
+  for line in text.splitlines():
+    start = _COMPUTATION.match(line)
+    if start:
+      here = computations.setdefault(start[2], [])
+      entry = start[2] if start[1] else entry
+    elif here is not None and " = " in line:
+      here.append(_instruction(line))
+  if not entry:
+    raise ValueError("no entry computation: expected the text of a compiled program")
+  return computations, entry
+
+
+def _instruction(line: str) -> Instruction:
+  body = line.split(" = ", 1)[1]
+  opcode = _OPCODE.search(body)
+  result = body[: opcode.start(1)] if opcode else body
+  size = sum(_shape_bytes(kind, sides) for kind, sides in _SHAPE.findall(result))
+  if opcode and opcode[1].endswith("-start"):
+    size //= 2  # its result names the operand too
+  called = [(attribute, name) for attribute, name in _CALLED.findall(body)]
+  for names in _BRANCHES.findall(body):
+    called += [("branch", name.strip().lstrip("%")) for name in names.split(",")]
+  trips, cycles, op_name = _TRIPS.search(body), _CYCLES.search(body), _OP_NAME.search(body)
+  return Instruction(
+    opcode=opcode[1] if opcode else "",
+    result_bytes=size,
+    cycles=int(cycles[1]) if cycles else 0,
+    trips=int(trips[1]) if trips else 1,
+    called=tuple(called),
+    op_name=op_name[1] if op_name else "",
+  )
+
+
+def _shape_bytes(kind: str, sides: str) -> int:
+  size = BYTES.get(kind, 0)
+  for side in filter(None, sides.split(",")):
+    size *= int(side)
+  return size
+
+
+def _runs(computations: dict[str, list[Instruction]], entry: str) -> dict[str, tuple[int, bool]]:
+  """How often each computation runs, and whether its instructions are scheduled themselves (not as part of a fusion)."""
+  found: dict[str, tuple[int, bool]] = {}
+  waiting = [(entry, 1, True)]
+  while waiting:
+    name, runs, top = waiting.pop()
+    before, was_top = found.get(name, (0, False))
+    found[name] = before + runs, was_top or top
+    for instruction in computations.get(name, ()):
+      for attribute, called in instruction.called:
+        if called not in computations or attribute in ("condition", "to_apply"):
+          continue
+        times = instruction.trips if attribute == "body" else 1
+        waiting.append((called, runs * times, top and (attribute != "calls" or instruction.opcode in ("call", "async-start"))))
+  return found

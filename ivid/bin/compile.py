@@ -42,7 +42,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Compiles as argv (program name first) says. Returns 1 where the program does not fit the slice."""
+  """Compiles as argv (program name first) says. A program that does not fit the slice is a ValueError, after its figures."""
   plain, overrides = split_overrides(argv)
   values = parse_flags(plain, define_flags)
   run = convert.run_from_config(load_config(values.config, overrides))
@@ -60,15 +60,21 @@ def main(argv: Sequence[str]) -> int:
     temporary = pathlib.Path(f"{values.json}.{os.getpid()}")
     temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, values.json)
-  needed, have = report["bytes_per_chip"]["total"], report["bytes_per_chip"]["hbm"]
-  if needed > have:
-    # Parameters, optimizer and activations are all cut over the chips: a first guess of what is enough.
-    smallest = found.smallest(found.chips * needed / have)
-    raise ValueError(
-      f"{run.stage} needs {needed / 1e9:.1f} GB a chip, {found.name} has {have / 1e9:.1f}: "
-      + (f"the smallest that should fit is {smallest}" if smallest else "no slice of this family should fit")
-    )
+  refuse_too_small(report, found)
   return 0
+
+
+def refuse_too_small(report: dict[str, Any], found: Slice) -> None:
+  """ValueError, naming a slice that is large enough, where the program needs more memory than a chip has."""
+  needed, have = report["bytes_per_chip"]["total"], report["bytes_per_chip"]["hbm"]
+  if needed <= have:
+    return
+  # Parameters, optimizer and activations are all cut over the chips: a first guess of what is enough.
+  smallest = found.smallest(found.chips * needed / have)
+  raise ValueError(
+    f"{report['stage']} needs {needed / 1e9:.1f} GB a chip, {found.name} has {have / 1e9:.1f}: "
+    + (f"the smallest that should fit is {smallest}" if smallest else "no slice of this family should fit")
+  )
 
 
 def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> dict[str, Any]:

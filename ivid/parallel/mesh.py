@@ -22,7 +22,8 @@ def mesh_shape(spec: MeshSpec, num_devices: int) -> tuple[int, ...]:
     ValueError: the axes do not multiply to the number of devices.
   """
   sizes = [getattr(spec, axis) for axis in AXES]
-  text = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+  # The sampling axes are named only where a run uses them.
+  text = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True) if size != 1 or axis in AXES[:3])
   if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
     raise ValueError(f"mesh {text}: expected positive sizes, at most one of them -1 (the devices that the others leave)")
   known = math.prod(size for size in sizes if size != -1)

@@ -9,7 +9,13 @@ from ivid.spec.run import MeshSpec
 
 @pytest.mark.parametrize(
   ("spec", "devices", "shape"),
-  [(MeshSpec(), 8, (8, 1, 1)), (MeshSpec(data=2, fsdp=-1), 8, (2, 4, 1)), (MeshSpec(2, 2, 2), 8, (2, 2, 2)), (MeshSpec(), 1, (1, 1, 1))],
+  [
+    (MeshSpec(), 8, (8, 1, 1, 1, 1)),
+    (MeshSpec(data=2, fsdp=-1), 8, (2, 4, 1, 1, 1)),
+    (MeshSpec(2, 2, 2), 8, (2, 2, 2, 1, 1)),
+    (MeshSpec(data=1, frames=-1, height=2), 8, (1, 1, 1, 4, 2)),
+    (MeshSpec(), 1, (1, 1, 1, 1, 1)),
+  ],
 )
 def test_sizes(spec, devices, shape):
   assert mesh_shape(spec, devices) == shape

@@ -1,12 +1,15 @@
 """Logical axes to shardings: parameters and every optimizer's state."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
 from ivid.bin.config import load_run
 from ivid.flops import count_bytes
+from ivid.nets.layers import pin
+from ivid.parallel import sharding
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.run import MeshSpec, OptimizerKind
 from ivid.train.run import make_training
@@ -52,3 +55,26 @@ def test_state_is_made_in_its_shards(training):
   on_one = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
   assert on_one == count_bytes(training.state)
   assert on_one < 0.5 * sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
+
+
+def test_activations_are_held_to_the_mesh_where_its_axes_divide():
+  """A clip's rows of the batch and frames are cut; the height of 6 is no multiple of 4, and stays whole."""
+  mesh = make_mesh(MeshSpec(data=2, fsdp=1, tensor=1, frames=1, height=4))
+  seen = []
+
+  def step(h):
+    h = pin(h * 2)
+    jax.debug.inspect_array_sharding(h, callback=seen.append)
+    return h
+
+  with jax.set_mesh(mesh):
+    for height in (8, 6):
+      jax.jit(sharding.pinned(step))(jnp.ones((4, 3, height, 5, 2))).block_until_ready()
+  shapes = [found.shard_shape((4, 3, height, 5, 2)) for found, height in zip(seen, (8, 6), strict=True)]
+  assert shapes == [(2, 3, 2, 5, 2), (2, 3, 6, 5, 2)]
+
+
+def test_without_rules_or_mesh_nothing_is_held():
+  h = jnp.ones((1, 2, 3, 4, 5))
+  assert pin(h) is h
+  assert sharding.pinned(pin)(h) is h

@@ -1,0 +1,59 @@
+"""Costs read from the text of a compiled program, on a text whose costs are known by hand."""
+
+import pytest
+
+from ivid.parallel.hlo import parse, program_cost
+
+TEXT = """HloModule jit_call, is_scheduled=true
+
+%fused (p.0: bf16[8,128]) -> bf16[8,128] {
+  %p.0 = bf16[8,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %rs.1 = bf16[4,128]{1,0} reduce-scatter(%p.0), dimensions={0}, to_apply=%add
+  ROOT %n.1 = bf16[8,128]{1,0:T(8,128)(2,1)} negate(%p.0), backend_config={"window_config":{"estimated_cycles":"999"}}
+}
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %c = f32[] add(%a, %b), backend_config={"estimated_cycles":"777"}
+}
+
+%body (s: (s32[], bf16[8,128])) -> (s32[], bf16[8,128]) {
+  %s = (s32[], bf16[8,128]{1,0}) parameter(0)
+  %x = bf16[8,128]{1,0} get-tuple-element(%s), index=1
+  %ag = (bf16[8,128]{1,0}, bf16[16,128]{1,0}) all-gather-start(%x), dimensions={0}
+  %agd = bf16[16,128]{1,0} all-gather-done(%ag)
+  %f = bf16[8,128]{1,0} fusion(%x), kind=kLoop, calls=%fused, metadata={op_name="jit(call)/transpose(jvp(VideoUNet))/while/body/down0/mlp/dot_general"}, backend_config={"estimated_cycles":"100"}
+  ROOT %t = (s32[], bf16[8,128]{1,0}) tuple(%f)
+}
+
+%cond (s: (s32[], bf16[8,128])) -> pred[] {
+  ROOT %p = pred[] compare(%s), backend_config={"estimated_cycles":"555"}
+}
+
+ENTRY %main (p: bf16[8,128]) -> bf16[8,128] {
+  %p = bf16[8,128]{1,0} parameter(0)
+  %w = (s32[], bf16[8,128]{1,0}) while(%p), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"7"},"estimated_cycles":"1"}
+  %ar = f32[32]{0} all-reduce(%p), to_apply=%add
+  ROOT %r = bf16[8,128]{1,0} copy(%w), backend_config={"window_config":{"estimated_cycles":"10"}}
+}
+"""  # noqa: E501
+
+
+def test_loops_count_their_trips_and_fusions_once():
+  assert program_cost(TEXT).cycles == 7 * 100 + 10
+
+
+def test_collectives_by_kind_count_and_bytes():
+  cost = program_cost(TEXT)
+  gathered = (8 + 16) * 128 * 2 // 2
+  assert cost.collectives == {"all-gather": (7, 7 * gathered), "reduce-scatter": (7, 7 * 4 * 128 * 2), "all-reduce": (1, 32 * 4)}
+
+
+def test_cycles_by_place_in_the_model():
+  assert program_cost(TEXT).where == {"backward dot_general in mlp": 700, "copy": 10}
+
+
+def test_text_of_no_program():
+  with pytest.raises(ValueError, match="no entry computation"):
+    parse("nothing")

@@ -17,6 +17,7 @@ from ivid.media.clips import from_uint8, to_uint8, write_clip
 from ivid.media.pictures import write_png
 from ivid.media.sheet import contact_sheet
 from ivid.sample.stage_sampler import sample_stage
+from ivid.spec import batch as batches
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import SamplingSpec, StageSpec
 from ivid.stage import Stage
@@ -55,6 +56,18 @@ class HeldOut:
     """Clips [N, T, H, W, 3] uint8 of these parameters; `spec`: at the size of `view`."""
     text = dict(text=self.text[:, None], text_mask=self.mask[:, None])
     return to_uint8(sample_stage(Stage(spec), params, keys=self.keys, sampling=sampling, small=self.small, **text))
+
+  def batch(self) -> dict[str, np.ndarray]:
+    """The clips as a training batch, contents of ivid.spec.batch."""
+    count = len(self.captions)
+    return {
+      batches.VIDEO: self.real,
+      batches.TEXT: self.text[:, None],
+      batches.TEXT_MASK: self.mask[:, None],
+      batches.IS_VIDEO: np.ones(count, bool),
+      batches.FPS: np.full(count, self.view.output.fps, np.float32),
+      batches.INDEX: np.arange(count, dtype=np.int32),
+    }
 
   def inputs(self, clips: dict[str, np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
     """Rows and titles of a contact sheet: for each caption the input, if any, and each of `clips` by title."""

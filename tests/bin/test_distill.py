@@ -15,7 +15,7 @@ import pytest
 import tensorstore  # noqa: F401  Orbax's array reader, named here because a missing one shows as a hang
 
 from ivid.__main__ import main
-from tests.compiling import QUICK
+from tests.compiling import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 UPDATES = 4
@@ -58,8 +58,7 @@ def arguments(config, workdir, teacher, *more):
 
 
 def start(*args):
-  # One device, and a compiler that does not try hard: what runs here runs for milliseconds.
-  environment = dict(os.environ, PYTHONWARNINGS="ignore", XLA_FLAGS=" ".join(f"--{name}={value}" for name, value in QUICK.items()))
+  environment = dict(os.environ, PYTHONWARNINGS="ignore", XLA_FLAGS=xla_flags(1))
   quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
   return subprocess.Popen([sys.executable, "-m", "ivid", *args], cwd=ROOT, env=environment, **quiet)
 
@@ -134,6 +133,8 @@ def test_each_student_says_what_it_is_and_is_compared(whole, teacher):
   assert [row["student"] for row in rows] == list(PHASES)
   assert [row["evaluations"] for row in rows] == [4, 2, 1]
   assert all(0 <= row["rms_to_teacher"] < 2 and row["seconds"] > 0 and np.isfinite(row["loss_last"]) for row in rows)
+  assert list(rows[0]["guidance_error"]) == ["0", "1", "2", "3", "4"] and not rows[1]["guidance_error"]
+  assert all(0 < error < 2 for error in rows[0]["guidance_error"].values())
   table = (whole / "report.md").read_text()
   assert all(f"| {phase} |" in table for phase in PHASES)
 

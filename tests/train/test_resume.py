@@ -14,6 +14,7 @@ import tensorstore  # noqa: F401  Orbax's array reader, named here because a mis
 
 from ivid.bin.config import load_run
 from ivid.data.pipeline import make_pipeline
+from tests.compiling import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS, HALF = 20, 10
@@ -31,7 +32,7 @@ def command(workdir):
 
 
 def environment():
-  return dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=2", PYTHONWARNINGS="ignore")
+  return dict(os.environ, XLA_FLAGS=xla_flags(2), PYTHONWARNINGS="ignore")
 
 
 def run(workdir):

@@ -7,6 +7,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from ivid.nets import axes
 from ivid.nets.layers import Dense, VectorNorm, kernel_init
@@ -96,7 +97,7 @@ class Heads(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    h = Project(self.features, self.head_dim, name="dense", **kinds)(x)
+    h = checkpoint_name(Project(self.features, self.head_dim, name="dense", **kinds)(x), "heads")
     return VectorNorm(axes.HEAD_DIM, name="norm", **kinds)(h) if self.norm else h
 
 
@@ -129,7 +130,8 @@ class Attention(nn.Module):
     return Heads(features, self.head_dim, norm=name != "value", name=name, **kinds)(x)
 
   def out(self, h: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return Out(shape[-1], dtype=self.dtype, param_dtype=self.param_dtype, name="out")(h).reshape(shape)
+    h = Out(shape[-1], dtype=self.dtype, param_dtype=self.param_dtype, name="out")(h)
+    return checkpoint_name(h.reshape(shape), "out")
 
 
 class TemporalAttention(Attention):

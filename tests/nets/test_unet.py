@@ -171,8 +171,9 @@ def test_scan_remat_and_unroll_equal_blocks_one_by_one():
     return scanned, h
 
   def everything(params):
-    ways = [jax.value_and_grad(loss)(params, **run) for run in ({}, dict(remat=True), dict(unroll=2))]
-    return [(ways[0], ways[1]), (ways[0], ways[2]), by_hand(params, _normal(3, 2, 1, 4, 4, 4))]
+    runs = ({}, dict(remat=True), dict(remat=True, saved=("conv",)), dict(unroll=2))
+    first, *others = (jax.value_and_grad(loss)(params, **run) for run in runs)
+    return [*((first, other) for other in others), by_hand(params, _normal(3, 2, 1, 4, 4, 4))]
 
   for first, second in jax.jit(everything)(params):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), first, second)

@@ -65,7 +65,7 @@ def start(*args):
 
 def kill_when(process, found):
   """Kills with SIGKILL as soon as `found()`."""
-  deadline = time.monotonic() + 400
+  deadline = time.monotonic() + 900
   while not found():
     assert process.poll() is None and time.monotonic() < deadline
     time.sleep(0.01)
@@ -91,14 +91,14 @@ def teacher(config, tmp_path_factory):
   """A tiny base after two updates."""
   workdir = tmp_path_factory.mktemp("teacher")
   options = [f"--config.{option}" for option in OPTIONS if option.startswith("train")]
-  assert start("train", config, f"--workdir={workdir}", "--config.train.steps=2", *options).wait(timeout=400) == 0
+  assert start("train", config, f"--workdir={workdir}", "--config.train.steps=2", *options).wait(timeout=900) == 0
   return workdir
 
 
 @pytest.fixture(scope="module")
 def whole(config, teacher, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("whole")
-  assert start(*arguments(config, workdir, teacher)).wait(timeout=400) == 0
+  assert start(*arguments(config, workdir, teacher)).wait(timeout=900) == 0
   return workdir
 
 
@@ -108,7 +108,7 @@ def test_killed_inside_a_halving_and_between_two_it_ends_like_a_run_that_was_not
   assert not (inside / str(UPDATES)).exists(), "the halving ended before it could be killed"
   kill_when(start(*arguments(config, tmp_path, teacher)), (inside / str(UPDATES)).is_dir)
   assert not (tmp_path / "ddim_0001" / "checkpoints" / "2").exists(), "the next halving had begun before it could be killed"
-  assert start(*arguments(config, tmp_path, teacher)).wait(timeout=400) == 0
+  assert start(*arguments(config, tmp_path, teacher)).wait(timeout=900) == 0
   for phase in PHASES:
     want, have = arrays(whole / phase), arrays(tmp_path / phase)
     assert want.keys() == have.keys() and len(want) > 100

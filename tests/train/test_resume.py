@@ -36,7 +36,7 @@ def environment():
 
 
 def run(workdir):
-  subprocess.run(command(workdir), cwd=ROOT, env=environment(), check=True, capture_output=True, timeout=400)
+  subprocess.run(command(workdir), cwd=ROOT, env=environment(), check=True, capture_output=True, timeout=900)
 
 
 def arrays(workdir):
@@ -64,7 +64,7 @@ def whole(tmp_path_factory):
 
 def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
   process = subprocess.Popen(command(tmp_path), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-  deadline = time.monotonic() + 400
+  deadline = time.monotonic() + 900
   while not (tmp_path / "checkpoints" / str(HALF)).is_dir():
     assert process.poll() is None and time.monotonic() < deadline
     time.sleep(0.02)

@@ -16,6 +16,7 @@ from ivid.evaluate.adherence import check
 from ivid.evaluate.prompts import seeded_prompts
 from ivid.evaluate.summary import summarize
 from ivid.media.clips import to_uint8
+from ivid.parallel.distributed import on_host
 from ivid.sample.stage_sampler import sample_stage
 from ivid.spec.run import RunSpec
 from ivid.stage import Stage
@@ -51,7 +52,7 @@ def make_adherence(stage: Stage, run: RunSpec, encoder: TextEncoder) -> Callable
   def call(step: int, state: TrainState) -> dict[str, float]:
     del step
     started = time.monotonic()
-    params = jax.tree.map(np.asarray, state.ema)
+    params = on_host(state.ema)
     results = []
     for start in range(0, len(prompts), batch):
       rows = np.arange(start, start + batch) % len(prompts)  # the last batch is filled up, so that one program serves all

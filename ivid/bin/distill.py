@@ -18,7 +18,8 @@ from absl import flags
 
 from ivid.bin.cache import enable_compilation_cache
 from ivid.bin.config import define_config, find_cascade, load_config, parse_flags, split_overrides
-from ivid.bin.train import claim
+from ivid.bin.hosts import define_hosts, join_hosts, shared_folder
+from ivid.bin.train import local_path
 from ivid.spec import convert
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
@@ -27,6 +28,7 @@ from ivid.spec.stage import StageSpec
 def define_flags(values: flags.FlagValues) -> None:
   """Adds the flags of `ivid distill`."""
   define_config(values)
+  define_hosts(values)
   flags.DEFINE_string(
     "teacher", None, "Work folder of the stage's training, or a cascade: a folder, or one that ships.", flag_values=values
   )
@@ -43,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
     if not values[name].value:
       raise ValueError(f"--{name} is missing: expected a folder, such as --{name}=runs/{run.stage}")
   enable_compilation_cache()
+  workdir = local_path(values.workdir)
+  join_hosts(values)
   from ivid.train.distill import check_teacher, plan_phases, student_stage
 
   stage = run.cascade.stage(run.stage)
@@ -51,8 +55,7 @@ def main(argv: Sequence[str]) -> None:
   phases = plan_phases(run.distill, teacher)
   for phase in phases:
     student_stage(stage, phase, "")  # refuses now what it would refuse later
-  workdir = pathlib.Path(values.workdir)
-  with claim(workdir, config.to_json_best_effort(indent=1)):
+  with shared_folder(workdir, config.to_json_best_effort(indent=1)):
     _distill(run, stage, workdir, teacher, params)
 
 

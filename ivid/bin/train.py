@@ -16,6 +16,7 @@ from absl import flags
 
 from ivid.bin.cache import enable_compilation_cache
 from ivid.bin.config import define_config, load_config, parse_flags, split_overrides
+from ivid.bin.hosts import define_hosts, join_hosts, shared_folder
 from ivid.spec import convert
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
@@ -23,6 +24,7 @@ from ivid.spec.stage import StageSpec
 
 def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
+  define_hosts(values)
   flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, samples.", flag_values=values)
   flags.DEFINE_bool("dry_run", False, "Print shapes, parameters, GFLOP and bytes per device, and stop.", flag_values=values)
   flags.DEFINE_string("json", None, "With --dry_run: write what it prints to this file as well.", flag_values=values)
@@ -40,11 +42,20 @@ def main(argv: Sequence[str]) -> None:
     return
   if not values.workdir:
     raise ValueError("--workdir is missing: expected the folder of the run, such as runs/base")
-  workdir = pathlib.Path(values.workdir)
-  with claim(workdir, config.to_json_best_effort(indent=1)):
+  workdir = local_path(values.workdir)
+  join_hosts(values)
+  with shared_folder(workdir, config.to_json_best_effort(indent=1)):
     from ivid.bin.fit import fit  # after the flags are known to be right: starting JAX takes seconds
 
     fit(run, stage, workdir)
+
+
+def local_path(workdir: str) -> pathlib.Path:
+  """The work folder; ValueError for the address of a bucket, which would become a folder named `gs:`."""
+  scheme, found, name = workdir.partition("://")
+  if found:
+    raise ValueError(f"--workdir={workdir}: expected a path, such as /{scheme}/{name}, where the bucket is mounted (launch/README.md)")
+  return pathlib.Path(workdir)
 
 
 def claim(workdir: pathlib.Path, config_json: str) -> IO:

@@ -74,7 +74,7 @@ def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson
         state = warm_start(state, initial_weights(train.init_from, run.stage))
     step, taught = training.step.jit(), None
     if teacher is not None:
-      placed = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), teacher, training.state.params)
+      placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), teacher, training.state.params)
       taught = Teacher(placed, np.float32(stage.student.steps))
     held_out = list(itertools.islice(batches(Split.EVAL, 0), train.eval_batches)) if train.eval_every else []
     writer = MetricWriter(workdir, active=is_first(), from_step=start)

@@ -79,8 +79,9 @@ def check_count(kind: str, have: int, want: int) -> None:
 
 def cluster_sign(environment: Mapping[str, str]) -> str | None:
   """What in the environment (and the machine's device files) shows that this is one of several processes; None if nothing does."""
-  if environment.get(COORDINATOR):
-    return COORDINATOR
+  for name in (COORDINATOR, COUNT, INDEX):
+    if environment.get(name):
+      return name
   # SLURM_STEP_NODELIST is set by srun alone: in the batch script itself there is one process.
   if int(environment.get("SLURM_NTASKS") or 1) > 1 and environment.get("SLURM_STEP_NODELIST"):
     return "SLURM_NTASKS"

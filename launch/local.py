@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Starts the processes, waits for them, and returns 0 if all of them ended well."""
   options, command = parse(sys.argv[1:] if argv is None else argv)
   address = options.coordinator or f"127.0.0.1:{free_port()}"
-  line = [sys.executable, "-m", "ivid", *command, "--multihost=on"]
+  line = [sys.executable, "-m", options.module, *command, "--multihost=on"]
   line += [f"--expected_processes={options.processes}", f"--heartbeat_seconds={options.heartbeat_seconds}"]
   line += [f"--expected_devices={options.processes * options.devices}"] if options.devices else []
   added = [environment(options, address, index) for index in range(options.processes)]
@@ -51,12 +51,13 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   parser.add_argument("--coordinator", default="", help="HOST:PORT of the first process (a free port of this machine)")
   parser.add_argument("--heartbeat_seconds", type=int, default=10, help="a process that is silent for so long is lost (10)")
   parser.add_argument("--grace", type=float, default=15.0, help="seconds that the others have to end by themselves when one died (15)")
+  parser.add_argument("--module", default="ivid", help="what `python -m` runs (ivid); another one takes the same flags")
   parser.add_argument("--dry_run", action="store_true", help="print what would be started")
   split = list(argv).index("--") if "--" in argv else len(argv)
   options, command = parser.parse_args(argv[:split]), list(argv[split + 1 :])
   if options.processes < 1 or options.devices < 0:
     parser.error(f"--processes={options.processes} --devices={options.devices}: expected 1 or more processes, 0 or more devices")
-  if not command or command[0] not in JOINING:
+  if options.module == "ivid" and (not command or command[0] not in JOINING):
     parser.error(f"behind -- stands {' '.join(command[:1]) or 'nothing'!r}: expected an ivid command of {', '.join(JOINING)} and its flags")
   return options, command
 

@@ -18,8 +18,8 @@ from absl import flags
 
 from ivid.bin.cache import enable_compilation_cache
 from ivid.bin.config import define_config, find_cascade, load_config, parse_flags, split_overrides
-from ivid.bin.hosts import define_hosts, join_hosts, shared_folder
-from ivid.bin.train import local_path
+from ivid.bin.hosts import define_hosts, join_hosts
+from ivid.bin.workdir import local_path, shared_folder
 from ivid.spec import convert
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec

@@ -1,10 +1,6 @@
-"""The flags that join many hosts to one run, and the folder that they share."""
+"""The flags that join many hosts to one run."""
 
 from __future__ import annotations
-
-import contextlib
-import pathlib
-from collections.abc import Iterator
 
 from absl import flags
 
@@ -33,14 +29,3 @@ def join_hosts(values: flags.FlagValues) -> None:
       heartbeat_seconds=values.heartbeat_seconds,
     )
   )
-
-
-@contextlib.contextmanager
-def shared_folder(workdir: pathlib.Path, config_json: str) -> Iterator[None]:
-  """Process 0 claims the work folder (ivid.bin.train.claim); the others go on when it has."""
-  from ivid.bin.train import claim
-  from ivid.parallel.distributed import is_first, wait_for_all
-
-  with claim(workdir, config_json) if is_first() else contextlib.nullcontext():
-    wait_for_all("work folder")
-    yield

@@ -5,18 +5,17 @@ ivid train --config=nano:base --workdir=runs/base
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import IO
 
 from absl import flags
 
 from ivid.bin.cache import enable_compilation_cache
 from ivid.bin.config import define_config, load_config, parse_flags, split_overrides
-from ivid.bin.hosts import define_hosts, join_hosts, shared_folder
+from ivid.bin.hosts import define_hosts, join_hosts
+from ivid.bin.workdir import local_path, shared_folder
 from ivid.spec import convert
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
@@ -48,38 +47,6 @@ def main(argv: Sequence[str]) -> None:
     from ivid.bin.fit import fit  # after the flags are known to be right: starting JAX takes seconds
 
     fit(run, stage, workdir)
-
-
-def local_path(workdir: str) -> pathlib.Path:
-  """The work folder; ValueError for the address of a bucket, which would become a folder named `gs:`."""
-  scheme, found, name = workdir.partition("://")
-  if found:
-    raise ValueError(f"--workdir={workdir}: expected a path, such as /{scheme}/{name}, where the bucket is mounted (launch/README.md)")
-  return pathlib.Path(workdir)
-
-
-def claim(workdir: pathlib.Path, config_json: str) -> IO:
-  """Makes the work folder and records the config and the process id (to pause a background run: kill -STOP).
-
-  Returns:
-    An open file whose lock keeps other trainers out of the folder; the system lets go of it however this process ends.
-  """
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = open(workdir / ".lock", "a", encoding="utf-8")
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      lock.close()
-      pid = (workdir / "pid").read_text(encoding="utf-8")
-      raise ValueError(f"--workdir={workdir} is in use by process {pid}: expected a folder that no other trainer writes") from None
-    for name, text in (("config.json", config_json), ("pid", str(os.getpid()))):
-      temporary = workdir / f".{name}.{os.getpid()}"
-      temporary.write_text(text, encoding="utf-8")
-      os.replace(temporary, workdir / name)
-  except OSError as error:
-    raise ValueError(f"--workdir={workdir} is not writable: {error.strerror}") from None
-  return lock
 
 
 def _dry_run(run: RunSpec, stage: StageSpec, json_path: str | None) -> None:

@@ -8,6 +8,8 @@ import glob
 import importlib.util
 import os
 import signal
+import sys
+import threading
 from collections.abc import Mapping
 
 import jax
@@ -23,6 +25,7 @@ MODES = ("auto", "on", "off")
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 JOIN_SECONDS = 300  # hosts of a slice do not start at the same moment
 LEAVE_SECONDS = 30  # to wait for the others at the end; who is not there by then is gone
+NOTICE_SECONDS = 20  # a process that waits for others so long says so
 STOP_LAG = 2  # steps between a signal and the step that ends, so that asking does not wait for the devices
 
 _asked: list[int] = []  # signals that this process has received; they outlive the loop that one of many students runs in
@@ -109,6 +112,9 @@ def _initialize(hosts: Hosts) -> None:
     check_count("process", count, hosts.processes)
     arguments = dict(coordinator_address=given[COORDINATOR], num_processes=count, process_id=index)
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  waiting = threading.Timer(NOTICE_SECONDS, _say_waiting, [given[COORDINATOR]])
+  waiting.daemon = True
+  waiting.start()
   try:
     jax.distributed.initialize(
       **arguments,
@@ -121,6 +127,13 @@ def _initialize(hosts: Hosts) -> None:
     raise ValueError(
       f"cannot join the other processes ({reason}): expected a TPU slice, SLURM or {COORDINATOR}; --multihost=off runs alone"
     ) from None
+  finally:
+    waiting.cancel()
+
+
+def _say_waiting(address: str | None) -> None:
+  where = f" at {address}" if address else ""
+  print(f"waiting for the other processes{where}: start them all; this one gives up after {JOIN_SECONDS} s", file=sys.stderr, flush=True)
 
 
 def _integer(name: str, value: str) -> int:

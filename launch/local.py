@@ -4,7 +4,7 @@
   python launch/local.py --processes=2 --devices=4 -- train --config=nano:base --workdir=runs/base
 
 Each process is told where the first one listens (JAX_COORDINATOR_ADDRESS), how many there are and which it is. --devices gives each so many
-virtual CPU devices. SIGTERM and Ctrl-C go to all of them: they save and end.
+virtual CPU devices; without it each has a GPU. SIGTERM and Ctrl-C go to all of them: they save and end.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   """The launcher's options, and the ivid command behind `--`."""
   parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], usage="local.py [options] -- train|distill FLAGS")
   parser.add_argument("--processes", type=int, default=2, help="how many (2)")
-  parser.add_argument("--devices", type=int, default=0, help="virtual CPU devices of each process; 0: the devices that are there")
+  parser.add_argument("--devices", type=int, default=0, help="virtual CPU devices of each process; 0: one GPU each")
   parser.add_argument("--coordinator", default="", help="HOST:PORT of the first process (a free port of this machine)")
   parser.add_argument("--heartbeat_seconds", type=int, default=10, help="a process that is silent for so long is lost (10)")
   parser.add_argument("--grace", type=float, default=15.0, help="seconds that the others have to end by themselves when one died (15)")
@@ -69,6 +69,8 @@ def environment(options: argparse.Namespace, address: str, index: int) -> dict[s
     kept = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in flag]
     variables["JAX_PLATFORMS"] = "cpu"
     variables["XLA_FLAGS"] = " ".join([*kept, f"--xla_force_host_platform_device_count={options.devices}"])
+  else:
+    variables["JAX_LOCAL_DEVICE_IDS"] = str(index)
   return variables
 
 

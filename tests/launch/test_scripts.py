@@ -106,6 +106,7 @@ def test_local():
     assert any(word.startswith("XLA_FLAGS=") and word.endswith("--xla_force_host_platform_device_count=4") for word in line)
     assert {"--multihost=on", "--expected_processes=2", "--expected_devices=8", "--workdir=/mnt/ivid/a b"} <= set(line)
   assert len(lines) == 2
+  assert [line[3] for line in dry("local.py", *TRAIN)] == ["JAX_LOCAL_DEVICE_IDS=0", "JAX_LOCAL_DEVICE_IDS=1"]  # a GPU each
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 from ivid.bin.config import find_cascade, text_encoder_folder
 from ivid.bin.samples import make_sampler
 from ivid.data.pipeline import Split, make_pipeline
-from ivid.parallel.distributed import StopSignal, is_first
+from ivid.parallel.distributed import StopSignal, alone, is_first
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import process_rows
 from ivid.spec.run import RunSpec
@@ -49,6 +49,10 @@ def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson
   mesh = make_mesh(run.mesh)
   training = make_training(stage, train, mesh, max_tokens=tokens, lesson=lesson)
 
+  def embed(captions: list[str]):
+    with alone():
+      return encoder.embed(captions, length=tokens)
+
   def batches(split: Split, start: int):
     host = make_pipeline(
       data=run.data,
@@ -58,7 +62,7 @@ def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson
       split=split,
       rows=process_rows(mesh, train.batch_size),
     )
-    return device_batches(host, lambda captions: encoder.embed(captions, length=tokens), mesh, train.batch_size)
+    return device_batches(host, embed, mesh, train.batch_size)
 
   with jax.set_mesh(mesh):
     checkpointer = Checkpointer(workdir, train.checkpoint, stage)

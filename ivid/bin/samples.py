@@ -16,7 +16,7 @@ from ivid.data.pipeline import Split, make_pipeline
 from ivid.media.clips import from_uint8, to_uint8, write_clip
 from ivid.media.pictures import write_png
 from ivid.media.sheet import contact_sheet
-from ivid.parallel.distributed import is_first, on_host
+from ivid.parallel.distributed import alone, is_first, on_host
 from ivid.sample.stage_sampler import sample_stage
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import SamplingSpec, StageSpec
@@ -89,13 +89,16 @@ def make_sampler(
   stage: Stage, run: RunSpec, encoder: TextEncoder, workdir: pathlib.Path, writer: MetricWriter
 ) -> Callable[[int, TrainState], dict[str, float]]:
   """Hook that writes samples/<step>.png and .mp4: conditioning (if any), sample and real clip of each validation caption."""
-  held_out = held_out_clips(stage.spec, run, encoder, run.train.num_samples)
+  with alone():
+    held_out = held_out_clips(stage.spec, run, encoder, run.train.num_samples)
   spec = held_out.view
   sampling = dataclasses.replace(spec.sampling, steps=run.train.sample_steps)
 
   def call(step: int, state: TrainState) -> dict[str, float]:
     started = time.monotonic()
-    clips = held_out.sample(on_host(state.ema), spec, sampling)  # every process makes the same clips: none waits for another
+    params = on_host(state.ema)
+    with alone():
+      clips = held_out.sample(params, spec, sampling)  # every process makes the same clips: none waits for another
     if not is_first():
       return {}
     rows, titles = held_out.inputs({"sample": clips, "real": held_out.real})

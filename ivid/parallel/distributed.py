@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import glob
 import importlib.util
@@ -17,8 +18,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ivid.parallel.mesh import make_mesh
 from ivid.programs import Program
 from ivid.spec.errors import nearest
+from ivid.spec.run import MeshSpec
 
 MODES = ("auto", "on", "off")
 # For processes that no cluster announces; launch/local.py sets them.
@@ -152,6 +155,15 @@ def wait_for_all(name: str) -> None:
   """Returns when every process has come to the place of that name."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
+
+
+def alone() -> contextlib.AbstractContextManager:
+  """Within it, arrays and programs are this process's own, on its first device, whatever mesh is set around it.
+
+  What one process does for itself, such as embedding its captions, must not become a program of all processes: they would have to
+  run it equally often.
+  """
+  return jax.set_mesh(make_mesh(MeshSpec(), jax.local_devices()[:1]))
 
 
 def on_host(tree):

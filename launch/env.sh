@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The environment of a run on accelerators, each setting with its reason:  source launch/env.sh tpu|gpu
+# The environment of a run on accelerators, each setting with its reason:  source launch/env.sh tpu|gpu|cpu
 # What is set outside already wins, as it stands behind these and the last one counts.
 
 tpu_flags=(
@@ -30,6 +30,14 @@ gpu_flags=(
   --xla_gpu_reduce_scatter_combine_threshold_bytes=67108864
 )
 
+cpu_flags=(
+  # Virtual devices share a few cores: one that waits long for its turn is not lost, and must not end the process. Lost processes are what
+  # heartbeats are for.
+  --xla_cpu_collective_call_warn_stuck_timeout_seconds=300
+  # The time after which XLA would end it.
+  --xla_cpu_collective_call_terminate_timeout_seconds=1800
+)
+
 case ${1:-tpu} in
   tpu)
     # The TPU compiler reads its flags here, not in XLA_FLAGS; one that it does not know ends the process.
@@ -42,7 +50,7 @@ case ${1:-tpu} in
     # XLA's share of a GPU's memory; the rest is for NCCL and the CUDA libraries.
     export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.9}
     ;;
-  cpu) ;; # nothing: launch/local.py gives virtual devices
+  cpu) export XLA_FLAGS="${cpu_flags[*]} ${XLA_FLAGS:-}" ;; # launch/local.py adds how many virtual devices
   *) printf 'env.sh: error: %s: expected tpu, gpu or cpu\n' "$1" >&2 && return 2 ;;
 esac
 

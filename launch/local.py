@@ -3,8 +3,8 @@
 
   python launch/local.py --processes=2 --devices=4 -- train --config=nano:base --workdir=runs/base
 
-Each process is told where the first one listens (JAX_COORDINATOR_ADDRESS), how many there are and which it is. --devices gives each so many
-virtual CPU devices; without it each has a GPU. SIGTERM and Ctrl-C go to all of them: they save and end.
+Each process has the environment of launch/env.sh, and is told where the first one listens (JAX_COORDINATOR_ADDRESS), how many there are and
+which it is. --devices gives each so many virtual CPU devices; without it each has a GPU. SIGTERM and Ctrl-C go to all: they save and end.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import time
 from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Sources env.sh for the platform that is named first, and becomes what follows.
+IN_ENVIRONMENT = ["bash", "-c", 'source "$0" "$1" && shift && exec "$@"', str(ROOT / "launch" / "env.sh")]
 JOINING = ("train", "distill")  # the commands that take --multihost
 POLL_SECONDS = 0.05
 TOGETHER_SECONDS = 0.5  # deaths within this time are one event: the cause is looked for among them
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for variables in added:
       print(shlex.join([*(f"{name}={value}" for name, value in variables.items()), *line]))
     return 0
-  return Group([start(line, variables) for variables in added]).wait(options.grace)
+  return Group([start([*IN_ENVIRONMENT, "cpu" if options.devices else "gpu", *line], variables) for variables in added]).wait(options.grace)
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -15,7 +15,7 @@ import numpy as np
 from ivid.bin.config import find_cascade, text_encoder_folder
 from ivid.bin.samples import make_sampler
 from ivid.data.pipeline import Split, make_pipeline
-from ivid.parallel.distributed import StopSignal, alone, is_first
+from ivid.parallel.distributed import StopSignal, alone, connect, is_first
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import process_rows
 from ivid.spec.run import RunSpec
@@ -47,6 +47,7 @@ def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson
   encoder = load_encoder(text_encoder_folder(run.data.text_encoder))
   stage = dataclasses.replace(stage, text_encoder=encoder.hash)
   mesh = make_mesh(run.mesh)
+  connect(mesh)
   training = make_training(stage, train, mesh, max_tokens=tokens, lesson=lesson)
 
   def embed(captions: list[str]):

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import glob
 import importlib.util
+import itertools
 import os
 import signal
 import sys
@@ -155,6 +156,21 @@ def wait_for_all(name: str) -> None:
   """Returns when every process has come to the place of that name."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
+
+
+def connect(mesh: Mesh) -> None:
+  """Lets the devices along each of the mesh's axes, and any several of them, meet once. All processes call this before they compile.
+
+  On CPUs a group of devices connects at its first collective, and gives up after 30 s: compilers of two processes can be further apart.
+  """
+  if jax.process_count() == 1 or jax.default_backend() != "cpu":
+    return
+  wait_for_all("connect")
+  axes = [axis for axis in mesh.axis_names if mesh.shape[axis] > 1]
+  for count in range(1, len(axes) + 1):
+    for group in itertools.combinations(axes, count):
+      total = jax.shard_map(lambda x, group=group: jax.lax.psum(x, group), mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec())
+      jax.block_until_ready(Program("connect", total).jit()(np.ones(1, np.float32)))
 
 
 def alone() -> contextlib.AbstractContextManager:

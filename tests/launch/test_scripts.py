@@ -185,10 +185,11 @@ def test_every_flag_of_the_environment_has_its_reason():
   assert all(lines[i - 1].strip().startswith("#") for i in flags)
 
 
-def test_xla_knows_the_flags_for_gpus():
-  """XLA ends a process with a flag that it does not know, also on the CPU."""
-  line = f'source {LAUNCH}/env.sh gpu && exec {sys.executable} -c "import jax; jax.devices()"'
-  for more, good in (("", True), ("--xla_gpu_no_such_flag=1", False)):
+@pytest.mark.parametrize("platform", ["gpu", "cpu"])
+def test_xla_knows_the_flags(platform):
+  """XLA ends a process with a flag that it does not know; it knows those for GPUs on the CPU too."""
+  line = f'source {LAUNCH}/env.sh {platform} && exec {sys.executable} -c "import jax; jax.devices()"'
+  for more, good in (("", True), ("--xla_no_such_flag=1", False)):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": more}
     done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode == 0) is good, done.stderr

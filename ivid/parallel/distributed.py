@@ -133,6 +133,7 @@ def _initialize(hosts: Hosts) -> None:
     ) from None
   finally:
     waiting.cancel()
+  _listen()  # from here on: JAX's own handler swallows a signal that comes while the program compiles
 
 
 def _say_waiting(address: str | None) -> None:
@@ -194,6 +195,10 @@ def whole(array: jax.Array) -> jax.Array:
   return multihost_utils.process_allgather(array, tiled=True)
 
 
+def _listen() -> None:
+  signal.signal(signal.SIGTERM, lambda number, frame: _asked.append(number))
+
+
 class StopSignal:
   """SIGTERM, to whichever process, as a stop that all processes agree on at the same step.
 
@@ -205,7 +210,7 @@ class StopSignal:
   def __init__(self, mesh: Mesh):
     self._heard: collections.deque[jax.Array] = collections.deque()
     self._alone = jax.process_count() == 1
-    signal.signal(signal.SIGTERM, lambda number, frame: _asked.append(number))
+    _listen()
     if not self._alone:
       flags = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
       self._flags = lambda: jax.make_array_from_process_local_data(flags, np.full(jax.local_device_count(), bool(_asked)))

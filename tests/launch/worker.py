@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ivid.bin.config import load_run, parse_flags
 from ivid.bin.hosts import define_hosts, join_hosts
 from ivid.bin.workdir import shared_folder
-from ivid.parallel.distributed import StopSignal, is_first, on_host
+from ivid.parallel.distributed import StopSignal, alone, connect, is_first, on_host
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import batch_sharding, process_rows, replicated, with_shardings
 from ivid.spec.run import CheckpointSpec, MeshSpec, TrainSpec
@@ -46,6 +46,7 @@ def main(argv):
   join_hosts(values)
   train = TrainSpec(steps=values.steps, batch_size=ROWS, log_every=1, eval_every=5, checkpoint=CheckpointSpec(every=5))
   mesh = make_mesh(MeshSpec(data=-1, fsdp=min(2, jax.device_count())))
+  connect(mesh)
   rows, mine, seen = batch_sharding(mesh), process_rows(mesh, ROWS), set()
   w = NamedSharding(mesh, PartitionSpec("fsdp"))
   shardings = TrainState(step=replicated(mesh), params={"w": w}, ema={"w": w}, opt_state={"g": w})
@@ -63,6 +64,9 @@ def main(argv):
 
   def hook(step, state):
     time.sleep(values.seconds)
+    with alone():  # as the validation clips are made, while the mesh of all processes is set
+      own = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(step), np.arange(2))
+    assert own.is_fully_addressable
     return {"eval/norm": float(np.linalg.norm(on_host(state.params)["w"]))}
 
   workdir = pathlib.Path(values.workdir)

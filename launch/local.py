@@ -127,7 +127,10 @@ class Group:
       if i != cause:
         say(f"process {i} {how(process.returncode)}")
     self._finish()
-    say("start the same command again: it goes on from the last checkpoint")
+    if self._processes[cause].returncode > 0:
+      say(f"lines marked [{cause}] say why")
+    else:
+      say("start the same command again: it goes on from the last checkpoint")
     return 1
 
   def _running(self) -> list[int]:

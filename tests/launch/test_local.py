@@ -66,3 +66,13 @@ def test_killed_stopped_and_started_again(whole, tmp_path):
   assert "process 0 read rows [0, 1, 2, 3, 4, 5, 6, 7];" in alone.stdout
   for name, value in arrays(one, STEPS).items():
     np.testing.assert_allclose(value, want[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_an_error_of_the_run_itself_is_left_to_its_own_words(tmp_path):
+  """Found by each process before it looks for the others."""
+  log = tmp_path / "run"
+  launch = Launch(log, "train", "--config=tiny:base", f"--workdir={log}", "--config.train.batchsize=3")
+  assert launch.process.wait(timeout=60) == 1
+  assert "[0] ivid train: error: unknown key 'config.train.batchsize': did you mean 'batch_size'?" in launch.printed
+  assert "launch: process 0 ended with status 1" in launch.printed and "launch: lines marked [0] say why" in launch.printed
+  assert "start the same command again" not in launch.printed and not log.exists()

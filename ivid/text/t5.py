@@ -168,6 +168,12 @@ class T5Encoder(nn.Module):
     return Encoder(self.spec, name="encoder")(x, mask=mask)
 
 
+def abstract_params(spec: TextSpec) -> dict[str, Any]:
+  """Shapes, dtypes and logical axis names of the parameters; nothing is computed, whatever the size."""
+  ids = jnp.zeros((1, 1), jnp.int32)
+  return jax.eval_shape(lambda: T5Encoder(spec).init(jax.random.key(0), ids, jnp.ones((1, 1), bool)))["params"]
+
+
 def init_params(key: jax.Array, spec: TextSpec) -> dict[str, Any]:
   """A random parameter tree in float32, without the logical axis names."""
   ids = jnp.zeros((1, 1), jnp.int32)

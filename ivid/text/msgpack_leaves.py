@@ -34,7 +34,8 @@ def open_msgpack(source: str | os.PathLike | bytes, *, name: str = "") -> dict[t
     return io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
 
   with open_file() as stream, open_file() as peek:
-    if _first_byte(peek, 0) not in _MAPS:
+    first = peek.read(1)
+    if not first or first[0] not in _MAPS:
       raise ValueError(f"{shown} is no T5X checkpoint: expected a msgpack dictionary, as flax.serialization writes it")
     unpacker = msgpack.Unpacker(stream, raw=False, max_buffer_size=LARGEST, strict_map_key=False)
     try:
@@ -50,7 +51,7 @@ def _first_byte(file: BinaryIO, offset: int) -> int:
   file.seek(offset)
   found = file.read(1)
   if not found:
-    raise msgpack.OutOfData if offset else ValueError("empty file")
+    raise msgpack.OutOfData
   return found[0]
 
 

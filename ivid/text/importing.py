@@ -115,6 +115,7 @@ def import_encoder(
   *,
   tokenizer: str = "",
   size: str = "",
+  name: str = "",
   dtype: str = "bfloat16",
   param_dtype: str = "",
   max_tokens: int = MAX_TOKENS,
@@ -124,6 +125,7 @@ def import_encoder(
   Args:
     tokenizer: "bytes" or the path of a SentencePiece model; empty: spiece.model beside the weights, or bytes for ByT5's 384 rows.
     size: name of a published encoder (ivid.spec.t5) that the checkpoint must be; empty: what the shapes tell.
+    name: of the encoder; empty: its published name, or t5.
     dtype: that the network computes in.
     param_dtype: that the weights are kept in; empty: like dtype.
 
@@ -137,12 +139,12 @@ def import_encoder(
       spec = t5_spec(size, **kinds)
     else:
       spec = infer_spec(leaves, tokenizer=BYTES, distance=config.get("relative_attention_max_distance", 128), **kinds)
-    spec = dataclasses.replace(spec, tokenizer=tokenizer or _tokenizer_beside(source, spec))
+    spec = dataclasses.replace(spec, name=name or spec.name, tokenizer=tokenizer or _tokenizer_beside(source, spec))
     params = traverse_util.unflatten_dict(leaves, sep="/")
     check_params(spec, params)
-    for name, leaf in leaves.items():
+    for key, leaf in leaves.items():
       if leaf.dtype.name not in _FLOATS:
-        raise ValueError(f"parameter {name} has type {leaf.dtype.name}: expected one of {', '.join(_FLOATS)}")
+        raise ValueError(f"parameter {key} has type {leaf.dtype.name}: expected one of {', '.join(_FLOATS)}")
   except ValueError as error:
     raise ValueError(f"{source}: {error}") from None
   make_tokenizer(spec)

@@ -26,7 +26,17 @@ def get_config(stage: str = "base") -> ml_collections.ConfigDict:
       train=train,
       distill=_distill(stage),
       mesh=dict(data=-1, fsdp=1, tensor=1),
-      data=dict(name="moving_shapes", dir="", aspect=5 / 3, paraphrase=0.3, two_objects=0.3, text_encoder="nano", threads=1, prefetch=2),
+      data=dict(
+        name="moving_shapes",
+        dir="",
+        aspect=5 / 3,
+        paraphrase=0.3,
+        two_objects=0.3,
+        text_encoder="nano",
+        embeddings="",
+        threads=1,
+        prefetch=2,
+      ),
     ),
     convert_dict=True,
   )

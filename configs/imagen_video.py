@@ -37,7 +37,17 @@ def get_config(stage: str = "base") -> ml_collections.ConfigDict:
       train=train,
       distill=_distill(stage),
       mesh=dict(data=-1, fsdp=16, tensor=1),
-      data=dict(name="moving_shapes", dir="", aspect=0.0, paraphrase=0.3, two_objects=0.3, text_encoder="t5_xxl", threads=16, prefetch=8),
+      data=dict(
+        name="moving_shapes",
+        dir="",
+        aspect=0.0,
+        paraphrase=0.3,
+        two_objects=0.3,
+        text_encoder="t5_xxl",
+        embeddings="",
+        threads=16,
+        prefetch=8,
+      ),
     ),
     convert_dict=True,
   )

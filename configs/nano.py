@@ -27,7 +27,7 @@ def get_config(stage: str = "base") -> ml_collections.ConfigDict:
       train=train,
       distill=distill,
       mesh=dict(data=-1, fsdp=1, tensor=1),
-      data=dict(name="moving_shapes", dir="", paraphrase=0.3, two_objects=0.3, text_encoder="nano", threads=1, prefetch=2),
+      data=dict(name="moving_shapes", dir="", paraphrase=0.3, two_objects=0.3, text_encoder="nano", embeddings="", threads=1, prefetch=2),
     ),
     convert_dict=True,
   )

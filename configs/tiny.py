@@ -58,7 +58,7 @@ def get_config(stage: str = "base") -> ml_collections.ConfigDict:
         adherence_prompts=0,
       ),
       mesh=dict(data=-1, fsdp=1, tensor=1),
-      data=dict(name="moving_shapes", text_encoder="nano"),
+      data=dict(name="moving_shapes", dir="", text_encoder="nano", embeddings=""),
     ),
     convert_dict=True,
   )

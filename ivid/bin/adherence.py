@@ -21,11 +21,11 @@ from ivid.sample.stage_sampler import sample_stage
 from ivid.spec.run import RunSpec
 from ivid.stage import Stage
 from ivid.steps import TrainState
-from ivid.text.encoder import TextEncoder
+from ivid.text.embedder import Embedder
 from ivid.train.rngs import stream
 
 
-def make_adherence(stage: Stage, run: RunSpec, encoder: TextEncoder) -> Callable[[int, TrainState], dict[str, float]]:
+def make_adherence(stage: Stage, run: RunSpec, encoder: Embedder) -> Callable[[int, TrainState], dict[str, float]]:
   """Hook that returns adherence/GROUP/ATTRIBUTE over run.train.adherence_prompts prompts of each group, the same ones every time.
 
   A super-resolution stage gets drawn scenes of the prompts at its input's size.

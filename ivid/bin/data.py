@@ -1,8 +1,11 @@
-"""Look at what a stage's model sees, or write clips as ArrayRecord.
+"""Look at what a stage's model sees, write clips as ArrayRecord, import text encoders, and embed captions once.
 
 ivid data inspect --config=nano:ssr1 --out=sheet.png
 ivid data prepare --out=DIR --num_clips=1000 --size=16x24x40
 ivid data prepare --out=DIR --input=FOLDER --size=16x24x40 --fps=3
+ivid data import-t5 --from=CHECKPOINT --tokenizer=spiece.model --out=DIR
+ivid data export-t5 --from=DIR --out=T5X/checkpoint_0
+ivid data embed --config=imagen_video:base --config.data.name=tfds:NAME --config.data.text_encoder=DIR --out=DIR
 """
 
 from __future__ import annotations
@@ -13,16 +16,19 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ivid.bin.config import define_config, load_run, parse_flags, split_overrides
+from ivid.bin.cache import enable_compilation_cache
+from ivid.bin.config import define_config, load_run, parse_flags, split_overrides, text_encoder_folder
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import nearest
 
-COMMANDS = ("inspect", "prepare")
+COMMANDS = ("inspect", "prepare", "import-t5", "export-t5", "embed")
+DTYPES = ("bfloat16", "float32")
+OUT = {"inspect": "a .png file", "export-t5": "a new folder, such as T5X/checkpoint_0"}  # what --out is; a folder by default
 
 
 def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
-  flags.DEFINE_string("out", None, "inspect: the .png to write. prepare: the folder of TFDS data sets (data.dir).", flag_values=values)
+  flags.DEFINE_string("out", None, "What to write: a .png (inspect), else a folder; of prepare data.dir.", flag_values=values)
   flags.DEFINE_integer("num_clips", None, "inspect: rows to show (4). prepare: clips to draw (1000).", flag_values=values)
   flags.DEFINE_integer("num_test", 100, "prepare: clips of the test split.", flag_values=values)
   flags.DEFINE_string("size", "16x24x40", "prepare: frames x height x width.", flag_values=values)
@@ -30,6 +36,21 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("seed", 0, "prepare: of the scenes.", flag_values=values)
   flags.DEFINE_string("input", None, "prepare: a folder of clips, each with its caption in a .txt file beside it.", flag_values=values)
   flags.DEFINE_enum("split", "train", ["train", "eval", "held_out"], "inspect: what to show.", flag_values=values)
+
+  flags.DEFINE_string(
+    "from",
+    None,
+    "import-t5: T5X folder (local or gs://...) or msgpack file, or Hugging Face safetensors. export-t5: an encoder, or a shipped cascade.",
+    flag_values=values,
+  )
+  flags.DEFINE_string("tokenizer", "", "import-t5: a SentencePiece .model, or bytes; default: what lies beside.", flag_values=values)
+  flags.DEFINE_string("model", "", "import-t5: the published size it must be, such as t5_v1_1_xxl; default: any.", flag_values=values)
+  flags.DEFINE_string("name", "", "import-t5: what the encoder is called; default: its published name, or t5.", flag_values=values)
+  flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "import-t5: what the network computes in.", flag_values=values)
+  flags.DEFINE_enum("param_dtype", None, DTYPES, "import-t5: what weights are kept in (default: like dtype).", flag_values=values)
+  flags.DEFINE_integer("max_tokens", 256, "import-t5: tokens a caption is truncated to.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("batch_size", 64, "embed: captions a call of the encoder.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("shard_size", 1024, "embed: captions a file.", lower_bound=1, flag_values=values)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,11 +62,8 @@ def main(argv: Sequence[str]) -> None:
   rest.remove(command)
   values = parse_flags([program, *rest], define_flags)
   if not values.out:
-    raise ValueError(f"--out is missing: expected {'a .png file' if command == 'inspect' else 'a folder'}")
-  if command == "inspect":
-    _inspect(values, overrides)
-  else:
-    _prepare(values)
+    raise ValueError(f"--out is missing: expected {OUT.get(command, 'a folder')}")
+  {"inspect": _inspect, "prepare": _prepare, "import-t5": _import_t5, "export-t5": _export_t5, "embed": _embed}[command](values, overrides)
 
 
 def _inspect(values: flags.FlagValues, overrides: Sequence[str]) -> None:
@@ -61,7 +79,8 @@ def _inspect(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   print(f"wrote {out}")
 
 
-def _prepare(values: flags.FlagValues) -> None:
+def _prepare(values: flags.FlagValues, overrides: Sequence[str]) -> None:
+  del overrides  # no config
   shape = clip_shape(values.size, values.fps)
   out = pathlib.Path(values.out)
   from ivid.data import moving_shapes_builder as builders  # TFDS takes seconds to import
@@ -77,6 +96,52 @@ def _prepare(values: flags.FlagValues) -> None:
     builder = builders.MovingShapes(data_dir=out, config=config)
   folder = builders.prepare(builder)
   print(f"wrote {folder}; read it with --config.data.name=tfds:{builder.name}/{name} --config.data.dir={out}")
+
+
+def _source(values: flags.FlagValues, what: str) -> str:
+  source = values["from"].value
+  if not source:
+    raise ValueError(f"--from is missing: expected {what}")
+  return source
+
+
+def _import_t5(values: flags.FlagValues, overrides: Sequence[str]) -> None:
+  del overrides  # no config
+  source = _source(values, "a T5X checkpoint or Hugging Face safetensors")
+  from ivid.text.importing import import_encoder  # starts JAX
+
+  kinds = dict(dtype=values.dtype, param_dtype=values.param_dtype or "", max_tokens=values.max_tokens)
+  spec = import_encoder(source, values.out, tokenizer=values.tokenizer, size=values.model, name=values.name, **kinds)
+  print(f"wrote {values.out}: {spec.name}, {spec.layers} layers of {spec.dim}; read it with --config.data.text_encoder={values.out}")
+
+
+def _export_t5(values: flags.FlagValues, overrides: Sequence[str]) -> None:
+  del overrides  # no config
+  source = _source(values, "the folder of a text encoder, or a cascade that ships")
+  from ivid.text.encoder import open_encoder
+  from ivid.text.t5x_format import write_t5x
+
+  spec, params = open_encoder(text_encoder_folder(source))
+  write_t5x(values.out, params)
+  print(f"wrote {values.out}: {spec.name} as T5X reads it, float32, the encoder alone")
+
+
+def _embed(values: flags.FlagValues, overrides: Sequence[str]) -> None:
+  run = load_run(values.config, overrides)
+  enable_compilation_cache()
+  from tqdm import tqdm
+
+  from ivid.bin.captions import embed_captions  # starts JAX
+
+  with tqdm(unit="shard", desc="captions") as bar:
+
+    def progress(done: int, total: int) -> None:
+      bar.total, bar.n = total, done
+      bar.refresh()
+
+    sizes = dict(length=run.cascade.text.max_tokens, batch_size=values.batch_size, shard_size=values.shard_size)
+    folder = embed_captions(run.data, values.out, progress=progress, **sizes)
+  print(f"wrote {folder}; read it with --config.data.embeddings={folder}")
 
 
 def clip_shape(size: str, fps: float | None) -> ClipShape:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ivid.bin.config import text_encoder_folder
+from ivid.bin.captions import open_text
 from ivid.bin.samples import SHEET_COLUMNS, held_out_clips
 from ivid.media.pictures import write_png
 from ivid.media.plot import plot_metrics, read_metrics
@@ -22,7 +22,6 @@ from ivid.media.sheet import contact_sheet
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
 from ivid.stage import needs_guidance
-from ivid.text.encoder import load_encoder
 from ivid.train.distill import Phase, teacher_stage
 from ivid.train.rngs import stream
 from ivid.train.view import training_view
@@ -42,7 +41,7 @@ class Report:
   def __init__(self, run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: StageSpec, params: Any):
     self._run, self._stage, self._workdir = run, stage, workdir
     self._original = teacher, params
-    self._encoder = load_encoder(text_encoder_folder(run.data.text_encoder))
+    self._encoder = open_text(run)
     self._held_out = held_out_clips(stage, run, self._encoder, run.distill.num_samples)
     self._sampled: dict[tuple[str, int], tuple[np.ndarray, float]] = {}
     self._rows: list[dict[str, Any]] = []

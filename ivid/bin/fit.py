@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ivid.bin.config import find_cascade, text_encoder_folder
+from ivid.bin.captions import open_text
+from ivid.bin.config import find_cascade
 from ivid.bin.samples import make_sampler
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.parallel.distributed import StopSignal, alone, connect, is_first
@@ -21,7 +22,6 @@ from ivid.parallel.sharding import process_rows
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
 from ivid.stage import Teacher
-from ivid.text.encoder import load_encoder
 from ivid.train import checkpoint
 from ivid.train.checkpoint import Checkpointer
 from ivid.train.loop import Hook, Loop
@@ -44,7 +44,7 @@ def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson
   # Prompts that a user types are worth a warning; long paraphrases in the training data lose their tails by design.
   warnings.filterwarnings("ignore", message="text of .* truncated")
   train, tokens = run.train, run.cascade.text.max_tokens
-  encoder = load_encoder(text_encoder_folder(run.data.text_encoder))
+  encoder = open_text(run)
   stage = dataclasses.replace(stage, text_encoder=encoder.hash)
   mesh = make_mesh(run.mesh)
   connect(mesh)

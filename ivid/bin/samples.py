@@ -23,7 +23,7 @@ from ivid.spec.run import RunSpec
 from ivid.spec.stage import SamplingSpec, StageSpec
 from ivid.stage import Stage
 from ivid.steps import TrainState
-from ivid.text.encoder import TextEncoder
+from ivid.text.embedder import Embedder
 from ivid.train.metrics import MetricWriter
 from ivid.train.rngs import stream
 from ivid.train.view import training_view
@@ -84,7 +84,7 @@ class HeldOut:
     return rows, titles
 
 
-def held_out_clips(stage: StageSpec, run: RunSpec, encoder: TextEncoder, count: int) -> HeldOut:
+def held_out_clips(stage: StageSpec, run: RunSpec, encoder: Embedder, count: int) -> HeldOut:
   """The first `count` clips of the validation set."""
   spec = training_view(stage, run.train)
   videos = dataclasses.replace(run.train, image_fraction=0.0, batch_size=count, accumulation=1)
@@ -99,7 +99,7 @@ def held_out_clips(stage: StageSpec, run: RunSpec, encoder: TextEncoder, count: 
 
 
 def make_sampler(
-  stage: Stage, run: RunSpec, encoder: TextEncoder, workdir: pathlib.Path, writer: MetricWriter
+  stage: Stage, run: RunSpec, encoder: Embedder, workdir: pathlib.Path, writer: MetricWriter
 ) -> Callable[[int, TrainState], dict[str, float]]:
   """Hook that writes samples/<step>.png and .mp4: conditioning (if any), sample and real clip of each validation caption."""
   with alone():

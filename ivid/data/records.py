@@ -57,6 +57,14 @@ def clip_of(record: Mapping[str, Any]) -> np.ndarray:
 
 
 def text_of(record: Mapping[str, Any], name: str) -> str:
-  """A text entry, whether the reader gives bytes or str; empty if it is not there."""
+  """A text entry, whether the reader gives bytes or str; empty if it is not there.
+
+  Raises:
+    ValueError: bytes that are no UTF-8.
+  """
   value = record.get(name, "")
-  return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+  try:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+  except UnicodeDecodeError as error:
+    wrong = f"byte {value[error.start]:#04x} at place {error.start} of {len(value)}"
+    raise ValueError(f"a record's {name} is no UTF-8: {wrong}; it begins with {value[:20]!r}") from None

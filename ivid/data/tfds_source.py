@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,24 @@ class TfdsSource:
     if clip.shape[1] < want.height or clip.shape[2] < want.width:
       raise ValueError(f"a record has pictures of {clip.shape[1]}x{clip.shape[2]}: expected at least {want.height}x{want.width}")
     return resized(clip, want.height, want.width)[:, top : top + self.view.height, left : left + self.view.width]
+
+
+def all_captions(data: DataSpec) -> Iterator[str]:
+  """Every caption of every split, of clips and of single frames; clips are not decoded.
+
+  Raises:
+    ValueError: as `find_folder`; a data set that is drawn on the fly; a caption that is no UTF-8, or is missing.
+  """
+  if not data.name.startswith(PREFIX):
+    raise ValueError(f"data.name={data.name!r} has no end of captions: expected tfds:NAME (`ivid data prepare` makes one)")
+  builder = tfds.builder_from_directory(find_folder(data))
+  wanted = (records.CAPTION, records.IMAGE_CAPTION)
+  if records.CAPTION not in builder.info.features:
+    raise ValueError(f"data.name={data.name!r} has no {records.CAPTION!r}: its records hold {', '.join(sorted(builder.info.features))}")
+  decoders = {name: tfds.decode.SkipDecoding() for name in builder.info.features if name not in wanted}
+  for split in builder.info.splits:
+    for record in builder.as_data_source(split=split, decoders=decoders):
+      yield from (records.text_of(record, name) for name in wanted if name in record)
 
 
 def find_folder(data: DataSpec) -> pathlib.Path:

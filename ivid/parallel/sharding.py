@@ -22,7 +22,10 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   "embed_out": "tensor",
   "heads": "tensor",
   "mlp": "tensor",
-  "vocab": "fsdp",
+  # The text encoder's: its width takes the part of input channels, in the embedding's rows too.
+  "embed": "fsdp",
+  "joined_kv": "tensor",
+  "vocab": "tensor",
 }
 
 

@@ -135,4 +135,5 @@ def _embed(cascade: Cascade, stages: tuple[str, ...], prompts: Sequence[str]) ->
     shape = (len(prompts), encoder.spec.max_tokens)
     return np.zeros((*shape, encoder.spec.dim), ml_dtypes.bfloat16), np.zeros(shape, bool)
   text, mask = encoder.embed([prompt or next(filter(None, prompts)) for prompt in prompts])
+  encoder.release()  # T5-XXL and the first stage need not fit together
   return text, mask & np.array(said)[:, None]

@@ -23,11 +23,13 @@ class TextSpec:
   relative_buckets: int = 32
   relative_distance: int = 128
   max_tokens: int = 128
-  dtype: str = "float32"
+  dtype: str = "float32"  # that the network computes in
+  param_dtype: str = "bfloat16"  # that the weights are stored and rounded to
 
   def __post_init__(self):
-    if self.dtype not in ("float32", "bfloat16"):
-      raise ValueError(f"text.dtype={self.dtype!r}: expected 'float32' or 'bfloat16' (T5 overflows in float16)")
+    for name in ("dtype", "param_dtype"):
+      if getattr(self, name) not in ("float32", "bfloat16"):
+        raise ValueError(f"text.{name}={getattr(self, name)!r}: expected 'float32' or 'bfloat16' (T5 overflows in float16)")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -159,6 +159,7 @@ class DataSpec:
   paraphrase: float = 0.3  # share of training captions that are paraphrased
   two_objects: float = 0.3  # share of scenes with two objects
   text_encoder: str = "nano"  # folder of a frozen text encoder, or the name of a shipped cascade
+  embeddings: str = ""  # folder that `ivid data embed` wrote; the text encoder is then not loaded
   threads: int = 1
   prefetch: int = 2
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -24,11 +23,14 @@ from ivid.programs import Program
 from ivid.spec import convert
 from ivid.spec.cascade import TextSpec
 from ivid.text import t5
+from ivid.text.identity import EncoderDigest, check_params, encoder_hash
+from ivid.text.placement import Placement, place
 from ivid.text.tokenizer import BYTES, make_tokenizer, pad_tokens
 
-STORED = ml_dtypes.bfloat16
+STORED = ml_dtypes.bfloat16  # embeddings, everywhere outside the network
 LENGTH_STEP = 16  # captions run padded to a multiple of this, so there are at most max_tokens / 16 compiled shapes
 BATCH_SIZE = 8  # captions a call of the network, always: a caption's bits do not depend on its company
+IN_FLIGHT = 2  # calls that a device may be given before the host waits for the first
 CACHE_SIZE = 20_000
 SPEC_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "spec.json", "weights.safetensors", "tokenizer.model"
 
@@ -41,10 +43,23 @@ def _compiled(spec: TextSpec) -> Callable[..., jax.Array]:
 
 
 class TextEncoder:
-  """Captions to T5 embeddings [N, L, D]; parameters are rounded to bfloat16, as they are stored. May be called from several threads."""
+  """Captions to T5 embeddings [N, L, D]; parameters are rounded to the param_dtype, as stored. May be called from several threads."""
 
-  def __init__(self, spec: TextSpec, params: Any, *, cache_size: int = CACHE_SIZE):
-    """Args: params: nested dictionary of arrays as `t5.init_params`.
+  def __init__(
+    self,
+    spec: TextSpec,
+    params: Any,
+    *,
+    digest: str = "",
+    placement: Placement | None = None,
+    batch_size: int = BATCH_SIZE,
+    cache_size: int = CACHE_SIZE,
+  ):
+    """Args:
+      params: nested dictionary as `t5.init_params`, of arrays, or of Leaves, read straight into their shards when needed.
+      digest: the hash, where it is known; otherwise every parameter is read once for it.
+      placement: on several devices; None: all on the first.
+      batch_size: captions a call; a multiple of the shards of `placement.rows`.
 
     Raises:
       ValueError: parameters that do not fit the spec, or a tokenizer larger than the vocabulary.
@@ -52,8 +67,10 @@ class TextEncoder:
     check_params(spec, params)
     self.spec = spec
     self.tokenizer = make_tokenizer(spec)
-    self.hash = encoder_hash(spec, params)
-    self._params = jax.tree.map(lambda p: np.asarray(p).astype(STORED).astype(spec.dtype), params)
+    self.hash = digest or encoder_hash(spec, params)
+    self._params = params
+    self._placement = placement
+    self._batch_size = batch_size
     self._on_device = None
     self._run = _compiled(spec)
     self._cache: collections.OrderedDict[tuple[str, int], np.ndarray] = collections.OrderedDict()
@@ -92,83 +109,96 @@ class TextEncoder:
       mask[n, : len(rows)] = True
     return embeddings, mask
 
+  def rows(self, captions: Sequence[str], length: int) -> dict[str, np.ndarray]:
+    """As `embed`, by caption and without padding: bfloat16 [tokens, D]. Goes around the cache."""
+    return self._encode(list(dict.fromkeys(captions)), length)
+
+  def release(self) -> None:
+    """Frees the parameters on the devices; the next caption brings them back."""
+    with self._lock:
+      if self._on_device is not None:
+        jax.tree.map(lambda array: array.delete(), self._on_device)
+      self._on_device = None
+
   def _encode(self, captions: Sequence[str], length: int) -> dict[str, np.ndarray]:
-    """Rows [tokens, D] of each caption, from batches of BATCH_SIZE captions of one padded length."""
+    """Rows [tokens, D] of each caption, from batches of one padded length each."""
     groups = collections.defaultdict(list)
     for caption, ids in zip(captions, self.tokenizer.token_lists(captions, length), strict=True):
       groups[min(-(-len(ids) // LENGTH_STEP) * LENGTH_STEP, self.spec.max_tokens)].append((caption, ids))
-    rows = {}
+    rows: dict[str, np.ndarray] = {}
+    flying: collections.deque[tuple[list[tuple[str, list[int]]], jax.Array]] = collections.deque()
+
+    def land() -> None:
+      part, out = flying.popleft()
+      for (caption, tokens), row in zip(part, np.asarray(out), strict=False):
+        rows[caption] = row[: len(tokens)].astype(STORED)
+
     for padded, group in groups.items():
-      for start in range(0, len(group), BATCH_SIZE):
-        part = group[start : start + BATCH_SIZE]
-        blanks = [[]] * (BATCH_SIZE - len(part))
-        ids, mask = pad_tokens([row for _, row in part] + blanks, padded, pad_id=self.tokenizer.pad_id)
-        out = np.asarray(self._run(self._device_params(), ids, mask))
-        for (caption, tokens), row in zip(part, out, strict=False):
-          rows[caption] = row[: len(tokens)].astype(STORED)
+      for start in range(0, len(group), self._batch_size):
+        part = group[start : start + self._batch_size]
+        blanks = [[]] * (self._batch_size - len(part))
+        batch = pad_tokens([row for _, row in part] + blanks, padded, pad_id=self.tokenizer.pad_id)
+        if self._placement:
+          batch = jax.device_put(batch, self._placement.rows)
+        flying.append((part, self._run(self._device_params(), *batch)))
+        if len(flying) >= IN_FLIGHT:
+          land()
+    while flying:
+      land()
     return rows
 
   def _device_params(self) -> Any:
     """The parameters as device arrays, moved there at the first call: making an encoder touches no device."""
     with self._lock:
       if self._on_device is None:
-        self._on_device = jax.device_put(self._params)
+        kinds = np.dtype(self.spec.param_dtype), np.dtype(self.spec.dtype)
+        if self._placement:
+          self._on_device = jax.tree.map(functools.partial(place, kinds=kinds), self._params, self._placement.params)
+        else:
+          self._on_device = jax.tree.map(functools.partial(place, sharding=None, kinds=kinds), self._params)
       return self._on_device
 
 
-def check_params(spec: TextSpec, params: Any) -> None:
-  """ValueError naming the first parameter that is missing, unknown or of another shape than the spec's."""
-  want = traverse_util.flatten_dict(jax.eval_shape(lambda: t5.init_params(jax.random.key(0), spec)), sep="/")
-  have = traverse_util.flatten_dict(params, sep="/")
-  for name in sorted(want.keys() | have.keys()):
-    if name not in have:
-      raise ValueError(f"text encoder {spec.name}: parameter {name} is missing, expected shape {want[name].shape}")
-    if name not in want:
-      raise ValueError(f"text encoder {spec.name}: unknown parameter {name}, expected {len(want)} parameters of {spec.layers} layers")
-    if have[name].shape != want[name].shape:
-      raise ValueError(f"text encoder {spec.name}: parameter {name} has shape {have[name].shape}, expected {want[name].shape}")
-
-
-def encoder_hash(spec: TextSpec, params: Any) -> str:
-  """SHA-256 (hex) over the spec's JSON and the names, shapes and bfloat16 bytes of the parameters.
-
-  A SentencePiece model enters by its contents, not by its path, so that moving a folder keeps the hash.
-  """
-  described = convert.to_dict(spec)
-  if spec.tokenizer != BYTES:
-    described["tokenizer"] = hashlib.sha256(pathlib.Path(spec.tokenizer).read_bytes()).hexdigest()
-  digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-  for name, value in sorted(traverse_util.flatten_dict(params, sep="/").items()):
-    stored = np.ascontiguousarray(np.asarray(value).astype(STORED))
-    digest.update(f"{name}{stored.shape}".encode())
-    digest.update(stored.tobytes())
-  return digest.hexdigest()
-
-
 def save_encoder(folder: str | os.PathLike, spec: TextSpec, params: Any) -> None:
-  """Writes spec.json and weights.safetensors (bfloat16), and a copy of the SentencePiece model if there is one."""
+  """Writes spec.json and weights.safetensors (in param_dtype), and a copy of the SentencePiece model if there is one.
+
+  Args:
+    params: arrays, or Leaves, of which one is in memory at a time.
+  """
   check_params(spec, params)
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  digest = encoder_hash(spec, params)
+  digest = EncoderDigest(spec)
   if spec.tokenizer != BYTES:
     target = folder / TOKENIZER_FILE
     if not target.exists() or not target.samefile(spec.tokenizer):
       shutil.copyfile(spec.tokenizer, folder / f".{TOKENIZER_FILE}")
       os.replace(folder / f".{TOKENIZER_FILE}", target)
     spec = dataclasses.replace(spec, tokenizer=TOKENIZER_FILE)
-  weights.write_weights(folder / WEIGHTS_FILE, params, dtype=STORED, metadata={"hash": digest})
+  weights.write_weights(folder / WEIGHTS_FILE, params, dtype=np.dtype(spec.param_dtype), digest=digest)
   temporary = folder / f".{SPEC_FILE}"
   temporary.write_text(convert.to_json(spec) + "\n")
   os.replace(temporary, folder / SPEC_FILE)
 
 
-def load_encoder(folder: str | os.PathLike) -> TextEncoder:
-  """The encoder that `save_encoder` wrote.
+def load_encoder(folder: str | os.PathLike, *, placement: Callable[[TextSpec], Placement] | None = None, **options: Any) -> TextEncoder:
+  """The encoder that `save_encoder` wrote. Its parameters are read one by one: for the hash now, onto the devices at the first caption.
+
+  Args:
+    placement: where they lie on several devices; each process then reads its own parts alone, and the hash is the recorded one.
+    options: further arguments of TextEncoder.
 
   Raises:
     ValueError: no or damaged files, or parameters that do not fit the spec.
   """
+  spec, leaves = open_encoder(folder)
+  if placement is not None:
+    options |= dict(placement=placement(spec), digest=weights.read_header(pathlib.Path(folder) / WEIGHTS_FILE)[1].get(weights.HASH, ""))
+  return TextEncoder(spec, leaves, **options)
+
+
+def open_encoder(folder: str | os.PathLike) -> tuple[TextSpec, dict[str, Any]]:
+  """Spec and Leaves of the encoder in the folder; of the weights only the header is read. Raises as `load_encoder`."""
   folder = pathlib.Path(folder)
   path = folder / SPEC_FILE
   if not path.is_file():
@@ -179,4 +209,4 @@ def load_encoder(folder: str | os.PathLike) -> TextEncoder:
     raise ValueError(f"{path} is no JSON: {error}") from None
   if spec.tokenizer != BYTES:
     spec = dataclasses.replace(spec, tokenizer=str(folder / spec.tokenizer))
-  return TextEncoder(spec, weights.read_weights(folder / WEIGHTS_FILE, dtype=spec.dtype))
+  return spec, traverse_util.unflatten_dict(weights.open_weights(folder / WEIGHTS_FILE), sep="/")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -166,6 +168,16 @@ class T5Encoder(nn.Module):
     assert ids.shape == mask.shape, (ids.shape, mask.shape)
     x = TokenEmbedder(self.spec, name="token_embedder")(ids)
     return Encoder(self.spec, name="encoder")(x, mask=mask)
+
+
+@functools.lru_cache(maxsize=32)
+def abstract_params(spec: TextSpec) -> dict[str, Any]:
+  """Shapes, dtypes and logical axis names of the parameters; nothing is computed, whatever the size. Not to be changed: it is cached."""
+  ids = jnp.zeros((1, 1), jnp.int32)
+  one = dataclasses.replace(spec, layers=1)  # the layers are alike, and tracing dozens takes seconds
+  params = jax.eval_shape(lambda: T5Encoder(one).init(jax.random.key(0), ids, jnp.ones((1, 1), bool)))["params"]
+  layers = {f"layers_{n}": params["encoder"]["layers_0"] for n in range(spec.layers)}
+  return params | {"encoder": params["encoder"] | layers}
 
 
 def init_params(key: jax.Array, spec: TextSpec) -> dict[str, Any]:

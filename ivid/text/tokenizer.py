@@ -32,10 +32,13 @@ class Tokenizer(abc.ABC):
     """Ids of each text with EOS, at most `max_tokens`; EOS stays the last of a truncated one.
 
     Raises:
-      ValueError: a text that is empty or blank.
+      ValueError: a text that is no str, is empty or blank, or holds half of a surrogate pair (from decoding invalid bytes).
     """
     lists, cut = [], []
     for n, text in enumerate(texts):
+      if not isinstance(text, str):
+        raise ValueError(f"text {n} of {len(texts)} is a {type(text).__name__}: expected a str")
+      _check_unicode(text, n, len(texts))
       if not text.strip():
         raise ValueError(f"text {n} of {len(texts)} is {text!r}: expected a prompt with at least one character that is not blank")
       ids = self.tokens(text)
@@ -71,8 +74,10 @@ class SentencePieceTokenizer(Tokenizer):
   """
 
   def __init__(self, path: str):
-    import sentencepiece  # the byte tokenizer must work without it
-
+    try:
+      import sentencepiece  # the byte tokenizer must work without it
+    except ImportError:
+      raise ValueError(f"the tokenizer {path!r} needs the package sentencepiece: expected `pip install 'ivid[t5]'`") from None
     if not pathlib.Path(path).is_file():
       raise ValueError(f"no SentencePiece model at {path!r}: expected 'bytes' or the path of a .model file")
     try:
@@ -87,6 +92,14 @@ class SentencePieceTokenizer(Tokenizer):
 
   def tokens(self, text: str) -> list[int]:
     return self._processor.encode(text)
+
+
+def _check_unicode(text: str, n: int, count: int) -> None:
+  try:
+    text.encode("utf-8")
+  except UnicodeEncodeError as error:
+    what = f"character {error.start} ({text[error.start]!r})"
+    raise ValueError(f"text {n} of {count} is no valid Unicode: {what} has no UTF-8; expected text decoded from valid UTF-8") from None
 
 
 def pad_tokens(lists: Sequence[Sequence[int]], length: int, *, pad_id: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,19 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from ivid.bin.captions import open_text
+from ivid.bin.config import load_run, text_encoder_folder
 from ivid.bin.data import clip_shape, main
+from ivid.bin.samples import held_out_clips
+from ivid.data.pipeline import Split, make_pipeline
+from ivid.parallel.mesh import make_mesh
+from ivid.spec.cascade import TextSpec
+from ivid.text.encoder import load_encoder
+from ivid.train.run import device_batches
+from ivid.weights import read_header
 
 
 def test_inspect_writes_a_sheet(tmp_path, capsys):
@@ -27,7 +38,7 @@ def test_the_rate_follows_from_the_frames():
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ([], "expected one of inspect, prepare"),
+    ([], "expected one of inspect, prepare, import-t5"),
     (["inspct", "--out=a.png"], "did you mean 'inspect'"),
     (["inspect"], "--out is missing: expected a .png"),
     (["inspect", "--config=tiny:base", "--out=a.jpg"], "such as a.png"),
@@ -37,6 +48,71 @@ def test_the_rate_follows_from_the_frames():
   ],
 )
 def test_errors_are_one_line(arguments, message):
+  with pytest.raises(ValueError, match=message) as error:
+    main(["ivid data", *arguments])
+  assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+  """The shipped encoder as T5X lays it out."""
+  folder = tmp_path_factory.mktemp("t5x") / "checkpoint_0"
+  main(["ivid data", "export-t5", "--from=nano", f"--out={folder}"])
+  return folder
+
+
+def test_export_and_import_bring_the_same_encoder_back(tmp_path, capsys, exported):
+  kinds = ["--dtype=float32", "--param_dtype=bfloat16", "--max_tokens=128", "--name=nano"]
+  main(["ivid data", "import-t5", f"--from={exported}", f"--out={tmp_path / 'again'}", *kinds])
+  assert "nano, 5 layers of 256" in capsys.readouterr().out
+  shipped = text_encoder_folder("nano")
+  assert load_encoder(tmp_path / "again").hash == load_encoder(shipped).hash
+
+
+def test_embed_once_then_read_without_t5(tmp_path, capsys, monkeypatch):
+  main(["ivid data", "prepare", f"--out={tmp_path}", "--num_clips=2", "--num_test=1", "--size=4x12x20"])
+  config = ["--config=tiny:base", "--config.data.name=tfds:moving_shapes", f"--config.data.dir={tmp_path}"]
+  main(["ivid data", "embed", *config, f"--out={tmp_path / 'embeddings'}", "--batch_size=8"])
+  told = capsys.readouterr().out.split()[-1]
+  overrides = [a.removeprefix("--config.") for a in [*config[1:], told, "--config.data.text_encoder=nowhere"]]
+  monkeypatch.setattr("ivid.text.encoder.load_encoder", None)
+  run = load_run("tiny:base", overrides)
+  source = open_text(run)
+  for split in (Split.TRAIN, Split.EVAL):
+    host = make_pipeline(data=run.data, train=run.train, stage=run.cascade.stage("base"), split=split)
+    batch = next(device_batches(host, lambda captions: source.embed(captions, length=128), make_mesh(run.mesh)))
+    assert batch["text"].shape == (8, 4, 128, 256) and batch["text_mask"].any(-1).all()
+  held_out = held_out_clips(run.cascade.stage("base"), run, source, 2)
+  assert source.hash == open_encoder_hash() and held_out.mask.any(-1).all()
+  monkeypatch.undo()
+  want, mask = load_encoder(text_encoder_folder("nano")).embed(held_out.captions, length=128)
+  np.testing.assert_array_equal(held_out.mask, mask)
+  np.testing.assert_allclose(held_out.text.astype(np.float32), want.astype(np.float32), atol=0.05)
+  with pytest.raises(ValueError, match="gives embeddings of width 256, cascade tiny reads 16"):
+    open_text(dataclasses.replace(run, cascade=dataclasses.replace(run.cascade, text=TextSpec(dim=16), stages=_narrow(run))))
+
+
+def open_encoder_hash():
+  return read_header(text_encoder_folder("nano") / "weights.safetensors")[1]["hash"]
+
+
+def _narrow(run):
+  return tuple(dataclasses.replace(s, unet=dataclasses.replace(s.unet, text_dim=16)) for s in run.cascade.stages)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["import-t5", "--out=a"], "--from is missing: expected a T5X checkpoint or Hugging Face safetensors"),
+    (["import-t5", "--from=nowhere", "--out=a"], "no checkpoint at nowhere: expected a T5X folder"),
+    (["import-t5", "--from=x", "--out=a", "--dtype=float16"], "dtype"),
+    (["import-t6", "--from=x", "--out=a"], "did you mean 'import-t5'"),
+    (["export-t5", "--from=nowhere", "--out=a"], "no text encoder at nowhere"),
+    (["embed", "--config=tiny:base", "--out=a"], "has no end of captions: expected tfds:NAME"),
+    (["embed", "--config=tiny:base"], "--out is missing: expected a folder"),
+  ],
+)
+def test_text_errors_are_one_line(arguments, message):
   with pytest.raises(ValueError, match=message) as error:
     main(["ivid data", *arguments])
   assert "\n" not in str(error.value)

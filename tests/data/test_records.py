@@ -11,6 +11,7 @@ from ivid.data.clips import fit
 from ivid.data.draw import draw, to_uint8
 from ivid.data.moving_shapes import make_scene
 from ivid.data.pipeline import Split, make_pipeline
+from ivid.data.tfds_source import all_captions
 from ivid.media.clips import write_clip
 from ivid.spec.clip import ClipShape
 from ivid.spec.run import DataSpec, TrainSpec
@@ -72,6 +73,21 @@ def test_test_split_images_and_smaller_views(prepared):
   got, whole = first_batch(prepared, stage=small)["video"], first_batch(prepared)["video"]
   means = whole[:, ::2].reshape(4, 4, 6, 2, 10, 2, 3).mean(axis=(3, 5))
   assert np.abs(got - means).max() <= 0.51
+
+
+def test_all_captions_of_all_splits(prepared):
+  found = list(all_captions(prepared))
+  assert len(found) == 2 * (6 + 4) and all(grammar.parse(text) for text in found[::2])
+  assert not any(motion in text for text in found[1::2] for motion in grammar.MOTIONS)
+  seen = {row[0] for split in (Split.TRAIN, Split.EVAL) for row in first_batch(prepared, split=split)["captions"]}
+  assert seen <= set(found)
+  with pytest.raises(ValueError, match="data.name='moving_shapes' has no end of captions: expected tfds:NAME"):
+    list(all_captions(DataSpec()))
+
+
+def test_captions_that_are_no_utf_8():
+  with pytest.raises(ValueError, match=r"a record's caption is no UTF-8: byte 0xff at place 2 of 4; it begins with b'a \\xffb'"):
+    records.text_of({"caption": b"a \xffb"}, "caption")
 
 
 def test_errors(prepared):

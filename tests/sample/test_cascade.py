@@ -1,8 +1,13 @@
 """The stages in order: independence of samples, entering and leaving anywhere."""
 
+import gc
+import weakref
+
+import jax
 import numpy as np
 import pytest
 
+from ivid.sample.bundle import Cascade
 from ivid.sample.cascade import batch_mesh, run_cascade
 from ivid.sample.keys import Sample
 from ivid.sample.plan import Overrides, plan_stages
@@ -50,6 +55,37 @@ def test_going_on_from_a_saved_clip_is_exact(cascade, full):
   part = run(cascade, [A], start="tsr1", first_input=full["base", 0].frames)
   for name in ("tsr1", "ssr1"):
     np.testing.assert_array_equal(part[name, 0].frames, full[name, 0].frames)
+
+
+def test_the_text_encoder_is_gone_before_the_first_stage(cascade, full, monkeypatch):
+  encoders, arrays, order = [], [], []
+  load_text, load_stage = Cascade.load_text, Cascade.load_stage
+
+  def watched_text(self, stages=()):
+    made = load_text(self, stages)
+    embed = made.embed
+
+    def watched(prompts):
+      order.append(list(prompts))
+      found = embed(prompts)
+      arrays.extend(jax.tree.leaves(made._on_device))
+      return found
+
+    made.embed = watched
+    encoders.append(weakref.ref(made))
+    return made
+
+  def watched_stage(self, name):
+    gc.collect()
+    assert encoders[0]() is None and arrays and all(array.is_deleted() for array in arrays)
+    order.append(name)
+    return load_stage(self, name)
+
+  monkeypatch.setattr(Cascade, "load_text", watched_text)
+  monkeypatch.setattr(Cascade, "load_stage", watched_stage)
+  clips = run(cascade, [A, B], stop="tsr1")
+  assert order == [[A.prompt, B.prompt], "base", "tsr1"] and len(encoders) == 1
+  np.testing.assert_array_equal(clips["base", 0].frames, full["base", 0].frames)
 
 
 def test_batch_mesh_divides_the_batch():

@@ -60,6 +60,10 @@ def test_t5x_names_shapes_and_logical_axes():
   want = {f"encoder/layers_{n}/{name}": shape for n in range(2) for name, shape in layer.items()}
   want |= {"token_embedder/embedding": (384, 16), "encoder/relpos_bias/rel_embedding": (2, 32), "encoder/encoder_norm/scale": (16,)}
   assert {name: x.shape for name, x in flat.items()} == want
+  cheap = traverse_util.flatten_dict(t5.abstract_params(SMALL), sep="/")
+  assert {name: (x.names, x.value.shape) for name, x in cheap.items()} == {
+    name: (x.names, x.value.shape) for name, x in traverse_util.flatten_dict(boxed, sep="/").items()
+  }
   for name, axes in traverse_util.flatten_dict(nn.get_partition_spec(boxed), sep="/").items():
     assert len(axes) == len(want[name]) and all(isinstance(axis, str) for axis in axes), (name, axes)
 

@@ -47,6 +47,26 @@ def test_vocabulary_must_fit_the_embedding():
   assert isinstance(tokenizer.make_tokenizer(TextSpec()), tokenizer.ByteTokenizer)
 
 
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    (b"a star", "text 1 of 2 is a bytes: expected a str"),
+    (None, "text 1 of 2 is a NoneType: expected a str"),
+    (b"a \xff star".decode("utf-8", "surrogateescape"), r"text 1 of 2 is no valid Unicode: character 2 \('\\udcff'\) has no UTF-8"),
+  ],
+)
+def test_texts_of_the_wrong_type_and_invalid_unicode(text, message):
+  with pytest.raises(ValueError, match=message) as error:
+    tokenizer.ByteTokenizer().encode(["fine", text], 8)
+  assert "\n" not in str(error.value)
+
+
+def test_a_hundred_thousand_characters_are_cut():
+  with pytest.warns(UserWarning, match="text of 100001 tokens truncated to the limit of 256: 'aaa"):
+    ids, mask = tokenizer.ByteTokenizer().encode(["a" * 100_000], 256)
+  assert mask.all() and ids[0, -1] == 1 and (ids[0, :-1] == 100).all()
+
+
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
   sentencepiece = pytest.importorskip("sentencepiece")
@@ -67,9 +87,11 @@ def test_sentencepiece_round_trip(model_path):
   count = int(mask.sum())
   assert ids[0, count - 1] == 1 and (ids[0, count:] == 0).all()
   reference = sentencepiece.SentencePieceProcessor(model_file=model_path)
+  assert ids[0, : count - 1].tolist() == reference.encode("a red star moves up") and count < 20
   assert reference.decode(ids[0, : count - 1].tolist()) == "a red star moves up"
   with pytest.raises(ValueError, match="vocab_size=4"):
     tokenizer.make_tokenizer(TextSpec(tokenizer=model_path, vocab_size=4))
+  assert made.vocab_size < 384  # fewer ids than rows, as T5 has 32,100 and 32,128
 
 
 def test_missing_or_damaged_sentencepiece_model_is_named(tmp_path):

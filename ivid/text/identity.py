@@ -1,0 +1,65 @@
+"""What a text encoder is: parameters that fit its spec, and the hash that stages and embeddings record of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+from flax import traverse_util
+
+from ivid.spec import convert
+from ivid.spec.cascade import TextSpec
+from ivid.text import t5
+from ivid.text.tokenizer import BYTES
+
+
+def check_params(spec: TextSpec, params: Any) -> None:
+  """ValueError naming the first parameter that is missing, unknown or of another shape than the spec's."""
+  want = traverse_util.flatten_dict(nn.meta.unbox(t5.abstract_params(spec)), sep="/")
+  have = traverse_util.flatten_dict(params, sep="/")
+  for name in sorted(want.keys() | have.keys()):
+    if name not in have:
+      raise ValueError(f"text encoder {spec.name}: parameter {name} is missing, expected shape {want[name].shape}")
+    if name not in want:
+      raise ValueError(f"text encoder {spec.name}: unknown parameter {name}, expected {len(want)} parameters of {spec.layers} layers")
+    if have[name].shape != want[name].shape:
+      raise ValueError(f"text encoder {spec.name}: parameter {name} has shape {have[name].shape}, expected {want[name].shape}")
+
+
+class EncoderDigest:
+  """SHA-256 over the spec's JSON and the names, shapes and bytes of the parameters in their stored type, fed in the order of the names.
+
+  A SentencePiece model enters by its contents, not by its path, so that moving a folder keeps the hash.
+  """
+
+  def __init__(self, spec: TextSpec):
+    described = convert.to_dict(spec)
+    if spec.tokenizer != BYTES:
+      described["tokenizer"] = tokenizer_hash(spec)
+    if spec.param_dtype == "bfloat16":
+      del described["param_dtype"]  # which encoders did not say when there was nothing else
+    self._digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+
+  def update(self, name: str, array: np.ndarray) -> None:
+    self._digest.update(f"{name}{array.shape}".encode())
+    self._digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+  def hexdigest(self) -> str:
+    return self._digest.hexdigest()
+
+
+def tokenizer_hash(spec: TextSpec) -> str:
+  """SHA-256 of the SentencePiece model; "bytes" for bytes."""
+  return BYTES if spec.tokenizer == BYTES else hashlib.sha256(pathlib.Path(spec.tokenizer).read_bytes()).hexdigest()
+
+
+def encoder_hash(spec: TextSpec, params: Any) -> str:
+  """EncoderDigest of arrays or Leaves, one of them in memory at a time."""
+  digest = EncoderDigest(spec)
+  for name, value in sorted(traverse_util.flatten_dict(params, sep="/").items()):
+    digest.update(name, np.asarray(value).astype(spec.param_dtype, copy=False))
+  return digest.hexdigest()

@@ -1,0 +1,210 @@
+"""Embeddings of a data set's captions, computed once: ArrayRecord files in bfloat16, without padding.
+
+A folder holds key.json (what made them), index.npy (the captions' digests, sorted: place n is record n) and the records in that order, cut
+into shards. Each shard is written whole or not at all, so what is there when a run is stopped is not computed again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+
+import msgpack
+import numpy as np
+from array_record.python import array_record_data_source, array_record_module
+
+from ivid.text.encoder import STORED, TextEncoder
+from ivid.text.identity import tokenizer_hash
+
+KEY_FILE, INDEX_FILE, SUFFIX = "key.json", "index.npy", ".array_record"
+SHARD_SIZE = 1024  # captions; 0.5 GB where T5-XXL makes 64 tokens of each
+OPTIONS = "group_size:1,uncompressed"  # read at random; numbers of a network do not compress
+SHOWN_CHARACTERS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+  """What embeddings depend on, and how they are cut up.
+
+  Attributes:
+    encoder: its name.
+    weights: its hash (ivid.text.identity).
+    tokenizer: "bytes", or SHA-256 of the SentencePiece model.
+    length: captions are truncated to so many tokens.
+    dim: of an embedding.
+    captions: different ones, blank ones apart.
+    shard_size: captions a shard.
+    digest: SHA-256 of all captions.
+  """
+
+  encoder: str
+  weights: str
+  tokenizer: str
+  length: int
+  dim: int
+  captions: int
+  shard_size: int
+  digest: str
+
+  @property
+  def shards(self) -> int:
+    return max(1, math.ceil(self.captions / self.shard_size))
+
+  @property
+  def folder(self) -> str:
+    """Name of the folder: embeddings of other weights, tokenizers or lengths never meet in one."""
+    return f"{self.encoder}-{self.weights[:12]}-{self.tokenizer[:12]}-{self.length}"
+
+  def shard(self, n: int) -> str:
+    return f"embeddings-{n:05}-of-{self.shards:05}{SUFFIX}"
+
+
+def caption_digest(caption: str) -> int:
+  """The first 64 bits of the caption's SHA-256."""
+  return int.from_bytes(hashlib.sha256(caption.encode("utf-8")).digest()[:8], "big")
+
+
+def write_embeddings(
+  out: str | os.PathLike,
+  encoder: TextEncoder,
+  captions: Iterable[str],
+  *,
+  length: int,
+  shard_size: int = SHARD_SIZE,
+  process_index: int = 0,
+  process_count: int = 1,
+  progress: Callable[[int, int], None] = lambda done, total: None,
+) -> pathlib.Path:
+  """Writes the embeddings of all different captions below `out` and returns their folder; shards that are there stay.
+
+  Args:
+    captions: in any order; blank ones are left out, for they are no text.
+    length: tokens that a caption is truncated to, with a warning.
+    process_index, process_count: each process writes every process_count-th shard, on its own devices.
+    progress: called with (shards done, shards) of this process.
+
+  Raises:
+    ValueError: no caption, or the folder holds embeddings of other captions.
+  """
+  pairs = sorted((caption_digest(text), text) for text in {text for text in captions if text.strip()})
+  if not pairs:
+    raise ValueError("the data set has no caption that is not blank: expected at least one to embed")
+  whole = hashlib.sha256()
+  for _, text in pairs:
+    whole.update(text.encode("utf-8") + b"\0")
+  spec = encoder.spec
+  key = Key(spec.name, encoder.hash, tokenizer_hash(spec), length, spec.dim, len(pairs), shard_size, whole.hexdigest())
+  folder = pathlib.Path(out) / key.folder
+  folder.mkdir(parents=True, exist_ok=True)
+  if (folder / KEY_FILE).is_file():
+    have = _read_key(folder)
+    if have != key:
+      field = next(f.name for f in dataclasses.fields(Key) if getattr(have, f.name) != getattr(key, f.name))
+      raise ValueError(
+        f"{folder} holds embeddings of other captions or shards ({field} is {getattr(have, field)}, now {getattr(key, field)}): "
+        "expected a new folder"
+      )
+  elif process_index == 0:
+    _write_whole(folder / INDEX_FILE, lambda path: np.save(path, np.array([digest for digest, _ in pairs], np.uint64)))
+    _write_whole(folder / KEY_FILE, lambda path: path.write_text(json.dumps(dataclasses.asdict(key), indent=1) + "\n"))
+  mine = range(process_index, key.shards, process_count)
+  for done, n in enumerate(mine):
+    progress(done, len(mine))
+    if not (folder / key.shard(n)).is_file():
+      part = [text for _, text in pairs[n * shard_size : (n + 1) * shard_size]]
+      rows = encoder.rows(part, length)
+      _write_whole(folder / key.shard(n), lambda path, part=part, rows=rows: _write_shard(path, part, rows))
+  progress(len(mine), len(mine))
+  return folder
+
+
+def _write_shard(path: pathlib.Path, captions: Sequence[str], rows: dict[str, np.ndarray]) -> None:
+  writer = array_record_module.ArrayRecordWriter(str(path), OPTIONS)
+  for caption in captions:
+    writer.write(msgpack.packb({"caption": caption, "rows": np.ascontiguousarray(rows[caption]).tobytes()}))
+  writer.close()
+
+
+def _write_whole(target: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
+  temporary = target.with_name(f".{os.getpid()}.{target.name}")  # of the same suffix, which np.save would add
+  try:
+    write(temporary)
+    os.replace(temporary, target)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+class StoredEmbeddings:
+  """Reads what `write_embeddings` wrote; an Embedder that needs no T5. A blank caption is no text: its mask is False throughout."""
+
+  def __init__(self, folder: str | os.PathLike):
+    """Args: folder: one with key.json, or one that holds exactly one such folder.
+
+    Raises:
+      ValueError: no embeddings there, several, or not all of them written.
+    """
+    self.folder = _find(pathlib.Path(folder))
+    self.key = _read_key(self.folder)
+    self.hash = self.key.weights
+    files = [self.folder / self.key.shard(n) for n in range(self.key.shards)]
+    there = sum(file.is_file() for file in files)
+    if there < len(files):
+      raise ValueError(f"{self.folder} is unfinished: {there} of {len(files)} shards; the same `ivid data embed` goes on with it")
+    self._index = np.load(self.folder / INDEX_FILE)
+    self._records = array_record_data_source.ArrayRecordDataSource([str(file) for file in files])
+    if len(self._index) != len(self._records):
+      raise ValueError(f"{self.folder} is damaged: {len(self._records)} records, expected {len(self._index)} as in {INDEX_FILE}")
+
+  def embed(self, captions: Sequence[str], *, length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings bfloat16 [N, length, D], zero on padding, and mask bool [N, length], as TextEncoder gives them.
+
+    Raises:
+      ValueError: another length than they were computed for, or a caption that is not among them.
+    """
+    key = self.key
+    if length not in (None, key.length):
+      raise ValueError(
+        f"text length {length}: {self.folder} was embedded with {key.length}, which max_tokens of the cascade's text must be"
+      )
+    embeddings = np.zeros((len(captions), key.length, key.dim), STORED)
+    mask = np.zeros((len(captions), key.length), bool)
+    for n, caption in enumerate(captions):
+      if caption.strip():
+        rows = self._rows(caption)
+        embeddings[n, : len(rows)] = rows
+        mask[n, : len(rows)] = True
+    return embeddings, mask
+
+  def _rows(self, caption: str) -> np.ndarray:
+    digest = np.uint64(caption_digest(caption))
+    place = int(np.searchsorted(self._index, digest))
+    while place < len(self._index) and self._index[place] == digest:
+      record = msgpack.unpackb(self._records[place])
+      if record["caption"] == caption:
+        return np.frombuffer(record["rows"], STORED).reshape(-1, self.key.dim)
+      place += 1
+    shown = caption if len(caption) <= SHOWN_CHARACTERS else caption[:SHOWN_CHARACTERS] + "..."
+    raise ValueError(f"{self.folder} has no embedding of {shown!r}: expected one of the {self.key.captions} captions it was made from")
+
+
+def _find(folder: pathlib.Path) -> pathlib.Path:
+  if (folder / KEY_FILE).is_file():
+    return folder
+  inner = sorted(path.parent for path in folder.glob(f"*/{KEY_FILE}"))
+  if not inner:
+    raise ValueError(f"no embeddings at {folder}: expected a folder with {KEY_FILE}, as `ivid data embed` writes it")
+  if len(inner) > 1:
+    raise ValueError(f"{folder} holds several embeddings: expected the path of one of {', '.join(path.name for path in inner)}")
+  return inner[0]
+
+
+def _read_key(folder: pathlib.Path) -> Key:
+  try:
+    return Key(**json.loads((folder / KEY_FILE).read_text(encoding="utf-8")))
+  except (ValueError, TypeError) as error:
+    raise ValueError(f"{folder / KEY_FILE} is no key of embeddings: {error}") from None

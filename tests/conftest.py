@@ -5,6 +5,8 @@ import os
 import pathlib
 import platform
 
+from tests.compiling import xla_flags
+
 DEVICES = 8
 
 
@@ -22,8 +24,7 @@ def _cache_folder() -> pathlib.Path:
 
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}".strip()
+os.environ["XLA_FLAGS"] = xla_flags(DEVICES, os.environ.get("XLA_FLAGS", ""))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache_folder()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

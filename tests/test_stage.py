@@ -16,7 +16,6 @@ from ivid.spec import batch as batches
 from ivid.spec.stage import GuidanceSpec, LossWeight, Prediction, SamplerKind, SamplingSpec, StudentSpec
 from ivid.stage import SampleState, Stage, StepInputs, Teacher, unbox
 from ivid.train.report import evaluation_flops
-from tests.compiling import quick
 
 TINY = load_run("tiny:base").cascade
 NANO = load_run("nano:base").cascade
@@ -61,7 +60,7 @@ def case(request):
 
 def test_loss_of_an_example_does_not_depend_on_its_place_or_neighbours(case):
   stage, params, batch = case
-  loss = quick(stage.loss)
+  loss = jax.jit(stage.loss)
   losses, u = loss(params, batch, KEY)
   turned, turned_u = loss(params, jax.tree.map(lambda a: a[::-1], batch), KEY)
   np.testing.assert_allclose(losses, turned[::-1], rtol=1e-4)
@@ -73,10 +72,10 @@ def test_dropping_the_text_for_all_makes_the_loss_blind_to_it(case):
   stage, params, batch = case
   blind = Stage(dataclasses.replace(stage.spec, diffusion=dataclasses.replace(stage.spec.diffusion, text_drop=1.0)))
   other = dict(batch, text=batch["text"] + 1)
-  blind_loss = quick(blind.loss)
+  blind_loss = jax.jit(blind.loss)
   np.testing.assert_array_equal(blind_loss(params, batch, KEY)[0], blind_loss(params, other, KEY)[0])
   seen = Stage(dataclasses.replace(stage.spec, diffusion=dataclasses.replace(stage.spec.diffusion, text_drop=0.0)))
-  seen_loss = quick(seen.loss)
+  seen_loss = jax.jit(seen.loss)
   assert np.abs(np.asarray(seen_loss(params, batch, KEY)[0]) - np.asarray(seen_loss(params, other, KEY)[0])).max() > 1e-5
 
 
@@ -96,7 +95,7 @@ def test_guidance_of_weight_zero_is_the_conditional_model(case):
   stage, params, batch = case
   z = jax.random.normal(KEY, (4, *stage.spec.output.array))
   logsnr, cond = jnp.zeros(4), conditioning(stage, batch)
-  denoise, guided = quick(stage.denoise), quick(stage.guided)
+  denoise, guided = jax.jit(stage.denoise), jax.jit(stage.guided)
   x_hat = denoise(params, z, logsnr, cond)
   np.testing.assert_allclose(guided(params, z, logsnr, cond, jnp.asarray(0.0)), x_hat, atol=1e-5)
   x_uncond = denoise(params, z, logsnr, cond.replace(text_mask=jnp.zeros_like(cond.text_mask)))
@@ -112,7 +111,7 @@ def test_denoise_converts_what_the_network_predicts(prediction):
   logsnr = jnp.asarray([1.0])
   alpha, sigma = np.sqrt(1 / (1 + np.exp(-1.0))), np.sqrt(1 / (1 + np.exp(1.0)))
   want = {Prediction.X: 0.0, Prediction.EPS: 1 / alpha, Prediction.V: alpha}[prediction]  # the network's output is zero at first
-  np.testing.assert_allclose(quick(stage.denoise)(params, z, logsnr, stage._conditioning(batch)), want * z, atol=1e-5)
+  np.testing.assert_allclose(jax.jit(stage.denoise)(params, z, logsnr, stage._conditioning(batch)), want * z, atol=1e-5)
   assert sigma > 0
 
 
@@ -123,18 +122,18 @@ def test_last_step_returns_the_clipped_prediction(sampler, case):
   z = jax.random.normal(KEY, (4, *stage.spec.output.array))
   cond = conditioning(stage, batch)
   inputs = StepInputs(*(jnp.asarray(v) for v in (0.5, 20.0, 0.5, 20.0, 0.0, True)))
-  step = quick(functools.partial(stage.sample_step, sampling=sampling))
+  step = jax.jit(functools.partial(stage.sample_step, sampling=sampling))
   state = step(params, SampleState(z, jnp.zeros_like(z)), cond, jnp.zeros_like(z), inputs)
-  want = jnp.clip(quick(stage.denoise)(params, z, jnp.full((4,), 0.5), cond), -1, 1)
+  want = jnp.clip(jax.jit(stage.denoise)(params, z, jnp.full((4,), 0.5), cond), -1, 1)
   np.testing.assert_allclose(state.z, want, atol=1e-4)
 
 
 def test_bfloat16_network_keeps_float32_outside(case):
   stage, params, batch = case
   half = Stage(dataclasses.replace(stage.spec, unet=dataclasses.replace(stage.spec.unet, dtype="bfloat16")))
-  loss, grads = quick(jax.value_and_grad(lambda p: half.loss(p, batch, KEY)[0].mean()))(params)
+  loss, grads = jax.jit(jax.value_and_grad(lambda p: half.loss(p, batch, KEY)[0].mean()))(params)
   assert loss.dtype == jnp.float32 and all(g.dtype == jnp.float32 for g in jax.tree.leaves(grads))
-  full = quick(stage.loss)(params, batch, KEY)[0].mean()
+  full = jax.jit(stage.loss)(params, batch, KEY)[0].mean()
   assert abs(float(loss) / float(full) - 1) < 0.05
 
 
@@ -153,18 +152,21 @@ def test_guidance_distillation_asks_for_what_two_evaluations_give(taught):
   teacher, student, params, batch = taught
   rows = {name: value[:2] for name, value in batch.items()}
   loss = functools.partial(student.distill_loss, teacher_stage=teacher, loss_weight=LossWeight.TRUNCATED_SNR)
-  losses, u = quick(loss)(params, Teacher(params, jnp.float32(0)), rows, KEY)
+  losses, u = jax.jit(loss)(params, Teacher(params, jnp.float32(0)), rows, KEY)
   # Once more by hand.
-  x, cond, keys = quick(student._training_inputs)(rows, KEY)
+  x, cond, keys = jax.jit(student._training_inputs)(rows, KEY)
   eps = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), x.shape[1:]))(keys)
   w = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 4)))(keys)
   logsnr = student.schedule(u)
   z_t = process.q_sample(x=x, eps=eps, logsnr=logsnr)
-  target = quick(teacher.guided)(params, z_t, logsnr, cond, 4.0 * w)
-  made = quick(teacher.denoise)(params, z_t, logsnr, cond.replace(w=4.0 * w))
+  target = jax.jit(teacher.guided)(params, z_t, logsnr, cond, 4.0 * w)
+  made = jax.jit(teacher.denoise)(params, z_t, logsnr, cond.replace(w=4.0 * w))
   weight = jnp.maximum(jnp.square(jnp.divide(*alpha_sigma(logsnr))), 1.0)
   weight = jnp.minimum(weight, jnp.maximum(jax.nn.sigmoid(logsnr) / student.spec.diffusion.sigma_floor**2, 1.0))
   assert (losses > 1e-5).all()
+  error, norm = jax.jit(functools.partial(student.teaching_error, teacher_stage=teacher))(params, params, rows, KEY, w=4.0 * w, u=u)
+  np.testing.assert_allclose(error, jnp.sum(jnp.square(made - target), axis=(1, 2, 3, 4)), rtol=2e-3)
+  np.testing.assert_allclose(norm, jnp.sum(jnp.square(target), axis=(1, 2, 3, 4)), rtol=2e-3)
   np.testing.assert_allclose(losses, weight * jnp.mean(jnp.square(made - target), axis=(1, 2, 3, 4)), rtol=2e-3)
 
 
@@ -172,8 +174,8 @@ def test_a_students_step_costs_one_evaluation_and_reads_w(taught):
   _, student, params, batch = taught
   cond = student._conditioning(batch)
   z = jnp.ones(batch[batches.VIDEO].shape, jnp.float32)
-  step = quick(lambda w: student.weighted(params, z, jnp.zeros(z.shape[0]), cond, w))
-  given = quick(lambda w: student.denoise(params, z, jnp.zeros(z.shape[0]), cond.replace(w=jnp.full(z.shape[0], w))))
+  step = jax.jit(lambda w: student.weighted(params, z, jnp.zeros(z.shape[0]), cond, w))
+  given = jax.jit(lambda w: student.denoise(params, z, jnp.zeros(z.shape[0]), cond.replace(w=jnp.full(z.shape[0], w))))
   np.testing.assert_array_equal(step(jnp.float32(3.0)), given(jnp.float32(3.0)))
   assert float(jnp.abs(step(jnp.float32(3.0)) - step(jnp.float32(0.0))).max()) > 1e-3
 
@@ -184,15 +186,15 @@ def test_a_halving_asks_for_what_two_steps_of_the_sampler_give(taught):
   steps = 2
   student = Stage(dataclasses.replace(teacher.spec, student=StudentSpec("", steps, w_max=0.0), sampling=SamplingSpec(steps=steps)))
   loss = functools.partial(student.distill_loss, teacher_stage=teacher, loss_weight=LossWeight.TRUNCATED_SNR)
-  losses, u = quick(loss)(params, Teacher(params, jnp.float32(steps)), batch, KEY)
+  losses, u = jax.jit(loss)(params, Teacher(params, jnp.float32(steps)), batch, KEY)
   assert set(np.asarray(u).tolist()) <= {0.5, 1.0}
   # Once more by hand, with the sampler's own steps.
-  x, cond, keys = quick(student._training_inputs)(batch, KEY)
+  x, cond, keys = jax.jit(student._training_inputs)(batch, KEY)
   eps = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), x.shape[1:]))(keys)
   levels = [student.schedule(jnp.maximum(u - part / steps, 0.0)) for part in (0.0, 0.5, 1.0)]
   z_t = process.q_sample(x=x, eps=eps, logsnr=levels[0])
   given = cond.replace(w=jnp.zeros(x.shape[0]))
-  denoise = quick(lambda z, level: teacher.denoise(params, z, level, given))
+  denoise = jax.jit(lambda z, level: teacher.denoise(params, z, level, given))
   first = denoise(z_t, levels[0])
   z_mid = samplers.ddim_step(z_t=z_t, x_hat=first, logsnr_t=levels[0], logsnr_s=levels[1])
   second = denoise(z_mid, levels[1])

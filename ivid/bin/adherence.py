@@ -16,6 +16,7 @@ from ivid.evaluate.adherence import check
 from ivid.evaluate.prompts import seeded_prompts
 from ivid.evaluate.summary import summarize
 from ivid.media.clips import to_uint8
+from ivid.parallel.distributed import alone, on_host
 from ivid.sample.stage_sampler import sample_stage
 from ivid.spec.run import RunSpec
 from ivid.stage import Stage
@@ -35,9 +36,10 @@ def make_adherence(stage: Stage, run: RunSpec, encoder: Embedder) -> Callable[[i
   train, spec = run.train, stage.spec
   check(np.zeros(spec.output.array, np.uint8))  # refuses before the training what it would refuse after
   prompts = seeded_prompts(train.seed, train.adherence_prompts)
-  text, mask = encoder.embed([prompt.text for prompt in prompts], length=run.cascade.text.max_tokens)
   sampling = dataclasses.replace(spec.sampling, steps=train.sample_steps)
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(stream(train.seed, "adherence"), np.arange(len(prompts)))
+  with alone():
+    text, mask = encoder.embed([prompt.text for prompt in prompts], length=run.cascade.text.max_tokens)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(stream(train.seed, "adherence"), np.arange(len(prompts)))
   batch = min(train.num_samples, len(prompts))
 
   def small(rows: np.ndarray) -> np.ndarray | None:
@@ -51,14 +53,13 @@ def make_adherence(stage: Stage, run: RunSpec, encoder: Embedder) -> Callable[[i
   def call(step: int, state: TrainState) -> dict[str, float]:
     del step
     started = time.monotonic()
-    params = jax.tree.map(np.asarray, state.ema)
+    params = on_host(state.ema)
     results = []
     for start in range(0, len(prompts), batch):
       rows = np.arange(start, start + batch) % len(prompts)  # the last batch is filled up, so that one program serves all
-      clips = sample_stage(
-        stage, params, keys=keys[rows], text=text[rows][:, None], text_mask=mask[rows][:, None], sampling=sampling, small=small(rows)
-      )
-      clips = to_uint8(clips)
+      given = dict(text=text[rows][:, None], text_mask=mask[rows][:, None], small=small(rows))
+      with alone():
+        clips = to_uint8(sample_stage(stage, params, keys=keys[rows], sampling=sampling, **given))
       results += [report.judge(prompts[n], clip) for n, clip in zip(rows[: len(prompts) - start], clips, strict=False)]
     summary = summarize([result.prompt.group for result in results], [result.right for result in results])
     rates = {f"adherence/{group}/{name}": rate["rate"] for group, found in summary.items() for name, rate in found.items()}

@@ -18,7 +18,8 @@ from absl import flags
 
 from ivid.bin.cache import enable_compilation_cache
 from ivid.bin.config import define_config, find_cascade, load_config, parse_flags, split_overrides
-from ivid.bin.train import claim
+from ivid.bin.hosts import define_hosts, join_hosts
+from ivid.bin.workdir import local_path, shared_folder
 from ivid.spec import convert
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
@@ -27,6 +28,7 @@ from ivid.spec.stage import StageSpec
 def define_flags(values: flags.FlagValues) -> None:
   """Adds the flags of `ivid distill`."""
   define_config(values)
+  define_hosts(values)
   flags.DEFINE_string(
     "teacher", None, "Work folder of the stage's training, or a cascade: a folder, or one that ships.", flag_values=values
   )
@@ -43,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
     if not values[name].value:
       raise ValueError(f"--{name} is missing: expected a folder, such as --{name}=runs/{run.stage}")
   enable_compilation_cache()
+  workdir = local_path(values.workdir)
+  join_hosts(values)
   from ivid.train.distill import check_teacher, plan_phases, student_stage
 
   stage = run.cascade.stage(run.stage)
@@ -51,8 +55,7 @@ def main(argv: Sequence[str]) -> None:
   phases = plan_phases(run.distill, teacher)
   for phase in phases:
     student_stage(stage, phase, "")  # refuses now what it would refuse later
-  workdir = pathlib.Path(values.workdir)
-  with claim(workdir, config.to_json_best_effort(indent=1)):
+  with shared_folder(workdir, config.to_json_best_effort(indent=1)):
     _distill(run, stage, workdir, teacher, params)
 
 
@@ -76,19 +79,22 @@ def load_teacher(source: str, stage: str) -> tuple[StageSpec, Any]:
 def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: StageSpec, params: Any) -> None:
   from ivid.bin.distill_report import Report
   from ivid.bin.fit import fit
+  from ivid.parallel.distributed import is_first, wait_for_all
   from ivid.train import checkpoint
   from ivid.train.distill import phase_run, plan_phases, student_stage
   from ivid.train.run import Lesson
   from ivid.weights import tree_hash
 
-  report = Report(run, stage, workdir, teacher, params)
+  report = Report(run, stage, workdir, teacher, params) if is_first() else None
   made = {"": (teacher, params)}
   for phase in plan_phases(run.distill, teacher):
     folder = workdir / phase.name
     taught_by, weights = made[phase.taught_by]
     student = student_stage(stage, phase, tree_hash(weights))
+    wait_for_all(f"before {phase.name}")  # that all read the same of the folder
     if checkpoint.latest_step(folder) < phase.updates:
-      print(f"{phase.name}: {phase.updates} updates, taught by {phase.taught_by or 'the teacher'}", file=sys.stderr)
+      if report:
+        print(f"{phase.name}: {phase.updates} updates, taught by {phase.taught_by or 'the teacher'}", file=sys.stderr)
       folder.mkdir(parents=True, exist_ok=True)
       lesson = Lesson(taught_by, run.distill.loss_weight)
       if not fit(phase_run(run, phase), student, folder, lesson=lesson, teacher=weights):
@@ -96,9 +102,12 @@ def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: Sta
     else:
       _check_finished(checkpoint.load_spec(folder), student, folder)
     made[phase.name] = (dataclasses.replace(student, text_encoder=teacher.text_encoder), checkpoint.load_ema(folder)[1])
-    report.add(phase, made[phase.name], (taught_by, weights))
-  report.write()
-  print(workdir / "report.md")
+    if report:
+      report.add(phase, made[phase.name], (taught_by, weights))
+  if report:
+    report.write()
+    print(workdir / "report.md")
+  wait_for_all("report")
 
 
 def _check_finished(have: StageSpec, want: StageSpec, folder: pathlib.Path) -> None:

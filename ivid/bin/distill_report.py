@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import time
 import types
 from typing import Any
 
+import jax
 import numpy as np
 
 from ivid.bin.captions import open_text
@@ -21,9 +23,11 @@ from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
 from ivid.stage import needs_guidance
 from ivid.train.distill import Phase, teacher_stage
+from ivid.train.rngs import stream
 from ivid.train.view import training_view
 
 ROW_FILE, ORIGINAL = "report.json", "teacher"
+ERROR_WEIGHTS, ERROR_LEVELS = 5, 8  # guidance weights, and diffusion times at each
 Student = tuple[StageSpec, Any]  # spec and parameters
 
 
@@ -80,6 +84,10 @@ class Report:
       cells += [f"{row[name]:.4g}" for name in ("seconds", "rms_to_teacher", "rms_to_first_teacher")]
       cells += [f"{100 * row['adherence'][name]:.0f} %" if name in row["adherence"] else "" for name in columns[len(cells) :]]
       lines.append("| " + " | ".join(cells) + " |")
+    for row in self._rows:
+      if row["guidance_error"]:
+        by_weight = ", ".join(f"w={w}: {100 * error:.1f} %" for w, error in row["guidance_error"].items())
+        lines += ["", f"Relative error of {row['student']}'s x_hat against two evaluations of its teacher, over all levels: {by_weight}."]
     _write(self._workdir / "report.md", "\n".join(lines) + "\n")
 
   def _compare(self, phase: Phase, student: Student, teacher: Student) -> dict[str, Any]:
@@ -112,7 +120,28 @@ class Report:
       "rms_to_teacher": _rms(clips, by_teacher),
       "rms_to_first_teacher": _rms(clips, original),
       "adherence": self._adherence(student),
+      "guidance_error": {} if phase.student.steps else self._guidance_error(student, teacher),
     }
+
+  def _guidance_error(self, student: Student, teacher: Student) -> dict[str, float]:
+    """Relative error of x_hat by guidance weight: |student - teacher| / |teacher| over held-out clips, prompts, noise and all levels."""
+    from ivid.programs import Program
+    from ivid.stage import Stage
+
+    # What is distilled is guidance: an example whose text is dropped would have none.
+    plain = dataclasses.replace(self._held_out.view.diffusion, text_drop=0.0)
+    stages = [Stage(dataclasses.replace(training_view(spec, self._run.train), diffusion=plain)) for spec, _ in (student, teacher)]
+    batch, key = self._held_out.batch(), stream(self._run.train.seed, "guidance_error")
+    measure = Program("teaching_error", functools.partial(stages[0].teaching_error, teacher_stage=stages[1])).jit()
+    errors = {}
+    distill = self._run.distill
+    for w in np.linspace(distill.w_min, distill.w_max, ERROR_WEIGHTS, dtype=np.float32):
+      sums = np.zeros(2)
+      for n in range(ERROR_LEVELS):
+        u = np.float32((n + 0.5) / ERROR_LEVELS)
+        sums += [np.sum(part) for part in measure(student[1], teacher[1], batch, jax.random.fold_in(key, n), w=w, u=u)]
+      errors[f"{w:g}"] = float(np.sqrt(sums[0] / sums[1]))
+    return errors
 
   def _phase_first_steps(self) -> int:
     have = self._original[0].student

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pathlib
-import signal
 import sys
 import warnings
 from typing import Any
@@ -17,7 +16,9 @@ from ivid.bin.captions import open_text
 from ivid.bin.config import find_cascade
 from ivid.bin.samples import make_sampler
 from ivid.data.pipeline import Split, make_pipeline
+from ivid.parallel.distributed import StopSignal, alone, connect, is_first
 from ivid.parallel.mesh import make_mesh
+from ivid.parallel.sharding import process_rows
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
 from ivid.stage import Teacher
@@ -35,7 +36,7 @@ def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson
   Args:
     lesson, teacher: of a distillation, with the teacher's parameters, from which the student `stage` starts.
 
-  Returns: whether the run came to its end; False where SIGTERM stopped it, after saving.
+  Returns: whether the run came to its end; False where SIGTERM, to any of its processes, stopped it, after saving.
 
   Raises:
     ValueError: what does not fit together; NonFiniteLoss.
@@ -46,7 +47,12 @@ def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson
   encoder = open_text(run)
   stage = dataclasses.replace(stage, text_encoder=encoder.hash)
   mesh = make_mesh(run.mesh)
+  connect(mesh)
   training = make_training(stage, train, mesh, max_tokens=tokens, lesson=lesson)
+
+  def embed(captions: list[str]):
+    with alone():
+      return encoder.embed(captions, length=tokens)
 
   def batches(split: Split, start: int):
     host = make_pipeline(
@@ -55,17 +61,16 @@ def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson
       stage=stage,
       start_step=start,
       split=split,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      rows=process_rows(mesh, train.batch_size),
     )
-    return device_batches(host, lambda captions: encoder.embed(captions, length=tokens), mesh)
+    return device_batches(host, embed, mesh, train.batch_size)
 
   with jax.set_mesh(mesh):
     checkpointer = Checkpointer(workdir, train.checkpoint, stage)
     if checkpointer.latest_step() is not None:
       state, next_index = checkpointer.restore(training.state)
       start = next_index // train.batch_size
-      print(f"resuming {workdir} at step {start}", file=sys.stderr)
+      _say(f"resuming {workdir} at step {start}")
     else:
       state, start = training.init.jit()(stream(train.seed, "init")), 0
       if teacher is not None:
@@ -74,10 +79,10 @@ def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson
         state = warm_start(state, initial_weights(train.init_from, run.stage))
     step, taught = training.step.jit(), None
     if teacher is not None:
-      placed = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), teacher, training.state.params)
+      placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), teacher, training.state.params)
       taught = Teacher(placed, np.float32(stage.student.steps))
     held_out = list(itertools.islice(batches(Split.EVAL, 0), train.eval_batches)) if train.eval_every else []
-    writer = MetricWriter(workdir, active=jax.process_index() == 0, from_step=start)
+    writer = MetricWriter(workdir, active=is_first(), from_step=start)
     hooks = [Hook(train.eval_every, make_evaluation(training, held_out, seed=train.seed, teacher=taught))] if held_out else []
     if train.sample_every and held_out:
       hooks.append(Hook(train.sample_every, make_sampler(training.stage, run, encoder, workdir, writer)))
@@ -94,17 +99,17 @@ def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson
       writer=writer,
       hooks=hooks,
     )
-    if jax.process_index() == 0:
-      print(f"follow with: tensorboard --logdir={workdir / 'tb'}", file=sys.stderr)
-    stopping = _stop_on_signal()
+    _say(f"follow with: tensorboard --logdir={workdir / 'tb'}")
+    stop = StopSignal(mesh)
     try:
-      state = loop.run(state, stop=lambda: bool(stopping))
+      state = loop.run(state, stop=stop)
     finally:
       checkpointer.close()
       writer.close()
-  if stopping:
-    print(f"stopped at step {int(state.step)} and saved; the same command resumes", file=sys.stderr)
-  return int(state.step) >= train.steps
+    stopped = stop.agreed()
+  if stopped:
+    _say(f"stopped at step {int(state.step)} and saved; the same command resumes")
+  return not stopped and int(state.step) >= train.steps
 
 
 def initial_weights(source: str, stage: str) -> Any:
@@ -120,8 +125,6 @@ def initial_weights(source: str, stage: str) -> Any:
   return cascade.load_stage(stage)
 
 
-def _stop_on_signal() -> list[int]:
-  """A list that SIGTERM fills: the loop ends after its step, saves, and the process exits 0."""
-  received: list[int] = []
-  signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-  return received
+def _say(line: str) -> None:
+  if is_first():
+    print(line, file=sys.stderr, flush=True)

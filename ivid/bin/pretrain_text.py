@@ -18,6 +18,7 @@ import optax
 from absl import flags
 from flax import serialization
 
+from ivid.bin.cache import enable_compilation_cache
 from ivid.bin.config import parse_flags
 from ivid.data import grammar
 from ivid.programs import Program
@@ -175,6 +176,7 @@ def main(argv: Sequence[str]) -> None:
   values = parse_flags(argv, define_flags)
   if not values.out:
     raise ValueError("--out is missing: expected the folder of the run, such as runs/text")
+  enable_compilation_cache()
   results = train(
     pathlib.Path(values.out),
     spec=TextSpec(),

@@ -16,7 +16,9 @@ from ivid.data.pipeline import Split, make_pipeline
 from ivid.media.clips import from_uint8, to_uint8, write_clip
 from ivid.media.pictures import write_png
 from ivid.media.sheet import contact_sheet
+from ivid.parallel.distributed import alone, is_first, on_host
 from ivid.sample.stage_sampler import sample_stage
+from ivid.spec import batch as batches
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import SamplingSpec, StageSpec
 from ivid.stage import Stage
@@ -56,6 +58,18 @@ class HeldOut:
     text = dict(text=self.text[:, None], text_mask=self.mask[:, None])
     return to_uint8(sample_stage(Stage(spec), params, keys=self.keys, sampling=sampling, small=self.small, **text))
 
+  def batch(self) -> dict[str, np.ndarray]:
+    """The clips as a training batch, contents of ivid.spec.batch."""
+    count = len(self.captions)
+    return {
+      batches.VIDEO: self.real,
+      batches.TEXT: self.text[:, None],
+      batches.TEXT_MASK: self.mask[:, None],
+      batches.IS_VIDEO: np.ones(count, bool),
+      batches.FPS: np.full(count, self.view.output.fps, np.float32),
+      batches.INDEX: np.arange(count, dtype=np.int32),
+    }
+
   def inputs(self, clips: dict[str, np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
     """Rows and titles of a contact sheet: for each caption the input, if any, and each of `clips` by title."""
     rows, titles = [], []
@@ -74,7 +88,7 @@ def held_out_clips(stage: StageSpec, run: RunSpec, encoder: Embedder, count: int
   """The first `count` clips of the validation set."""
   spec = training_view(stage, run.train)
   videos = dataclasses.replace(run.train, image_fraction=0.0, batch_size=count, accumulation=1)
-  host = make_pipeline(data=run.data, train=videos, stage=stage, start_step=0, split=Split.EVAL, process_index=0, process_count=1)
+  host = make_pipeline(data=run.data, train=videos, stage=stage, start_step=0, split=Split.EVAL)
   batch = next(iter(itertools.islice(host, 1)))
   captions = [row[0] for row in batch["captions"]]
   text, mask = encoder.embed(captions, length=run.cascade.text.max_tokens)
@@ -88,13 +102,18 @@ def make_sampler(
   stage: Stage, run: RunSpec, encoder: Embedder, workdir: pathlib.Path, writer: MetricWriter
 ) -> Callable[[int, TrainState], dict[str, float]]:
   """Hook that writes samples/<step>.png and .mp4: conditioning (if any), sample and real clip of each validation caption."""
-  held_out = held_out_clips(stage.spec, run, encoder, run.train.num_samples)
+  with alone():
+    held_out = held_out_clips(stage.spec, run, encoder, run.train.num_samples)
   spec = held_out.view
   sampling = dataclasses.replace(spec.sampling, steps=run.train.sample_steps)
 
   def call(step: int, state: TrainState) -> dict[str, float]:
     started = time.monotonic()
-    clips = held_out.sample(jax.tree.map(np.asarray, state.ema), spec, sampling)
+    params = on_host(state.ema)
+    with alone():
+      clips = held_out.sample(params, spec, sampling)  # every process makes the same clips: none waits for another
+    if not is_first():
+      return {}
     rows, titles = held_out.inputs({"sample": clips, "real": held_out.real})
     sheet = contact_sheet(rows, captions=titles, columns=SHEET_COLUMNS, scale=2 if spec.output.width < 100 else 1, header=f"step {step}")
     folder = workdir / "samples"

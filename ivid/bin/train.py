@@ -5,17 +5,17 @@ ivid train --config=nano:base --workdir=runs/base
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import IO
 
 from absl import flags
 
 from ivid.bin.cache import enable_compilation_cache
 from ivid.bin.config import define_config, load_config, parse_flags, split_overrides
+from ivid.bin.hosts import define_hosts, join_hosts
+from ivid.bin.workdir import local_path, shared_folder
 from ivid.spec import convert
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
@@ -23,6 +23,7 @@ from ivid.spec.stage import StageSpec
 
 def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
+  define_hosts(values)
   flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, samples.", flag_values=values)
   flags.DEFINE_bool("dry_run", False, "Print shapes, parameters, GFLOP and bytes per device, and stop.", flag_values=values)
   flags.DEFINE_string("json", None, "With --dry_run: write what it prints to this file as well.", flag_values=values)
@@ -40,35 +41,12 @@ def main(argv: Sequence[str]) -> None:
     return
   if not values.workdir:
     raise ValueError("--workdir is missing: expected the folder of the run, such as runs/base")
-  workdir = pathlib.Path(values.workdir)
-  with claim(workdir, config.to_json_best_effort(indent=1)):
+  workdir = local_path(values.workdir)
+  join_hosts(values)
+  with shared_folder(workdir, config.to_json_best_effort(indent=1)):
     from ivid.bin.fit import fit  # after the flags are known to be right: starting JAX takes seconds
 
     fit(run, stage, workdir)
-
-
-def claim(workdir: pathlib.Path, config_json: str) -> IO:
-  """Makes the work folder and records the config and the process id (to pause a background run: kill -STOP).
-
-  Returns:
-    An open file whose lock keeps other trainers out of the folder; the system lets go of it however this process ends.
-  """
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = open(workdir / ".lock", "a", encoding="utf-8")
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      lock.close()
-      pid = (workdir / "pid").read_text(encoding="utf-8")
-      raise ValueError(f"--workdir={workdir} is in use by process {pid}: expected a folder that no other trainer writes") from None
-    for name, text in (("config.json", config_json), ("pid", str(os.getpid()))):
-      temporary = workdir / f".{name}.{os.getpid()}"
-      temporary.write_text(text, encoding="utf-8")
-      os.replace(temporary, workdir / name)
-  except OSError as error:
-    raise ValueError(f"--workdir={workdir} is not writable: {error.strerror}") from None
-  return lock
 
 
 def _dry_run(run: RunSpec, stage: StageSpec, json_path: str | None) -> None:

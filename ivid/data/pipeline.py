@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -21,19 +21,17 @@ LAST_INDEX = 2**31 - 1  # indices are int32
 
 
 class _Rows:
-  """This process's rows of every batch, in order from `start_step` on: place p is (index, example)."""
+  """The rows `rows` of every batch, in order from `start_step` on: place p is (index, example)."""
 
-  def __init__(self, source: Source, *, batch_size: int, start_step: int, process_index: int, process_count: int):
-    self._source, self._batch_size, self._start = source, batch_size, start_step
-    self._rows = batch_size // process_count
-    self._first_row = process_index * self._rows
+  def __init__(self, source: Source, *, batch_size: int, start_step: int, rows: Sequence[int]):
+    self._source, self._batch_size, self._start, self._rows = source, batch_size, start_step, rows
 
   def __len__(self) -> int:
-    return (LAST_INDEX // self._batch_size - self._start) * self._rows
+    return (LAST_INDEX // self._batch_size - self._start) * len(self._rows)
 
   def __getitem__(self, place: int) -> tuple[int, Example]:
-    step, row = divmod(place, self._rows)
-    index = (self._start + step) * self._batch_size + self._first_row + row
+    step, row = divmod(place, len(self._rows))
+    index = (self._start + step) * self._batch_size + self._rows[row]
     return index, self._source[index]
 
 
@@ -44,27 +42,27 @@ def make_pipeline(
   stage: StageSpec,
   start_step: int = 0,
   split: Split = Split.TRAIN,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: Sequence[int] | None = None,
 ) -> Iterator[dict[str, Any]]:
-  """Batches of this process's rows, from batch number `start_step` on.
+  """Batches, or those rows of each that this process feeds, from batch number `start_step` on.
 
   A batch holds `video` uint8 [b, T, H, W, 3], `captions` b lists of K texts (K = T if the batch has images, where clips
   repeat theirs; else 1), `is_video` bool [b], `fps` float32 [b] and `index` int32 [b] = step x batch_size + row.
   Rows 0 .. train.num_images - 1 of the whole batch are packed independent images.
 
+  Args:
+    rows: 0 to batch_size - 1 in rising order, b of them (ivid.parallel.sharding.process_rows); None: all.
+
   Raises:
-    ValueError: a batch that the processes cannot share, or whatever the source does not accept.
+    ValueError: whatever the source does not accept.
   """
-  if train.batch_size % process_count:
-    best = max(1, round(train.batch_size / process_count)) * process_count
-    raise ValueError(f"train.batch_size={train.batch_size} is no multiple of the {process_count} processes: nearest {best}")
+  taken = range(train.batch_size) if rows is None else tuple(rows)
   source = make_source(data=data, train=train, stage=stage, split=split)
-  rows = _Rows(source, batch_size=train.batch_size, start_step=start_step, process_index=process_index, process_count=process_count)
-  per_step = train.batch_size // process_count
+  places = _Rows(source, batch_size=train.batch_size, start_step=start_step, rows=taken)
+  per_step = len(taken)
   packed = train.num_images > 0
   reading = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=max(1, data.prefetch) * per_step)
-  examples = grain.MapDataset.source(rows).to_iter_dataset(reading)
+  examples = grain.MapDataset.source(places).to_iter_dataset(reading)
   return iter(examples.batch(per_step, drop_remainder=True, batch_fn=lambda pairs: _collate(pairs, packed)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from ivid.nets.attention import SpatialAttention, TemporalAttention, TextAttention
 from ivid.nets.condition import Context
@@ -49,11 +50,11 @@ class Block(nn.Module):
     C = self.level.channels
     film = Dense(2 * C, name="film", **self._kinds())(context.emb)
     scale, shift = jnp.split(film, 2, axis=-1)
-    h = Conv(C, name="conv1", **self._kinds())(nn.silu(self._norm("norm1")(x)))
+    h = checkpoint_name(Conv(C, name="conv1", **self._kinds())(nn.silu(self._norm("norm1")(x))), "conv")
     h = nn.silu(self._norm("norm2")(h, scale=scale, shift=shift))
-    h = Conv(C, zero=True, name="conv2", **self._kinds())(h)
+    h = checkpoint_name(Conv(C, zero=True, name="conv2", **self._kinds())(h), "conv")
     if x.shape[-1] != C:
-      x = Conv(C, kernel=1, name="shortcut", **self._kinds())(x)
+      x = checkpoint_name(Conv(C, kernel=1, name="shortcut", **self._kinds())(x), "conv")
     return x + h
 
   def _mix_time(self, h: jax.Array, context: Context) -> jax.Array:
@@ -62,7 +63,7 @@ class Block(nn.Module):
       return h
     normed = self._norm("time_norm")(h)
     if self.level.time is TimeMixing.CONVOLUTION:
-      mixed = TimeConv(name="time", **self._kinds())(normed)
+      mixed = checkpoint_name(TimeConv(name="time", **self._kinds())(normed), "conv")
     else:
       mixed = TemporalAttention(self.spec.head_dim, name="time", **self._kinds())(normed, context.time)
     return h + jnp.where(context.is_video[:, None, None, None, None], mixed, 0)

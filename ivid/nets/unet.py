@@ -113,7 +113,8 @@ class VideoUNet(nn.Module):
 
   def _scan(self, level: LevelSpec, name: str, *, up: bool) -> nn.Module:
     """Blocks of one level over stacked weights; on the way up the last skip comes first."""
-    block = nn.remat(Block, prevent_cse=False) if level.remat else Block
+    policy = jax.checkpoint_policies.save_only_these_names(*level.saved)
+    block = nn.remat(Block, prevent_cse=False, policy=policy) if level.remat else Block
     scanned = nn.scan(
       block,
       variable_axes={"params": 0},

@@ -58,6 +58,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
+def process_rows(mesh: Mesh, batch_size: int) -> list[int]:
+  """Rows of a batch that lie on this process's devices, in rising order; processes that share rows all read them.
+
+  They are asked of the sharding: a pod numbers its devices by their place in the torus, so a host's rows need not be neighbours.
+  """
+  rows = set()
+  for (part,) in batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values():
+    rows.update(range(*part.indices(batch_size)))
+  return sorted(rows)
+
+
 def param_shardings(mesh: Mesh, boxed: Any) -> Any:
   """Sharding of each parameter by its logical axis names; an axis whose size does not divide stays whole.
 

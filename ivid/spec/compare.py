@@ -11,7 +11,7 @@ from ivid.spec.stage import StageSpec
 # Defaults that sampling may change: no part of the function that the weights are trained for.
 SAMPLING_DEFAULTS = ("sampling", "lowres.aug_snr")
 # How a level is run, not what it computes.
-EXECUTION = (".remat", ".unroll")
+EXECUTION = (".remat", ".saved", ".unroll")
 
 
 def stage_difference(have: StageSpec, want: StageSpec, *, text_encoder: bool = True) -> str:
@@ -24,7 +24,8 @@ def stage_difference(have: StageSpec, want: StageSpec, *, text_encoder: bool = T
     have, want = (dataclasses.replace(spec, text_encoder="") for spec in (have, want))
   left, right = _flat(convert.to_dict(have)), _flat(convert.to_dict(want))
   for field in {**left, **right}:
-    if field.startswith(SAMPLING_DEFAULTS) or field.endswith(EXECUTION) or left.get(field) == right.get(field):
+    run = any(f"{name}." in f"{field}." for name in EXECUTION)
+    if run or field.startswith(SAMPLING_DEFAULTS) or left.get(field) == right.get(field):
       continue
     return f"{field}={left.get(field)!r}, expected {right.get(field)!r}"
   return ""

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 
 from ivid.spec.clip import ClipShape
+from ivid.spec.errors import nearest
 
 
 class Task(enum.Enum):
@@ -73,13 +74,18 @@ class ThresholdKind(enum.Enum):
   DYNAMIC = "dynamic"  # Imagen, section 2.3
 
 
+# Results of a block that rematerialisation can keep: of its convolutions, of attention's projections into heads, and of those out of them.
+SAVEABLE = ("conv", "heads", "out")
+
+
 @dataclasses.dataclass(frozen=True)
 class LevelSpec:
   """One resolution of the U-Net: `blocks` identical blocks on the way down and as many on the way up.
 
-  The blocks are a loop over stacked weights. `remat` and `unroll` choose how it is run, not what it computes: `unroll` blocks are compiled
-  in line per turn. All of them in line is a fifth faster on a CPU, where the loop copies what it keeps for the backward pass; one compiles
-  fastest.
+  The blocks are a loop over stacked weights. `remat`, `saved` and `unroll` choose how it is run, not what it computes. `remat` computes a
+  block again in the backward pass, all but the results that `saved` names (of SAVEABLE) and that are kept: memory for time. `unroll`
+  blocks are compiled in line per turn. All of them in line is a fifth faster on a CPU, where the loop copies what it keeps for the backward
+  pass; one compiles fastest.
   """
 
   channels: int
@@ -88,7 +94,13 @@ class LevelSpec:
   spatial_attention: bool = False
   cross_attention: bool = False
   remat: bool = False
+  saved: tuple[str, ...] = ()
   unroll: int = 1
+
+  def __post_init__(self):
+    for name in self.saved:
+      if name not in SAVEABLE:
+        raise ValueError(f"unet.levels: saved={name}: {nearest(name, SAVEABLE)}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from ivid.diffusion.loss import logsnr_buckets
-from ivid.parallel import sharding
+from ivid.parallel import distributed, sharding
 from ivid.programs import Program
 from ivid.spec import batch as batches
 from ivid.spec.run import TrainSpec
@@ -142,8 +141,8 @@ def warm_start(state: TrainState, params: Any) -> TrainState:
   return state.replace(params=placed, ema=jax.tree.map(lambda new, old: jax.device_put(np.array(new), old.sharding), params, state.ema))
 
 
-def device_batches(host: Iterator[Mapping[str, Any]], embed: EmbedFn, mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
-  """Batches as ivid.spec.batch describes them, sharded over the mesh, from this process's rows with captions."""
+def device_batches(host: Iterator[Mapping[str, Any]], embed: EmbedFn, mesh: Mesh, batch_size: int) -> Iterator[dict[str, jax.Array]]:
+  """Batches as ivid.spec.batch describes them, sharded over the mesh, from this process's rows (sharding.process_rows) with captions."""
   rows = sharding.batch_sharding(mesh)
   for example in host:
     captions = example["captions"]
@@ -157,7 +156,7 @@ def device_batches(host: Iterator[Mapping[str, Any]], embed: EmbedFn, mesh: Mesh
       batches.FPS: example["fps"],
       batches.INDEX: example["index"],
     }
-    yield {name: jax.make_array_from_process_local_data(rows, np.asarray(a)) for name, a in arrays.items()}
+    yield {name: jax.make_array_from_process_local_data(rows, np.asarray(a), (batch_size, *np.shape(a)[1:])) for name, a in arrays.items()}
 
 
 def make_evaluation(
@@ -175,7 +174,7 @@ def make_evaluation(
     del step
     taught = () if teacher is None else (teacher,)
     pairs = [evaluate(state.ema, *taught, batch, key) for batch in held_out]
-    losses, times = (np.concatenate([np.asarray(_whole(pair[i])) for pair in pairs]) for i in (0, 1))
+    losses, times = (np.concatenate(distributed.on_host([pair[i] for pair in pairs])) for i in (0, 1))
     return bucket_means(training.stage, losses, times)
 
   return call
@@ -190,12 +189,6 @@ def bucket_means(stage: Stage, losses: np.ndarray, times: np.ndarray, buckets: i
     if count:
       result[f"eval/loss_logsnr_{levels[i + 1]:.0f}_to_{levels[i]:.0f}"] = float(total / count)
   return result
-
-
-def _whole(array: jax.Array) -> jax.Array:
-  if array.is_fully_addressable:
-    return array
-  return multihost_utils.process_allgather(array, tiled=True)
 
 
 def _sizes(shape: tuple[int, int, int]) -> dict[str, int]:

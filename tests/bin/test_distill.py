@@ -15,7 +15,7 @@ import pytest
 import tensorstore  # noqa: F401  Orbax's array reader, named here because a missing one shows as a hang
 
 from ivid.__main__ import main
-from tests.compiling import QUICK
+from tests.compiling import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 UPDATES = 4
@@ -58,15 +58,14 @@ def arguments(config, workdir, teacher, *more):
 
 
 def start(*args):
-  # One device, and a compiler that does not try hard: what runs here runs for milliseconds.
-  environment = dict(os.environ, PYTHONWARNINGS="ignore", XLA_FLAGS=" ".join(f"--{name}={value}" for name, value in QUICK.items()))
+  environment = dict(os.environ, PYTHONWARNINGS="ignore", XLA_FLAGS=xla_flags(1))
   quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
   return subprocess.Popen([sys.executable, "-m", "ivid", *args], cwd=ROOT, env=environment, **quiet)
 
 
 def kill_when(process, found):
   """Kills with SIGKILL as soon as `found()`."""
-  deadline = time.monotonic() + 400
+  deadline = time.monotonic() + 900
   while not found():
     assert process.poll() is None and time.monotonic() < deadline
     time.sleep(0.01)
@@ -92,14 +91,14 @@ def teacher(config, tmp_path_factory):
   """A tiny base after two updates."""
   workdir = tmp_path_factory.mktemp("teacher")
   options = [f"--config.{option}" for option in OPTIONS if option.startswith("train")]
-  assert start("train", config, f"--workdir={workdir}", "--config.train.steps=2", *options).wait(timeout=400) == 0
+  assert start("train", config, f"--workdir={workdir}", "--config.train.steps=2", *options).wait(timeout=900) == 0
   return workdir
 
 
 @pytest.fixture(scope="module")
 def whole(config, teacher, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("whole")
-  assert start(*arguments(config, workdir, teacher)).wait(timeout=400) == 0
+  assert start(*arguments(config, workdir, teacher)).wait(timeout=900) == 0
   return workdir
 
 
@@ -109,7 +108,7 @@ def test_killed_inside_a_halving_and_between_two_it_ends_like_a_run_that_was_not
   assert not (inside / str(UPDATES)).exists(), "the halving ended before it could be killed"
   kill_when(start(*arguments(config, tmp_path, teacher)), (inside / str(UPDATES)).is_dir)
   assert not (tmp_path / "ddim_0001" / "checkpoints" / "2").exists(), "the next halving had begun before it could be killed"
-  assert start(*arguments(config, tmp_path, teacher)).wait(timeout=400) == 0
+  assert start(*arguments(config, tmp_path, teacher)).wait(timeout=900) == 0
   for phase in PHASES:
     want, have = arrays(whole / phase), arrays(tmp_path / phase)
     assert want.keys() == have.keys() and len(want) > 100
@@ -134,6 +133,8 @@ def test_each_student_says_what_it_is_and_is_compared(whole, teacher):
   assert [row["student"] for row in rows] == list(PHASES)
   assert [row["evaluations"] for row in rows] == [4, 2, 1]
   assert all(0 <= row["rms_to_teacher"] < 2 and row["seconds"] > 0 and np.isfinite(row["loss_last"]) for row in rows)
+  assert list(rows[0]["guidance_error"]) == ["0", "1", "2", "3", "4"] and not rows[1]["guidance_error"]
+  assert all(0 < error < 2 for error in rows[0]["guidance_error"].values())
   table = (whole / "report.md").read_text()
   assert all(f"| {phase} |" in table for phase in PHASES)
 

@@ -9,7 +9,7 @@ import pytest
 from ivid.__main__ import main
 from ivid.bin.config import load_run
 from ivid.bin.fit import initial_weights
-from ivid.bin.train import claim
+from ivid.bin.workdir import claim
 from ivid.stage import Stage, unbox
 
 TINY = "--config=tiny:base"

@@ -9,7 +9,6 @@ import pytest
 from ivid.diffusion import distill, samplers
 from ivid.diffusion.process import q_sample
 from ivid.diffusion.schedule import CosineSchedule, alpha_sigma, broadcast_from_left
-from tests.compiling import quick
 
 SCHEDULE = CosineSchedule(-20.0, 20.0)
 
@@ -118,7 +117,7 @@ def test_a_student_learns_two_steps_of_its_teacher(correlated_mixture):
 
   optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, 1500))
 
-  @quick
+  @jax.jit
   def train(params, key):
     def update(carry, i):
       params, state = carry

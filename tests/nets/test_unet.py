@@ -11,7 +11,6 @@ from ivid.nets.blocks import Block
 from ivid.nets.condition import Conditioner
 from ivid.nets.unet import VideoUNet, frame_halo, pixel_halo
 from ivid.spec.stage import LevelSpec, Norm, TimeMixing, UNetSpec
-from tests.compiling import quick
 
 # Programs here run once: an optimised compile would cost more than it saves.
 SMALL = UNetSpec(
@@ -67,7 +66,7 @@ def _params(net, inputs):
 
 
 def _apply(net):
-  return quick(lambda params, inputs: net.apply({"params": params}, **inputs))
+  return jax.jit(lambda params, inputs: net.apply({"params": params}, **inputs))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,7 @@ def test_every_parameter_names_every_axis():
 def test_output_is_zero_at_initialisation():
   spec = dataclasses.replace(LOCAL, levels=LOCAL.levels[:1])
   inputs = _inputs(spec, B=1, T=2, H=4, W=4)
-  y, variables = quick(lambda: VideoUNet(spec).init_with_output(jax.random.key(0), **inputs))()
+  y, variables = jax.jit(lambda: VideoUNet(spec).init_with_output(jax.random.key(0), **inputs))()
   assert not np.any(y)
   assert np.any(nn.unbox(variables)["params"]["conv_in"]["kernel"])
 
@@ -172,10 +171,11 @@ def test_scan_remat_and_unroll_equal_blocks_one_by_one():
     return scanned, h
 
   def everything(params):
-    ways = [jax.value_and_grad(loss)(params, **run) for run in ({}, dict(remat=True), dict(unroll=2))]
-    return [(ways[0], ways[1]), (ways[0], ways[2]), by_hand(params, _normal(3, 2, 1, 4, 4, 4))]
+    runs = ({}, dict(remat=True), dict(remat=True, saved=("conv",)), dict(unroll=2))
+    first, *others = (jax.value_and_grad(loss)(params, **run) for run in runs)
+    return [*((first, other) for other in others), by_hand(params, _normal(3, 2, 1, 4, 4, 4))]
 
-  for first, second in quick(everything)(params):
+  for first, second in jax.jit(everything)(params):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), first, second)
 
 

@@ -104,7 +104,7 @@ def test_progress_counts_steps():
   assert seen == [(1, 2), (2, 2)]
 
 
-@pytest.mark.parametrize("name, sampler", list(zip(["base", "tsr1", "ssr1"], SamplerKind, strict=True)))
+@pytest.mark.parametrize("name, sampler", list(zip(["base", "tsr1", "ssr1", "base"], SamplerKind, strict=True)))
 def test_program_keeps_its_state(name, sampler):
   """The step's result has the shapes of the state it takes, for the abstract arguments that are compiled ahead of time."""
   stage = Stage(SPEC.stage(name))

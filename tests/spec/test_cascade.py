@@ -10,7 +10,7 @@ from ivid.data.view import make_view
 from ivid.spec.batch import batch_spec
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.clip import ClipShape
-from ivid.stage import Stage, unbox
+from ivid.stage import Stage
 from ivid.train.view import training_view
 
 NANO = load_run("nano:base").cascade
@@ -49,7 +49,7 @@ def test_doubling_geometry():
 
 @pytest.mark.parametrize("name", ["nano", "doubling"])
 def test_every_stage_has_something_to_train_on(name):
-  """One batch of the config's own crops, through the stage's loss, in shapes alone."""
+  """One batch of the config's own crops, in shapes alone: what the stage's loss takes from it, and the clip that it is conditioned on."""
   for stage in load_run(f"{name}:base").cascade.stage_names:
     run = load_run(f"{name}:{stage}")
     view = training_view(run.cascade.stage(stage), run.train)
@@ -57,8 +57,9 @@ def test_every_stage_has_something_to_train_on(name):
     assert view.output.array[:3] == (size.frames, size.height, size.width)
     sizes = dict(frames=size.frames, height=size.height, width=size.width)
     batch = batch_spec(view, batch_size=run.train.batch_size, max_tokens=16, **sizes)
-    losses, _ = jax.eval_shape(Stage(view).loss, unbox(Stage(view).abstract_params()), batch, jax.random.key(0))
-    assert losses.shape == (run.train.batch_size,)
+    x, cond, _ = jax.eval_shape(Stage(view)._training_inputs, batch, jax.random.key(0))
+    assert x.shape == (run.train.batch_size, *view.output.array)
+    assert (cond.lowres is None) == (view.lowres is None) and (cond.lowres is None or cond.lowres.shape[:4] == x.shape[:4])
 
 
 def test_nano_has_the_papers_geometry():

@@ -14,6 +14,7 @@ import tensorstore  # noqa: F401  Orbax's array reader, named here because a mis
 
 from ivid.bin.config import load_run
 from ivid.data.pipeline import make_pipeline
+from tests.compiling import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS, HALF = 20, 10
@@ -31,11 +32,11 @@ def command(workdir):
 
 
 def environment():
-  return dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=2", PYTHONWARNINGS="ignore")
+  return dict(os.environ, XLA_FLAGS=xla_flags(2), PYTHONWARNINGS="ignore")
 
 
 def run(workdir):
-  subprocess.run(command(workdir), cwd=ROOT, env=environment(), check=True, capture_output=True, timeout=400)
+  subprocess.run(command(workdir), cwd=ROOT, env=environment(), check=True, capture_output=True, timeout=900)
 
 
 def arrays(workdir):
@@ -63,7 +64,7 @@ def whole(tmp_path_factory):
 
 def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
   process = subprocess.Popen(command(tmp_path), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-  deadline = time.monotonic() + 400
+  deadline = time.monotonic() + 900
   while not (tmp_path / "checkpoints" / str(HALF)).is_dir():
     assert process.poll() is None and time.monotonic() < deadline
     time.sleep(0.02)

@@ -1,0 +1,231 @@
+"""Many hosts: one process a host joined into one run, a stop that all agree on, and what a lost peer looks like."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import glob
+import importlib.util
+import itertools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ivid.parallel.mesh import make_mesh
+from ivid.programs import Program
+from ivid.spec.errors import nearest
+from ivid.spec.run import MeshSpec
+
+MODES = ("auto", "on", "off")
+# For processes that no cluster announces; launch/local.py sets them.
+COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+JOIN_SECONDS = 300  # hosts of a slice do not start at the same moment
+LEAVE_SECONDS = 30  # to wait for the others at the end; who is not there by then is gone
+NOTICE_SECONDS = 20  # a process that waits for others so long says so
+STOP_LAG = 2  # steps between a signal and the step that ends, so that asking does not wait for the devices
+
+_asked: list[int] = []  # signals that this process has received; they outlive the loop that one of many students runs in
+
+
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+  """How the processes of a run find each other.
+
+  Attributes:
+    mode: on joins, off does not, auto joins where the environment shows a cluster.
+    processes, devices: how many there have to be in all; 0 takes what there is.
+    heartbeat_seconds: a peer that is silent for so long is lost, and every process ends.
+  """
+
+  mode: str = "auto"
+  processes: int = 0
+  devices: int = 0
+  heartbeat_seconds: int = 20
+
+  def __post_init__(self):
+    if self.mode not in MODES:
+      raise ValueError(f"--multihost={self.mode}: {nearest(self.mode, MODES)}")
+    for name, low in (("processes", 0), ("devices", 0), ("heartbeat_seconds", 2)):
+      flag = name if name == "heartbeat_seconds" else f"expected_{name}"
+      if getattr(self, name) < low:
+        raise ValueError(f"--{flag}={getattr(self, name)}: expected {low} or more")
+
+
+def join(hosts: Hosts) -> None:
+  """Joins the other processes, and checks how many there are. Call it before anything that touches a device.
+
+  Raises:
+    ValueError: another number of processes or devices than expected, one process alone with mode `on`, or a cluster that cannot be joined.
+  """
+  joins = hosts.mode == "on" or (hosts.mode == "auto" and cluster_sign(os.environ) is not None)
+  if joins:
+    _initialize(hosts)
+  elif hosts.processes > 1:
+    raise ValueError(f"this process runs alone, --expected_processes={hosts.processes}: expected --multihost=on, and that many started")
+  check_count("process", jax.process_count(), hosts.processes)
+  if hosts.mode == "on" and jax.process_count() == 1 and hosts.processes != 1:
+    raise ValueError("--multihost=on found one process alone: expected several, or --expected_processes=1 to say that it is meant")
+  if hosts.devices:
+    check_count("device", jax.device_count(), hosts.devices)
+
+
+def check_count(kind: str, have: int, want: int) -> None:
+  """ValueError if there are not `want` (0: any number) processes or devices."""
+  plural = {"process": "processes", "device": "devices"}[kind]
+  if want and have != want:
+    raise ValueError(f"found {have} {kind if have == 1 else plural}, expected {want} (--expected_{plural}={want})")
+
+
+def cluster_sign(environment: Mapping[str, str]) -> str | None:
+  """What in the environment (and the machine's device files) shows that this is one of several processes; None if nothing does."""
+  for name in (COORDINATOR, COUNT, INDEX):
+    if environment.get(name):
+      return name
+  # SLURM_STEP_NODELIST is set by srun alone: in the batch script itself there is one process.
+  if int(environment.get("SLURM_NTASKS") or 1) > 1 and environment.get("SLURM_STEP_NODELIST"):
+    return "SLURM_NTASKS"
+  if int(environment.get("OMPI_COMM_WORLD_SIZE") or 1) > 1:
+    return "OMPI_COMM_WORLD_SIZE"
+  if environment.get("JAX_PLATFORMS", "").startswith("cpu"):
+    return None
+  for name in ("MEGASCALE_COORDINATOR_ADDRESS", "TPU_WORKER_HOSTNAMES"):
+    if environment.get(name):
+      return name
+  chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
+  return chips[0] if chips and importlib.util.find_spec("libtpu") else None
+
+
+def _initialize(hosts: Hosts) -> None:
+  given = {name: os.environ.get(name) for name in (COORDINATOR, COUNT, INDEX)}
+  arguments = {}
+  if given[COUNT] or given[INDEX]:
+    missing = [name for name, value in given.items() if not value]
+    if missing:
+      raise ValueError(f"{', '.join(missing)} not set: expected all of {', '.join(given)}, or none where SLURM or a TPU says it")
+    count, index = (_integer(name, given[name]) for name in (COUNT, INDEX))
+    if not 0 <= index < count:
+      raise ValueError(f"{INDEX}={index}: expected 0 to {count - 1} ({COUNT}={count})")
+    check_count("process", count, hosts.processes)
+    arguments = dict(coordinator_address=given[COORDINATOR], num_processes=count, process_id=index)
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  waiting = threading.Timer(NOTICE_SECONDS, _say_waiting, [given[COORDINATOR]])
+  waiting.daemon = True
+  waiting.start()
+  try:
+    jax.distributed.initialize(
+      **arguments,
+      initialization_timeout=JOIN_SECONDS,
+      heartbeat_timeout_seconds=hosts.heartbeat_seconds,
+      shutdown_timeout_seconds=LEAVE_SECONDS,
+    )
+  except (ValueError, RuntimeError) as error:
+    reason = " ".join(str(error).split())[:200]
+    raise ValueError(
+      f"cannot join the other processes ({reason}): expected a TPU slice, SLURM or {COORDINATOR}; --multihost=off runs alone"
+    ) from None
+  finally:
+    waiting.cancel()
+  _listen()  # from here on: JAX's own handler swallows a signal that comes while the program compiles
+
+
+def _say_waiting(address: str | None) -> None:
+  where = f" at {address}" if address else ""
+  print(f"waiting for the other processes{where}: start them all; this one gives up after {JOIN_SECONDS} s", file=sys.stderr, flush=True)
+
+
+def _integer(name: str, value: str) -> int:
+  try:
+    return int(value)
+  except ValueError:
+    raise ValueError(f"{name}={value}: expected a whole number") from None
+
+
+def is_first() -> bool:
+  """Whether this is process 0, which alone writes metrics, pictures and the notes of a run."""
+  return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+  """Returns when every process has come to the place of that name."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+def connect(mesh: Mesh) -> None:
+  """Lets the devices along each of the mesh's axes, and any several of them, meet once. All processes call this before they compile.
+
+  On CPUs a group of devices connects at its first collective, and gives up after 30 s: compilers of two processes can be further apart.
+  """
+  if jax.process_count() == 1 or jax.default_backend() != "cpu":
+    return
+  wait_for_all("connect")
+  axes = [axis for axis in mesh.axis_names if mesh.shape[axis] > 1]
+  for count in range(1, len(axes) + 1):
+    for group in itertools.combinations(axes, count):
+      total = jax.shard_map(lambda x, group=group: jax.lax.psum(x, group), mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec())
+      jax.block_until_ready(Program("connect", total).jit()(np.ones(1, np.float32)))
+
+
+def alone() -> contextlib.AbstractContextManager:
+  """Within it, arrays and programs are this process's own, on its first device, whatever mesh is set around it.
+
+  What one process does for itself, such as embedding its captions, must not become a program of all processes: they would have to
+  run it equally often.
+  """
+  return jax.set_mesh(make_mesh(MeshSpec(), jax.local_devices()[:1]))
+
+
+def on_host(tree):
+  """The arrays of a tree as numpy, whole in every process. All processes call this."""
+  return jax.tree.map(lambda array: np.asarray(whole(array)), tree)
+
+
+def whole(array: jax.Array) -> jax.Array:
+  """The array with all its parts in this process."""
+  if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+    return array
+  return multihost_utils.process_allgather(array, tiled=True)
+
+
+def _listen() -> None:
+  signal.signal(signal.SIGTERM, lambda number, frame: _asked.append(number))
+
+
+class StopSignal:
+  """SIGTERM, to whichever process, as a stop that all processes agree on at the same step.
+
+  Every call is one step: each process says whether it was asked to stop, and hears what all said STOP_LAG calls before. JAX has a
+  service of its own for this (multihost_utils.reached_preemption_sync_point), which counts steps upwards for ever: a distillation
+  begins anew with every student, and Orbax asks with the steps of checkpoints.
+  """
+
+  def __init__(self, mesh: Mesh):
+    self._heard: collections.deque[jax.Array] = collections.deque()
+    self._alone = jax.process_count() == 1
+    _listen()
+    if not self._alone:
+      flags = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+      self._flags = lambda: jax.make_array_from_process_local_data(flags, np.full(jax.local_device_count(), bool(_asked)))
+      self._any = Program("stop", lambda flags: flags.any(), out_shardings=NamedSharding(mesh, PartitionSpec())).jit()
+
+  def __call__(self) -> bool:
+    """Whether to stop before the next step. All processes call this equally often."""
+    if self._alone:
+      return bool(_asked)
+    self._heard.append(self._any(self._flags()))
+    return len(self._heard) > STOP_LAG and bool(self._heard.popleft())
+
+  def agreed(self) -> bool:
+    """Whether any process has been asked until now; waits for all."""
+    if self._alone:
+      return bool(_asked)
+    self._heard.clear()
+    return bool(self._any(self._flags()))

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# A run on GPUs under SLURM, one process a GPU.
+#
+#   launch/slurm.sh run --nodes=4 --gpus=8 --time=24:00:00 [--name=base] [--partition=P] [--account=A] -- train --config=... --workdir=...
+#   launch/slurm.sh status|logs|stop --name=base
+#
+# The work folder and this checkout lie on a file system that all nodes see. JAX takes host, count and rank from SLURM's variables.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "$0")/common.sh"
+
+flag=([name]=ivid [nodes]=1 [gpus]=8 [cpus]=8 [time]=24:00:00 [partition]="" [account]="" [grace]=600 [restarts]=0)
+parse "run status logs stop" "$@"
+
+start() {
+  need_command
+  local name
+  for name in nodes gpus cpus grace; do
+    [[ ${flag[$name]} =~ ^[1-9][0-9]*$ ]] || fail "--$name=${flag[$name]}: expected a positive whole number"
+  done
+  hosts=$((flag[nodes] * flag[gpus])) chips=$hosts # one process and one device for each GPU
+  local wanted job step
+  read -ra wanted <<<"$(expected)"
+  # --kill-on-bad-exit: one dead task ends the step at once, instead of leaving the others to their heartbeats.
+  step=$(printf '%q ' srun --kill-on-bad-exit=1 --label "$here/host.sh" run --platform=gpu "--restarts=${flag[restarts]}" -- "${command[@]}" "${wanted[@]}")
+  # --signal: SIGTERM to the tasks so many seconds before the time is up; they save and end. --requeue: after a node has failed, resume.
+  # No binding of GPUs to tasks: JAX picks each its own by its local rank, and NCCL wants to see its neighbours.
+  job=(
+    sbatch "--job-name=${flag[name]}" "--nodes=${flag[nodes]}" "--ntasks-per-node=${flag[gpus]}" "--gpus-per-node=${flag[gpus]}"
+    "--cpus-per-task=${flag[cpus]}" "--time=${flag[time]}" "--signal=TERM@${flag[grace]}" --requeue --open-mode=append "--output=${flag[name]}.log"
+  )
+  [[ -z ${flag[partition]} ]] || job+=("--partition=${flag[partition]}")
+  [[ -z ${flag[account]} ]] || job+=("--account=${flag[account]}")
+  run "${job[@]}" "--wrap=$step"
+}
+
+case $action in
+  run) start ;;
+  status) run squeue --me "--name=${flag[name]}" ;;
+  logs) run tail -n 200 -F "${flag[name]}.log" ;;
+  stop) run scancel --signal=TERM "--name=${flag[name]}" --me ;;
+esac

@@ -6,7 +6,7 @@ from PIL import Image
 
 from ivid.bin.captions import open_text
 from ivid.bin.config import load_run, text_encoder_folder
-from ivid.bin.data import clip_shape, main
+from ivid.bin.data import clip_shape, main, process_of
 from ivid.bin.samples import held_out_clips
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.parallel.mesh import make_mesh
@@ -88,7 +88,7 @@ def test_embed_once_then_read_without_t5(tmp_path, capsys, monkeypatch):
   source = open_text(run)
   for split in (Split.TRAIN, Split.EVAL):
     host = make_pipeline(data=run.data, train=run.train, stage=run.cascade.stage("base"), split=split)
-    batch = next(device_batches(host, lambda captions: source.embed(captions, length=128), make_mesh(run.mesh)))
+    batch = next(device_batches(host, lambda captions: source.embed(captions, length=128), make_mesh(run.mesh), 8))
     assert batch["text"].shape == (8, 4, 128, 256) and batch["text_mask"].any(-1).all()
   held_out = held_out_clips(run.cascade.stage("base"), run, source, 2)
   monkeypatch.undo()
@@ -99,6 +99,10 @@ def test_embed_once_then_read_without_t5(tmp_path, capsys, monkeypatch):
   np.testing.assert_allclose(held_out.text.astype(np.float32), want.astype(np.float32), atol=0.02)
   with pytest.raises(ValueError, match="gives embeddings of width 256, cascade tiny reads 16"):
     open_text(dataclasses.replace(run, cascade=dataclasses.replace(run.cascade, text=TextSpec(dim=16), stages=_narrow(run))))
+
+
+def test_which_process():
+  assert process_of("3/4") == (3, 4) and process_of("") is None
 
 
 def _narrow(run):
@@ -115,6 +119,7 @@ def _narrow(run):
     (["export-t5", "--from=nowhere", "--out=a"], "no text encoder at nowhere"),
     (["embed", "--config=tiny:base", "--out=a"], "has no end of captions: expected tfds:NAME"),
     (["embed", "--config=tiny:base"], "--out is missing: expected a folder"),
+    (["embed", "--config=tiny:base", "--out=a", "--process=4/4"], "--process=4/4: expected INDEX/COUNT with INDEX from 0 to COUNT - 1"),
   ],
 )
 def test_text_errors_are_one_line(arguments, message):

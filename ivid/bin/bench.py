@@ -1,15 +1,14 @@
-"""Speed of the networks against a matrix product timed in the same run, and of sampling.
+"""Speed of the networks and of embedding captions against a matrix product timed in the same run, and of sampling.
 
 ivid bench unet --config=nano
 ivid bench unet --config=nano --stages=base,ssr1 --repeats=7 --json=bench.json
 ivid bench sample --cascade=nano --steps=2
+ivid bench text --encoders=t5_v1_1_small,byt5_small --batch_size=64
 """
 
 from __future__ import annotations
 
 import json
-import statistics
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,20 +16,21 @@ from absl import flags
 
 from ivid.bin.cache import enable_compilation_cache
 from ivid.bin.config import define_config, find_cascade, load_run, parse_flags
+from ivid.bin.timing import MATRIX, interleaved
 from ivid.media.files import whole_file
 from ivid.spec.errors import nearest
 from ivid.spec.run import RunSpec
 
-SUBJECTS = ("unet", "sample")
-MATRIX = 2048  # side of the reference product
+SUBJECTS = ("unet", "sample", "text")
 TOKENS = 64
 
 
 def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
   flags.DEFINE_list("stages", [], "unet: stages to time; all by default.", flag_values=values)
-  flags.DEFINE_integer("repeats", 5, "unet: timed runs of each; the median counts.", lower_bound=1, flag_values=values)
-  flags.DEFINE_integer("batch_size", 1, "unet: clips (or crops) a run.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("repeats", 5, "unet, text: timed runs of each; the median counts.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("batch_size", None, "unet: clips (or crops) a run (1). text: captions (64).", lower_bound=1, flag_values=values)
+  flags.DEFINE_list("encoders", ["t5_v1_1_small"], "text: published sizes to time, with random weights.", flag_values=values)
   flags.DEFINE_string("cascade", "nano", "sample: folder of a cascade, or the name of one that ships.", flag_values=values)
   for name in ("steps", "start_stage", "stop_stage", "tile"):
     flags.DEFINE_string(name, "", f"sample: as --{name} of ivid sample.", flag_values=values)
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
   if subject not in SUBJECTS:
     raise ValueError(f"what to bench? {subject!r}: {nearest(subject, SUBJECTS)}")
   enable_compilation_cache()
-  header, made, shown = _sampling(values) if subject == "sample" else _networks(values)
+  header, made, shown = {"unet": _networks, "sample": _sampling, "text": _text}[subject](values)
   print(header)
   rows = []
   for row in made:
@@ -61,7 +61,7 @@ def _networks(values: flags.FlagValues) -> tuple[str, Rows, Callable[[dict[str, 
   name = values.config or "nano"
   runs = [load_run(f"{name}:{stage}") for stage in values.stages or load_run(name).cascade.stage_names]
   header = f"{'stage':6} {'params':>10} {'GFLOP/eval':>10} {'timed on':>14} {'fwd':>7} {'fwd+bwd':>7} {'matmul':>7}  ratios (GFLOP/s)"
-  return header, (bench_stage(run, batch_size=values.batch_size, repeats=values.repeats) for run in runs), format_row
+  return header, (bench_stage(run, batch_size=values.batch_size or 1, repeats=values.repeats) for run in runs), format_row
 
 
 def _sampling(values: flags.FlagValues) -> tuple[str, Rows, Callable[[dict[str, Any]], str]]:
@@ -72,6 +72,16 @@ def _sampling(values: flags.FlagValues) -> tuple[str, Rows, Callable[[dict[str, 
   stages = plan.plan_stages(cascade, start=values.start_stage, stop=values.stop_stage, overrides=plan.Overrides(steps=values.steps))
   tiles = plan.plan_tiles(stages, values.tile)
   return bench_sample.format_header(), bench_sample.bench_sampling(cascade, stages, tiles=tiles), bench_sample.format_row
+
+
+def _text(values: flags.FlagValues) -> tuple[str, Rows, Callable[[dict[str, Any]], str]]:
+  from ivid.bin import bench_text
+  from ivid.spec.t5 import t5_spec
+
+  for name in values.encoders:
+    t5_spec(name)  # refuses before the first is timed
+  rows = bench_text.bench_text(values.encoders, batch_size=values.batch_size or 64, repeats=values.repeats)
+  return bench_text.format_header(), rows, bench_text.format_row
 
 
 def bench_stage(run: RunSpec, *, batch_size: int, repeats: int) -> dict[str, Any]:
@@ -119,19 +129,6 @@ def bench_stage(run: RunSpec, *, batch_size: int, repeats: int) -> dict[str, Any
     "ratio_forward": rates["forward"] / rates["matmul"],
     "ratio_forward_backward": rates["forward_backward"] / rates["matmul"],
   }
-
-
-def interleaved(calls: dict[str, Callable[[], Any]], *, repeats: int) -> dict[str, float]:
-  """Median seconds of each call, run in turn so that a change of the machine's speed meets all of them."""
-  for call in calls.values():
-    call()  # compiles
-  times: dict[str, list[float]] = {name: [] for name in calls}
-  for _ in range(repeats):
-    for name, call in calls.items():
-      start = time.perf_counter()
-      call()
-      times[name].append(time.perf_counter() - start)
-  return {name: statistics.median(values) for name, values in times.items()}
 
 
 def format_row(row: dict[str, Any]) -> str:

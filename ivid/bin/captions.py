@@ -52,15 +52,17 @@ def embed_captions(
   length: int,
   batch_size: int,
   shard_size: int,
+  process: tuple[int, int] | None = None,
   progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pathlib.Path:
   """Writes the embeddings of all captions of `data` by its text encoder; returns the folder for data.embeddings.
 
-  The encoder is sharded over this process's devices; several processes share out the shards of the captions.
+  The encoder is sharded over this process's devices; several processes share out the captions' shards.
 
   Args:
     length: tokens that captions are truncated to.
     batch_size: captions a call of the network, rounded up to a multiple of the devices.
+    process: index and count of the processes; None: as JAX counts them.
   """
   from ivid.data.tfds_source import all_captions  # TFDS takes seconds to import
   from ivid.text.encoder import load_encoder
@@ -71,5 +73,6 @@ def embed_captions(
   placement = encoder_placement(make_mesh(MeshSpec(data=1, fsdp=-1), devices)) if len(devices) > 1 else None
   rows = -(-batch_size // len(devices)) * len(devices)
   encoder = load_encoder(text_encoder_folder(data.text_encoder), placement=placement, batch_size=rows)
-  processes = dict(process_index=jax.process_index(), process_count=jax.process_count())
-  return write_embeddings(out, encoder, captions, length=length, shard_size=shard_size, progress=progress, **processes)
+  index, count = process or (jax.process_index(), jax.process_count())
+  sizes = dict(length=length, shard_size=shard_size, process_index=index, process_count=count)
+  return write_embeddings(out, encoder, captions, progress=progress, **sizes)

@@ -51,6 +51,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("max_tokens", 256, "import-t5: tokens a caption is truncated to.", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("batch_size", 64, "embed: captions a call of the encoder.", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("shard_size", 1024, "embed: captions a file.", lower_bound=1, flag_values=values)
+  flags.DEFINE_string("process", "", "embed: which of how many processes this is, such as 0/4; each writes its share.", flag_values=values)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -128,6 +129,7 @@ def _export_t5(values: flags.FlagValues, overrides: Sequence[str]) -> None:
 
 def _embed(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   run = load_run(values.config, overrides)
+  process = process_of(values.process)
   enable_compilation_cache()
   from tqdm import tqdm
 
@@ -140,8 +142,18 @@ def _embed(values: flags.FlagValues, overrides: Sequence[str]) -> None:
       bar.refresh()
 
     sizes = dict(length=run.cascade.text.max_tokens, batch_size=values.batch_size, shard_size=values.shard_size)
-    folder = embed_captions(run.data, values.out, progress=progress, **sizes)
+    folder = embed_captions(run.data, values.out, process=process, progress=progress, **sizes)
   print(f"wrote {folder}; read it with --config.data.embeddings={folder}")
+
+
+def process_of(text: str) -> tuple[int, int] | None:
+  """Index and count of --process=INDEX/COUNT; None if it is not given."""
+  if not text:
+    return None
+  match = re.fullmatch(r"(\d+)/(\d+)", text)
+  if not match or int(match[1]) >= int(match[2]):
+    raise ValueError(f"--process={text}: expected INDEX/COUNT with INDEX from 0 to COUNT - 1, such as 0/4")
+  return int(match[1]), int(match[2])
 
 
 def clip_shape(size: str, fps: float | None) -> ClipShape:

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from ivid.__main__ import main
-from ivid.bin.bench import interleaved
+from ivid.bin import bench_text
 from ivid.bin.bench_sample import RESET, peak_bytes, reset_peak
+from ivid.bin.timing import interleaved
+from ivid.spec import t5
+from ivid.spec.cascade import TextSpec
 from tests.sample import tiny
 
 
@@ -19,6 +22,20 @@ def test_unet(capsys, tmp_path):
   assert row["stage"] == "base" and f"{row['parameters']:,}" in capsys.readouterr().out
   assert all(math.isfinite(value) and value > 0 for value in row["gflops"].values())
   assert row["ratio_forward"] == pytest.approx(row["gflops"]["forward"] / row["gflops"]["matmul"])
+
+
+def test_text(capsys, tmp_path, monkeypatch):
+  spec = TextSpec(name="t5_v1_1_small", vocab_size=300, dim=16, layers=2, heads=2, head_dim=8, mlp_dim=24, max_tokens=128)
+  monkeypatch.setitem(t5.SPECS, "t5_v1_1_small", spec)
+  path = tmp_path / "bench.json"
+  assert main(["bench", "text", "--batch_size=3", "--repeats=1", f"--json={path}"]) == 0
+  (row,) = json.loads(path.read_text())
+  length = len(bench_text.CAPTION.format(0)) + 1
+  products = 4 * 16 * 16 + 3 * 16 * 24  # a token's in the projections and the MLP; attention adds two products over the length
+  assert row["tokens"] == 3 * length and row["gflop"] == pytest.approx(3 * 2 * 2 * length * (products + 2 * length * 16) / 1e9)
+  assert row["ratio"] == pytest.approx(row["gflops"]["embed"] / row["gflops"]["matmul"]) and row["ratio"] > 0
+  assert row["gflops"]["embed"] == pytest.approx(row["gflop"] * row["captions_per_second"] / 3)
+  assert f"{row['parameters']:,}" in capsys.readouterr().out
 
 
 def test_sample(capsys, tmp_path):
@@ -47,11 +64,12 @@ def test_peak_memory_is_of_the_stage_alone():
   ("args", "message"),
   [
     (["unit"], "did you mean 'unet'?"),
-    ([], "expected one of unet, sample"),
+    ([], "expected one of unet, sample, text"),
     (["sample", "--cascade=nanoo"], "no cascade 'nanoo'"),
     (["sample", "--stop_stage=tsr9"], "unknown stage 'tsr9': did you mean"),
     (["unet", "--stages=bsae"], "unknown stage 'bsae': did you mean 'base'?"),
     (["unet", "--repeats=0"], "repeats"),
+    (["text", "--encoders=t5_v1_1_smal"], "unknown T5 't5_v1_1_smal': did you mean 't5_v1_1_small'?"),
   ],
 )
 def test_bad_input(capsys, args, message):

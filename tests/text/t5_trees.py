@@ -2,6 +2,7 @@
 
 import json
 
+import flax.linen as nn
 import flax.serialization
 import jax
 import numpy as np
@@ -26,23 +27,24 @@ def nested(params):
   return traverse_util.unflatten_dict(params, sep="/")
 
 
-def torch_names(params):
+def torch_names(params, *, copy=True):
   """The same parameters as Hugging Face names and turns them."""
   kernels = dict(query="q", key="k", value="v", out="o")
+  turned = (lambda array: array.T.copy()) if copy else (lambda array: array.T)
   found = {"shared.weight": params["token_embedder/embedding"]}
   bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
   for name, array in params.items():
     parts = name.split("/")
     if name == "encoder/relpos_bias/rel_embedding":
-      found[bias] = array.T.copy()
+      found[bias] = turned(array)
     elif name == "encoder/encoder_norm/scale":
       found["encoder.final_layer_norm.weight"] = array
     elif parts[1].startswith("layers_"):
       block, kind = f"encoder.block.{parts[1].removeprefix('layers_')}.", parts[2]
       if kind == "attention":
-        found[f"{block}layer.0.SelfAttention.{kernels[parts[3]]}.weight"] = array.T.copy()
+        found[f"{block}layer.0.SelfAttention.{kernels[parts[3]]}.weight"] = turned(array)
       elif kind == "mlp":
-        found[f"{block}layer.1.DenseReluDense.{parts[3]}.weight"] = array.T.copy()
+        found[f"{block}layer.1.DenseReluDense.{parts[3]}.weight"] = turned(array)
       else:
         found[f"{block}layer.{int(kind == 'pre_mlp_layer_norm')}.layer_norm.weight"] = array
   assert len(found) == len(params)
@@ -89,3 +91,20 @@ def write_zarr(folder, params, form):
     decoder = {"decoder/decoder_norm/scale": np.ones(3, np.float32)}
     content = {"version": 3, "optimizer": {"target": nested(tree | decoder), "state": {"step": 5, "param_states": {}}}}
     (folder / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(content))
+
+
+def write_two_gigabytes(folder):
+  """A sharded checkpoint of T5 v1.1 XL's widths with 9 layers, 2 GB in float32; bytes of the largest shard."""
+  folder.mkdir()
+  spec = TextSpec(vocab_size=32_128, dim=2048, layers=9, heads=32, head_dim=64, mlp_dim=5120)
+  shapes = traverse_util.flatten_dict(nn.meta.unbox(t5.abstract_params(spec)), sep="/")
+  # The names and turned shapes of views of one zero, then real arrays shard by shard.
+  names = torch_names({name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in shapes.items()}, copy=False)
+  rng, weight_map = np.random.default_rng(0), {}
+  for n in range(4):
+    file = f"model-{n + 1:05}-of-00004.safetensors"
+    part = {name: rng.standard_normal(names[name].shape, np.float32) for name in sorted(names)[n::4]}
+    safetensors.numpy.save_file(part, folder / file)
+    weight_map |= dict.fromkeys(part, file)
+  (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+  return max(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -14,6 +14,7 @@ _OPCODE = re.compile(r"(?:^|[\s)}\]])([a-z][a-z0-9\-]*)\(")
 _CALLED = re.compile(r"(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONSTANT = re.compile(r"^s32\[\]\S* constant\((\d+)\)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _SHAPE = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\]")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
@@ -24,7 +25,8 @@ class Instruction:
   opcode: str
   result_bytes: int
   cycles: int
-  trips: int
+  trips: int | None  # of a while loop, where it says so itself
+  constant: int | None  # value of a whole number
   called: tuple[tuple[str, str], ...]  # (attribute, computation)
   op_name: str
 
@@ -94,10 +96,11 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 def _instruction(line: str) -> Instruction:
   body = line.split(" = ", 1)[1]
+  constant = _CONSTANT.match(body)
   opcode = _OPCODE.search(body)
   result = body[: opcode.start(1)] if opcode else body
   size = sum(_shape_bytes(kind, sides) for kind, sides in _SHAPE.findall(result))
-  if opcode and opcode[1].endswith("-start"):
+  if opcode and opcode[1].endswith("-start") and opcode[1] != "all-reduce-start":
     size //= 2  # its result names the operand too
   called = [(attribute, name) for attribute, name in _CALLED.findall(body)]
   for names in _BRANCHES.findall(body):
@@ -107,7 +110,8 @@ def _instruction(line: str) -> Instruction:
     opcode=opcode[1] if opcode else "",
     result_bytes=size,
     cycles=int(cycles[1]) if cycles else 0,
-    trips=int(trips[1]) if trips else 1,
+    trips=int(trips[1]) if trips else None,
+    constant=int(constant[1]) if constant else None,
     called=tuple(called),
     op_name=op_name[1] if op_name else "",
   )
@@ -132,6 +136,15 @@ def _runs(computations: dict[str, list[Instruction]], entry: str) -> dict[str, t
       for attribute, called in instruction.called:
         if called not in computations or attribute in ("condition", "to_apply"):
           continue
-        times = instruction.trips if attribute == "body" else 1
+        times = _trips(instruction, computations) if attribute == "body" else 1
         waiting.append((called, runs * times, top and (attribute != "calls" or instruction.opcode in ("call", "async-start"))))
   return found
+
+
+def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
+  """Turns of a while loop: its own word, or the number that its condition compares the counter with, as jax.lax.scan counts from 0."""
+  if loop.trips is not None:
+    return loop.trips
+  conditions = [name for attribute, name in loop.called if attribute == "condition"]
+  limits = [i.constant for name in conditions for i in computations.get(name, ()) if i.constant is not None]
+  return max(limits, default=1)

@@ -40,7 +40,8 @@ def test_a_small_stage_compiles_for_a_slice_that_is_not_there(tmp_path):
   report = json.loads(figures.read_text())
   assert (report["chips"], report["mesh"]["data"]) == (4, 4)
   assert 0 < report["bytes_per_chip"]["total"] < 16e9 and 0 < report["step_seconds"] < 1 and 0 < report["mfu"] < 1
-  assert report["collectives"]["all-reduce"]["bytes"] > 4 * report["parameters"]  # gradients
+  # Gradients in float32, once each, the blocks' in a loop; the embedding of the guidance weight alone has none.
+  assert 0.99 < report["collectives"]["all-reduce"]["bytes"] / (4 * report["parameters"]) < 1.01
   assert done.stdout.strip() == format_report(report)
 
 

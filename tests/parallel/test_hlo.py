@@ -44,6 +44,13 @@ def test_loops_count_their_trips_and_fusions_once():
   assert program_cost(TEXT).cycles == 7 * 100 + 10
 
 
+def test_a_loop_that_does_not_say_how_often_it_runs_has_a_condition_that_does():
+  text = TEXT.replace('"known_trip_count":{"n":"7"},', "")
+  assert program_cost(text).cycles == 100 + 10
+  limit = "  %limit = s32[]{:T(128)} constant(5)\n  ROOT %p = pred[] compare(%s)"
+  assert program_cost(text.replace("  ROOT %p = pred[] compare(%s)", limit)).cycles == 5 * 100 + 10
+
+
 def test_collectives_by_kind_count_and_bytes():
   cost = program_cost(TEXT)
   gathered = (8 + 16) * 128 * 2 // 2

@@ -12,7 +12,7 @@ import pytest
 from tests.compiling import QUICK
 from tests.launch.runs import ROOT, Launch, arrays, environment, metrics
 
-pytestmark = pytest.mark.slow  # a minute of two cores; test_local.py has the same with an update that compiles at once
+pytestmark = pytest.mark.slow  # minutes of two cores; test_local.py has the same with an update that compiles at once
 
 STEPS, EVERY = 12, 3
 XLA_FLAGS = " ".join(f"--{name}={value}" for name, value in QUICK.items())

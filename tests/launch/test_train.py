@@ -15,7 +15,7 @@ from tests.launch.runs import ROOT, Launch, arrays, environment, metrics
 pytestmark = pytest.mark.slow  # minutes of two cores; test_local.py has the same with an update that compiles at once
 
 STEPS, EVERY = 12, 3
-XLA_FLAGS = " ".join(f"--{name}={value}" for name, value in QUICK.items())
+XLA_FLAGS = " ".join(QUICK)
 TRAIN = [f"steps={STEPS}", f"checkpoint.every={EVERY}", "log_every=1", "eval_every=6", "sample_every=6", "num_samples=1"]
 OPTIONS = ["--config=tiny:base", "--config.cascade.text.max_tokens=32", *(f"--config.train.{option}" for option in TRAIN)]
 

@@ -74,8 +74,8 @@ def test_one_device_equals_eight():
 
 def test_other_step_counts_weights_and_levels_compile_nothing_new():
   first = draw("tsr1", [0])
-  function, static = stage_sampler._function(SPEC.stage("tsr1")), stage_sampler._static(tiny.GUIDED)
-  compiled = stage_sampler._compiled(function, static)
+  spec = SPEC.stage("tsr1")
+  compiled = stage_sampler._compiled(stage_sampler._function(spec), stage_sampler._static(spec, tiny.GUIDED))
   sizes = compiled.grow._cache_size(), compiled.step._cache_size()
   stages = stage_sampler._compiled.cache_info().misses
   for changes in (dict(steps=5), dict(guidance=GuidanceSpec(weight=3.0, low=1.0))):

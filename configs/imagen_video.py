@@ -2,10 +2,11 @@
 
   ivid data import-t5 --from=T5_XXL_CHECKPOINT --tokenizer=SENTENCEPIECE_MODEL --model=t5_v1_1_xxl --out=T5_XXL_FOLDER
   ivid data embed --config=imagen_video:base --config.data.name=tfds:NAME --config.data.text_encoder=T5_XXL_FOLDER --out=EMBEDDINGS
-  ivid train --config=imagen_video:base --workdir=gs://BUCKET/base --config.data.name=tfds:NAME --config.data.embeddings=EMBEDDINGS
+  ivid train --config=imagen_video:base --workdir=runs/base --config.data.name=tfds:NAME --config.data.embeddings=EMBEDDINGS
 
 `launch/` starts this on every host of a slice; `ivid compile --config=imagen_video:base --topology=v5p:4x4x8` says beforehand, without one,
-what a chip holds and how long a step takes. README.md has that table for all stages. SLICES names the slice each stage's batch is for.
+what a chip holds and how long a step takes. SLICES names the slice each stage's batch is for. With the bucket as a folder on every host,
+launch/README.md shows the whole way.
 """
 
 import ml_collections

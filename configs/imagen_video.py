@@ -77,12 +77,15 @@ CLIPS = dict(
 )
 
 
+SAVED = ("conv",)  # kept for the backward pass; all else of a block is computed again
+
+
 def _levels(channels: tuple[int, ...], blocks: tuple[int, ...], *, time: str, attend: int = 0) -> list[dict]:
   """Levels from the finest to the coarsest; the last `attend` look over the frame and at the text. Every block is rematerialised."""
   levels = []
   for i, (width, count) in enumerate(zip(channels, blocks, strict=True)):
     low = i >= len(channels) - attend
-    levels.append(dict(channels=width, blocks=count, time=time, spatial_attention=low, cross_attention=low, remat=True, unroll=1))
+    levels.append(dict(channels=width, blocks=count, time=time, spatial_attention=low, cross_attention=low, remat=True, saved=SAVED, unroll=1))
   return levels
 
 
@@ -117,7 +120,7 @@ def _sampling(steps: int, weight: float, low: float | None) -> dict:
 def _stages() -> dict:
   conv = dict(time="convolution")
   unets = dict(
-    base=_unet(_levels((640, 1280, 2560), (3, 7, 9), time="attention", attend=2)),
+    base=_unet(_levels((640, 1280, 2560), (2, 3, 10), time="attention", attend=2)),
     tsr1=_unet(_levels((512, 1024, 1536), (3, 4, 7), attend=2, **conv)),
     ssr1=_unet(_levels((256, 512, 1024, 1408), (2, 3, 4, 6), attend=2, **conv)),
     ssr2=_unet(_levels((128, 256, 512, 1024, 1280), (2, 2, 3, 5, 6), attend=1, **conv)),

@@ -39,7 +39,7 @@ def get_config(stage: str = "base") -> ml_collections.ConfigDict:
       cascade=dict(name="imagen_video", text=_text(), order=STAGES, stages=_stages()),
       train=train,
       distill=_distill(stage),
-      mesh=dict(data=-1, fsdp=16, tensor=1),
+      mesh=dict(data=-1, fsdp=16, tensor=1, frames=1, height=1),
       data=dict(
         name="moving_shapes",
         dir="",
@@ -101,6 +101,7 @@ def _unet(levels: list[dict], *, patch: int = 1, norm: str = "group", embed_dim:
     norm=norm,
     norm_groups=32,
     text_dim=4096,
+    text_width=1024 if any(level["cross_attention"] for level in levels) else 0,
     dtype="bfloat16",
     param_dtype="float32",
   )
@@ -120,10 +121,10 @@ def _sampling(steps: int, weight: float, low: float | None) -> dict:
 def _stages() -> dict:
   conv = dict(time="convolution")
   unets = dict(
-    base=_unet(_levels((640, 1280, 2560), (2, 3, 10), time="attention", attend=2)),
-    tsr1=_unet(_levels((512, 1024, 1536), (3, 4, 7), attend=2, **conv)),
-    ssr1=_unet(_levels((256, 512, 1024, 1408), (2, 3, 4, 6), attend=2, **conv)),
-    ssr2=_unet(_levels((128, 256, 512, 1024, 1280), (2, 2, 3, 5, 6), attend=1, **conv)),
+    base=_unet(_levels((640, 1280, 2560), (2, 3, 11), time="attention", attend=2)),
+    tsr1=_unet(_levels((512, 1024, 1536), (3, 4, 8), attend=2, **conv)),
+    ssr1=_unet(_levels((256, 512, 1024, 1408), (2, 3, 4, 7), attend=2, **conv)),
+    ssr2=_unet(_levels((128, 256, 512, 1024, 1280), (2, 2, 3, 5, 7), attend=1, **conv)),
     tsr2=_unet(_levels((128, 256, 512, 1024), (2, 3, 5, 11), **conv), norm="rms"),
     tsr3=_unet(_levels((128, 256, 512, 1024), (2, 3, 4, 9), **conv), norm="rms"),
     ssr3=_unet(_levels((128, 256, 512, 1024), (1, 2, 4, 4), **conv), patch=2, norm="rms"),

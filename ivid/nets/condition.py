@@ -25,7 +25,7 @@ class Context(NamedTuple):
 
   Attributes:
     emb: [B, K, E] conditioning vector after its SiLU.
-    text: [B, K, L, D] normalised tokens; K = 1, or T with one caption a frame.
+    text: [B, K, L, D] normalised tokens, projected to the spec's text_width if it has one; K = 1, or T with one caption a frame.
     text_mask: [B, K, L] bool.
     is_video: [B] bool; time mixing is off where False.
     time: [B, T, FEATURES] sinusoids of each frame's time in seconds.
@@ -92,4 +92,6 @@ class Conditioner(nn.Module):
     emb = emb[:, None] + PooledText(E, param_dtype=param_dtype, name="pooled_text")(text, text_mask)
     time = sinusoids(time, FEATURES, shortest=TIME_PERIODS[0], longest=TIME_PERIODS[1])
     text = VectorNorm(axes.TEXT, center=True, dtype=dtype, param_dtype=param_dtype, name="text_norm")(text)
+    if self.spec.text_width:
+      text = Dense(self.spec.text_width, (axes.EMBED_IN, axes.TEXT), dtype=dtype, param_dtype=param_dtype, name="text_proj")(text)
     return Context(emb=nn.silu(emb).astype(dtype), text=text, text_mask=text_mask, is_video=is_video, time=time.astype(dtype))

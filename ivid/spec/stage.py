@@ -120,6 +120,9 @@ class UNetSpec:
   norm: Norm = Norm.GROUP
   norm_groups: int = 8
   text_dim: int = 256
+  # Width that the tokens are brought to, once, before every block's cross-attention projects them; 0: they are read as they are. A wide
+  # encoder's tokens cost each block more than its own positions do where every frame has a caption of its own.
+  text_width: int = 0
   dtype: str = "float32"  # of activations; statistics and softmax are float32 always
   param_dtype: str = "float32"
 
@@ -128,6 +131,8 @@ class UNetSpec:
       raise ValueError("unet.levels is empty: expected at least one level")
     if self.residual_std < 0:
       raise ValueError(f"unet.residual_std={self.residual_std}: expected 0 or more")
+    if self.text_width < 0:
+      raise ValueError(f"unet.text_width={self.text_width}: expected 0 or more")
     if self.patch < 1:
       raise ValueError(f"unet.patch={self.patch}: expected 1 or more")
     for name in ("dtype", "param_dtype"):

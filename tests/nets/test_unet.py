@@ -95,7 +95,7 @@ def test_the_tree_has_param_dtype_and_does_not_depend_on_w_captions_or_size():
 
 
 def test_every_parameter_names_every_axis():
-  boxed = _boxed(VideoUNet(SMALL), _inputs(SMALL, lowres=True))
+  boxed = _boxed(VideoUNet(dataclasses.replace(SMALL, text_width=4)), _inputs(SMALL, lowres=True))
   flat = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
   for path, leaf in flat:
     name = jax.tree_util.keystr(path)
@@ -145,6 +145,18 @@ def test_pictures_in_one_example_equal_pictures_one_by_one_and_missing_text_has_
   other = apply(params, inputs | dict(text=inputs["text"].at[1, 2].add(1.0).at[1, 1].multiply(-1.0)))
   changed = np.abs(other - y).max((2, 3, 4))
   assert changed[1, 1] > 1e-4 and changed[1, [0, 2]].max() == 0
+
+
+def test_tokens_are_brought_to_a_width_once_for_all_blocks():
+  """With the identity as projection a network is what it is without one; with a narrower one, blocks read that width."""
+  wide, inputs = dataclasses.replace(SMALL, text_width=SMALL.text_dim), _inputs(SMALL)
+  params = _params(VideoUNet(SMALL), inputs)
+  same = {**params, "condition": {**params["condition"], "text_proj": {"kernel": jnp.eye(SMALL.text_dim), "bias": jnp.zeros(SMALL.text_dim)}}}
+  want = _apply(VideoUNet(SMALL))(params, inputs)
+  np.testing.assert_allclose(_apply(VideoUNet(wide))(same, inputs), want, atol=1e-5)
+  narrow = nn.unbox(_boxed(VideoUNet(dataclasses.replace(SMALL, text_width=2)), inputs))
+  assert narrow["condition"]["text_proj"]["kernel"].shape == (SMALL.text_dim, 2)
+  assert narrow["down1"]["text"]["key"]["dense"]["kernel"].shape[-2:] == (2, 8)
 
 
 def test_scan_remat_and_unroll_equal_blocks_one_by_one():

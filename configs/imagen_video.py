@@ -81,11 +81,13 @@ SAVED = ("conv",)  # kept for the backward pass; all else of a block is computed
 
 
 def _levels(channels: tuple[int, ...], blocks: tuple[int, ...], *, time: str, attend: int = 0) -> list[dict]:
-  """Levels from the finest to the coarsest; the last `attend` look over the frame and at the text. Every block is rematerialised."""
+  """Levels from the finest to the coarsest; the last `attend` look over the frame and at the text. Blocks are rematerialised."""
   levels = []
   for i, (width, count) in enumerate(zip(channels, blocks, strict=True)):
     low = i >= len(channels) - attend
-    levels.append(dict(channels=width, blocks=count, time=time, spatial_attention=low, cross_attention=low, remat=True, saved=SAVED, unroll=1))
+    levels.append(
+      dict(channels=width, blocks=count, time=time, spatial_attention=low, cross_attention=low, remat=True, saved=SAVED, unroll=1)
+    )
   return levels
 
 

@@ -151,7 +151,10 @@ def test_tokens_are_brought_to_a_width_once_for_all_blocks():
   """With the identity as projection a network is what it is without one; with a narrower one, blocks read that width."""
   wide, inputs = dataclasses.replace(SMALL, text_width=SMALL.text_dim), _inputs(SMALL)
   params = _params(VideoUNet(SMALL), inputs)
-  same = {**params, "condition": {**params["condition"], "text_proj": {"kernel": jnp.eye(SMALL.text_dim), "bias": jnp.zeros(SMALL.text_dim)}}}
+  same = {
+    **params,
+    "condition": {**params["condition"], "text_proj": {"kernel": jnp.eye(SMALL.text_dim), "bias": jnp.zeros(SMALL.text_dim)}},
+  }
   want = _apply(VideoUNet(SMALL))(params, inputs)
   np.testing.assert_allclose(_apply(VideoUNet(wide))(same, inputs), want, atol=1e-5)
   narrow = nn.unbox(_boxed(VideoUNet(dataclasses.replace(SMALL, text_width=2)), inputs))

@@ -30,14 +30,14 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, mask: jax.Array | None =
 
 
 def attend_over_frames(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """Every position over its own frames: [heads, B, T, P, D] three times -> [heads, B, T, P, D]."""
+  """Every position over its own frames: [B, T, heads, P, D] three times -> [B, T, heads, P, D]."""
   return jax.lax.platform_dependent(q, k, v, cpu=attend_each_position, default=attend_packed)
 
 
 def attend_each_position(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
   """`attend_over_frames`, an attention of T tokens for each position."""
-  q, k, v = (a.swapaxes(2, 3) for a in (q, k, v))
-  return attend(q, k, v).swapaxes(2, 3)
+  q, k, v = (a.transpose(0, 3, 2, 1, 4) for a in (q, k, v))
+  return attend(q, k, v).transpose(0, 3, 2, 1, 4)
 
 
 def attend_packed(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -46,28 +46,28 @@ def attend_packed(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
   A matrix unit of 128 x 128 is nearly empty in an attention of 16 tokens. Tokens are in the order (frame, position), so that positions and
   channels stay together in memory.
   """
-  heads, B, T, P, D = q.shape
+  B, T, heads, P, D = q.shape
   pack = max(n for n in range(1, max(PACKED // T, 1) + 1) if P % n == 0)
-  shape = (heads, B, T, P // pack, pack, D)
-  q, k, v = (a.reshape(shape).swapaxes(2, 3).reshape(heads, B, P // pack, T * pack, D) for a in (q, k, v))
+  shape = (B, T, heads, P // pack, pack, D)
+  q, k, v = (a.reshape(shape).transpose(0, 2, 3, 1, 4, 5).reshape(B, heads, P // pack, T * pack, D) for a in (q, k, v))
   place = jnp.arange(T * pack) % pack
   h = attend(q, k, v, mask=place[:, None] == place)
-  return h.reshape(heads, B, P // pack, T, pack, D).swapaxes(2, 3).reshape(heads, B, T, P, D)
+  return h.reshape(B, heads, P // pack, T, pack, D).transpose(0, 3, 1, 2, 4, 5).reshape(B, T, heads, P, D)
 
 
 def project(x: jax.Array, kernel: jax.Array, *, head_dim: int) -> jax.Array:
-  """Dense layer into heads that come first: x [..., P, C], kernel [C, features] -> [heads, ..., P, head_dim].
+  """Dense layer into heads that stand before the positions: x [..., P, C], kernel [C, features] -> [..., heads, P, head_dim].
 
   Positions and channels of a head are then the last two axes, which TPUs hold in tiles: no padding of few heads to a tile, and a norm
   over a head's channels costs a third of one behind [..., P, heads, head_dim].
   """
-  return jnp.einsum("...pc,cnd->n...pd", x, kernel.reshape(kernel.shape[0], -1, head_dim))
+  return jnp.einsum("...pc,cnd->...npd", x, kernel.reshape(kernel.shape[0], -1, head_dim))
 
 
 def join(h: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Dense layer out of heads: h [heads, ..., P, head_dim], kernel [heads head_dim, features] -> [..., P, features]."""
-  heads, head_dim = h.shape[0], h.shape[-1]
-  return jnp.einsum("n...pd,ndc->...pc", h, kernel.reshape(heads, head_dim, -1))
+  """Dense layer out of heads: h [..., heads, P, head_dim], kernel [heads head_dim, features] -> [..., P, features]."""
+  heads, _, head_dim = h.shape[-3:]
+  return jnp.einsum("...npd,ndc->...pc", h, kernel.reshape(heads, head_dim, -1))
 
 
 class Project(nn.Module):
@@ -86,7 +86,7 @@ class Project(nn.Module):
 
 
 class Heads(nn.Module):
-  """[..., P, C] -> [heads, ..., P, head_dim], a dense layer, RMS-normalised if `norm`."""
+  """[..., P, C] -> [..., heads, P, head_dim], a dense layer, RMS-normalised if `norm`."""
 
   features: int
   head_dim: int
@@ -102,7 +102,7 @@ class Heads(nn.Module):
 
 
 class Out(nn.Module):
-  """[heads, ..., P, head_dim] -> [..., P, features], zero-initialised."""
+  """[..., heads, P, head_dim] -> [..., P, features], zero-initialised."""
 
   features: int
   dtype: jnp.dtype = jnp.float32
@@ -110,7 +110,7 @@ class Out(nn.Module):
 
   @nn.compact
   def __call__(self, h: jax.Array) -> jax.Array:
-    heads, head_dim = h.shape[0], h.shape[-1]
+    heads, _, head_dim = h.shape[-3:]
     init = nn.with_logical_partitioning(kernel_init(zero=True), (axes.EMBED_IN, axes.EMBED_OUT))
     kernel = self.param("kernel", init, (heads * head_dim, self.features), self.param_dtype)
     init = nn.with_logical_partitioning(nn.initializers.zeros_init(), (axes.CHANNELS,))
@@ -144,9 +144,9 @@ class TemporalAttention(Attention):
     place = Dense(C, (axes.FEATURES, axes.EMBED_OUT), bias=False, dtype=self.dtype, param_dtype=self.param_dtype, name="time")(time)
     h = (x + place[:, :, None, None]).reshape(B * T, H * W, C)
     q, k, v = (self.heads(h, name, features=C) for name in ("query", "key", "value"))
-    q, k, v = (a.reshape(-1, B, T, H * W, self.head_dim) for a in (q, k, v))
+    q, k, v = (a.reshape(B, T, *a.shape[1:]) for a in (q, k, v))
     h = attend_over_frames(q, k, v)
-    return self.out(h.reshape(-1, B * T, H * W, self.head_dim), x.shape)
+    return self.out(h.reshape(B * T, *h.shape[2:]), x.shape)
 
 
 class SpatialAttention(Attention):
@@ -177,4 +177,4 @@ class TextAttention(Attention):
     tokens = tokens.reshape(B * K, -1, D)
     k = self.heads(tokens, "key", features=C)
     v = self.heads(tokens, "value", features=C)
-    return self.out(attend(q, k, v, mask=mask.reshape(B * K, 1, -1)), x.shape)
+    return self.out(attend(q, k, v, mask=mask.reshape(B * K, 1, 1, -1)), x.shape)

@@ -15,7 +15,7 @@ def normal(seed, *shape):
 @pytest.mark.parametrize(("frames", "positions"), [(16, 12), (3, 10), (130, 2)])
 def test_positions_that_share_an_attention_do_not_see_each_other(frames, positions):
   """Values and gradients; packs of 6 of the 8 that would fit, of 10, and of one position."""
-  q, k, v = (normal(n, 3, 2, frames, positions, 4) for n in range(3))
+  q, k, v = (normal(n, 2, frames, 3, positions, 4) for n in range(3))
   by_one = jax.vjp(attend_each_position, q, k, v)
   packed = jax.vjp(attend_packed, q, k, v)
   np.testing.assert_allclose(packed[0], by_one[0], atol=2e-6)
@@ -26,6 +26,6 @@ def test_positions_that_share_an_attention_do_not_see_each_other(frames, positio
 def test_projections_into_and_out_of_heads_are_dense_layers():
   x, kernel, back = normal(0, 2, 5, 6), normal(1, 6, 12), normal(2, 12, 7)
   heads = project(x, kernel, head_dim=4)
-  want = (x @ kernel).reshape(2, 5, 3, 4).transpose(2, 0, 1, 3)
+  want = (x @ kernel).reshape(2, 5, 3, 4).swapaxes(1, 2)
   np.testing.assert_allclose(heads, want, atol=1e-5)
   np.testing.assert_allclose(join(heads, back), x @ kernel @ back, atol=1e-4)

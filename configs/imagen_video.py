@@ -1,4 +1,4 @@
-"""Imagen Video at full size: the seven stages of the paper, 11.65B parameters, for TPU pods (2210.02303, figure 6).
+"""Imagen Video at full size: the seven stages of the paper, 11.67B parameters, for TPU pods (2210.02303, figure 6).
 
   ivid data import-t5 --from=T5_XXL_CHECKPOINT --tokenizer=SENTENCEPIECE_MODEL --model=t5_v1_1_xxl --out=T5_XXL_FOLDER
   ivid data embed --config=imagen_video:base --config.data.name=tfds:NAME --config.data.text_encoder=T5_XXL_FOLDER --out=EMBEDDINGS
@@ -6,8 +6,8 @@
 
 `launch/` starts this on every host of a slice; `ivid compile --config=imagen_video:base --topology=v5p:4x4x8` says beforehand, without one,
 what a chip holds and how long a step takes. SLICES names the slice each stage's batch is for. The compiler's estimates on those slices,
-before collectives: base 24.4 GB a chip and 1.9 s a step (MFU 0.39), ssr3 10.0 GB and 0.18 s (0.42). With the bucket as a folder on every host,
-launch/README.md shows the whole way.
+before collectives: base 24.4 GB a chip and 1.9 s a step (MFU 0.39), ssr3 10.0 GB and 0.18 s (0.42). With the bucket as a folder
+on every host, launch/README.md shows the whole way.
 """
 
 import ml_collections

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from ivid.diffusion import augment, distill, guidance, loss, process, samplers, schedule, threshold
+from ivid.nets import captions
 from ivid.nets.unet import VideoUNet
 from ivid.spec import batch as batches
 from ivid.spec.stage import LossWeight, SamplerKind, SamplingSpec, StageSpec
@@ -25,8 +26,8 @@ class Conditioning:
   """All that the denoiser is given besides z_t and its level.
 
   Attributes:
-    text: [B, K, L, D] embeddings, K = 1 or T.
-    text_mask: [B, K, L] bool; all False means no text.
+    text: [G, M, L, D] embeddings of captions (ivid.spec.batch.CaptionLayout); [B, 1, L, D] without pictures.
+    text_mask: [G, M, L] bool; all False means no text.
     is_video: [B] bool; False bypasses all time mixing.
     fps: [B] float32.
     lowres: [B, T, H, W, C'] augmented and grown to the target's size, or None in the base.
@@ -276,7 +277,8 @@ class Stage:
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch[batches.INDEX])
     cond = self._conditioning(batch)
     drop = _draw(keys, _DROP, ()) < self.spec.diffusion.text_drop
-    cond = cond.replace(text_mask=cond.text_mask & ~drop[:, None, None])
+    drop = captions.per_caption(drop, cond.text, frames=x.shape[1])
+    cond = cond.replace(text_mask=cond.text_mask & ~drop[:, :, None])
     return x, cond if self.spec.lowres is None else self._training_lowres(cond, x, keys), keys
 
   def _training_lowres(self, cond: Conditioning, x: jax.Array, keys: jax.Array) -> Conditioning:

@@ -95,8 +95,14 @@ def _gradients(params: Any, batch: Any, key: jax.Array, *, loss_fn: LossFn, accu
 
   if accumulation == 1:
     return jax.value_and_grad(mean_loss)(params, batch)
-  # Rows are dealt out in turn, so that each microbatch keeps the batch's mixture and stays spread over the devices.
-  micro = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(a.shape[0] // accumulation, accumulation, *a.shape[1:]), 1, 0), batch)
+  # Groups of rows are dealt out in turn, so that each microbatch keeps the batch's mixture and stays spread over the devices.
+  turns = min(a.shape[0] for a in jax.tree.leaves(batch)) // accumulation
+
+  def deal(a: jax.Array) -> jax.Array:
+    hands = jnp.moveaxis(a.reshape(turns, accumulation, -1, *a.shape[1:]), 1, 0)
+    return hands.reshape(accumulation, -1, *a.shape[1:])
+
+  micro = jax.tree.map(deal, batch)
 
   def add(total: Any, rows: Any) -> tuple[Any, None]:
     return jax.tree.map(jnp.add, total, jax.value_and_grad(mean_loss)(params, rows)), None

@@ -49,6 +49,18 @@ def test_accumulation_equals_the_whole_batch(state):
   np.testing.assert_allclose(metrics["loss"], all_metrics["loss"], rtol=1e-6)
 
 
+def test_accumulation_keeps_rows_with_their_group(state):
+  """Rows in groups of two, each group with an array of its own."""
+
+  def loss(params, batch, key):
+    rows, groups = batch["x"].reshape(-1, 2), batch["group"]
+    return jnp.square(params["a"] * groups - rows).reshape(-1), jnp.zeros_like(batch["x"])
+
+  batch = {"x": jnp.asarray([1.0, -2.0, 5.0, 0.5, 3.0, 1.0, 0.0, 2.0]), "group": jnp.asarray([[1.0], [2.0], [-1.0], [0.5]])}
+  whole, parts = (step(state, batch, loss_fn=loss, accumulation=n)[0] for n in (1, 2))
+  np.testing.assert_allclose(parts.params["a"], whole.params["a"], rtol=1e-6)
+
+
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(state):
   new, metrics = step(state, {"x": jnp.asarray([1.0, jnp.inf])})
   assert not np.isfinite(float(metrics["loss"]))

@@ -63,7 +63,7 @@ def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson
       split=split,
       rows=process_rows(mesh, train.batch_size),
     )
-    return device_batches(host, embed, mesh, train.batch_size)
+    return device_batches(host, embed, training.batch)
 
   with jax.set_mesh(mesh):
     checkpointer = Checkpointer(workdir, train.checkpoint, stage)

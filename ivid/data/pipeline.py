@@ -16,7 +16,7 @@ from ivid.spec.stage import StageSpec
 
 __all__ = ["CAPTIONS", "Split", "make_pipeline"]
 
-CAPTIONS = "captions"  # list[list[str]], b x K; embedded before it reaches a device
+CAPTIONS = "captions"  # list[list[str]], one a clip and one a frame of packed images; embedded before it reaches a device
 LAST_INDEX = 2**31 - 1  # indices are int32
 
 
@@ -46,9 +46,8 @@ def make_pipeline(
 ) -> Iterator[dict[str, Any]]:
   """Batches, or those rows of each that this process feeds, from batch number `start_step` on.
 
-  A batch holds `video` uint8 [b, T, H, W, 3], `captions` b lists of K texts (K = T if the batch has images, where clips
-  repeat theirs; else 1), `is_video` bool [b], `fps` float32 [b] and `index` int32 [b] = step x batch_size + row.
-  Rows 0 .. train.num_images - 1 of the whole batch are packed independent images.
+  A batch holds `video` uint8 [b, T, H, W, 3], `captions` b lists of texts (T where train.is_image, else 1), `is_video` bool [b], `fps`
+  float32 [b] and `index` int32 [b] = step x batch_size + row.
 
   Args:
     rows: 0 to batch_size - 1 in rising order, b of them (ivid.parallel.sharding.process_rows); None: all.
@@ -60,18 +59,16 @@ def make_pipeline(
   source = make_source(data=data, train=train, stage=stage, split=split)
   places = _Rows(source, batch_size=train.batch_size, start_step=start_step, rows=taken)
   per_step = len(taken)
-  packed = train.num_images > 0
   reading = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=max(1, data.prefetch) * per_step)
   examples = grain.MapDataset.source(places).to_iter_dataset(reading)
-  return iter(examples.batch(per_step, drop_remainder=True, batch_fn=lambda pairs: _collate(pairs, packed)))
+  return iter(examples.batch(per_step, drop_remainder=True, batch_fn=_collate))
 
 
-def _collate(pairs: list[tuple[int, Example]], packed: bool) -> dict[str, Any]:
+def _collate(pairs: list[tuple[int, Example]]) -> dict[str, Any]:
   examples = [example for _, example in pairs]
-  count = len(examples[0].video) if packed else 1
   return {
     batches.VIDEO: np.stack([e.video for e in examples]),
-    CAPTIONS: [list(e.captions) if len(e.captions) == count else list(e.captions) * count for e in examples],
+    CAPTIONS: [list(e.captions) for e in examples],
     batches.IS_VIDEO: np.array([e.is_video for e in examples]),
     batches.FPS: np.array([e.fps for e in examples], np.float32),
     batches.INDEX: np.array([index for index, _ in pairs], np.int32),

@@ -33,7 +33,7 @@ def make_source(*, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Sp
 class MovingShapes:
   """Clips of moving_shapes at a stage's output, from (train.seed, split, index).
 
-  Rows below train.num_images of each batch, and every row of a view of one frame, are independent images.
+  Rows that train.is_image names, and every row of a view of one frame, are independent images.
   """
 
   def __init__(self, *, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split):
@@ -52,7 +52,7 @@ class MovingShapes:
     self._aspect = data.aspect or stage.output.width / stage.output.height
 
   def __getitem__(self, index: int) -> Example:
-    if self.view.is_image or index % self._train.batch_size < self._train.num_images:
+    if self.view.is_image or self._train.is_image(index):
       frames = [self._image(index, frame) for frame in range(self.view.frames)]
       return Example(np.stack([f[0] for f in frames]), tuple(f[1] for f in frames), False, self.view.clip.fps)
     rng, scene = self._scene(index, 0)

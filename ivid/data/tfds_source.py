@@ -48,7 +48,7 @@ class TfdsSource:
 
   def __getitem__(self, index: int) -> Example:
     rng = np.random.default_rng([self._train.seed, index, STREAMS[self._split], CHOICES])
-    if self.view.is_image or index % self._train.batch_size < self._train.num_images:
+    if self.view.is_image or self._train.is_image(index):
       return self._images(rng)
     record = self._records[self._place(index)]
     first, *corner = self.view.corner(rng)

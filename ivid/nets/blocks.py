@@ -39,8 +39,7 @@ class Block(nn.Module):
     if self.level.spatial_attention:
       h = h + SpatialAttention(self.spec.head_dim, name="space", **self._kinds())(self._norm("space_norm")(h))
     if self.level.cross_attention:
-      normed = self._norm("text_norm")(h)
-      h = h + TextAttention(self.spec.head_dim, name="text", **self._kinds())(normed, context.text, context.text_mask)
+      h = h + TextAttention(self.spec.head_dim, name="text", **self._kinds())(self._norm("text_norm")(h), *context.text)
     assert h.shape == shape, (h.shape, shape)
     h = pin(h)
     return h, None if self.up else h

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ivid.nets import axes
+from ivid.nets import axes, captions
 from ivid.nets.layers import Dense, VectorNorm, sinusoids
 from ivid.spec.stage import UNetSpec
 
@@ -24,16 +24,14 @@ class Context(NamedTuple):
   """Inputs shared by all blocks.
 
   Attributes:
-    emb: [B, K, E] conditioning vector after its SiLU.
-    text: [B, K, L, D] normalised tokens, projected to the spec's text_width if it has one; K = 1, or T with one caption a frame.
-    text_mask: [B, K, L] bool.
+    emb: [B, K, E] conditioning vector after its SiLU; K = 1, or T if there are pictures.
+    text: captions of pictures and of clips, their tokens normalised, and projected to the spec's text_width if it has one.
     is_video: [B] bool; time mixing is off where False.
     time: [B, T, FEATURES] sinusoids of each frame's time in seconds.
   """
 
   emb: jax.Array
-  text: jax.Array
-  text_mask: jax.Array
+  text: tuple[captions.Captions, captions.Captions]
   is_video: jax.Array
   time: jax.Array
 
@@ -54,7 +52,7 @@ class ScalarEmbedding(nn.Module):
 
 
 class PooledText(nn.Module):
-  """[B, K, L, D] -> [B, K, features]: masked mean of the tokens, norm, dense; a learned vector where no token is valid."""
+  """[G, M, L, D] -> [G, M, features]: masked mean of the tokens, norm, dense; a learned vector where no token is valid."""
 
   features: int
   param_dtype: jnp.dtype = jnp.float32
@@ -77,7 +75,7 @@ class Conditioner(nn.Module):
 
   @nn.compact
   def __call__(self, logsnr, *, text, text_mask, is_video, time, fps, aug_logsnr=None, w=None) -> Context:
-    """logsnr, fps, aug_logsnr, w: [B]; time [B, T] in seconds; the others as in Context. Weights exist for aug_logsnr if given."""
+    """logsnr, is_video, fps, aug_logsnr, w: [B]; text [G, M, L, D]; time [B, T] in seconds. Weights exist for aug_logsnr if given."""
     E, dtype, param_dtype = self.spec.embed_dim, jnp.dtype(self.spec.dtype), jnp.dtype(self.spec.param_dtype)
     emb = ScalarEmbedding(E, LOGSNR_PERIODS, param_dtype=param_dtype, name="logsnr")(logsnr)
     if aug_logsnr is not None:
@@ -89,9 +87,12 @@ class Conditioner(nn.Module):
     guidance = embed_w(jnp.zeros_like(logsnr) if w is None else w)
     if w is not None:
       emb = emb + guidance
-    emb = emb[:, None] + PooledText(E, param_dtype=param_dtype, name="pooled_text")(text, text_mask)
+    sizes = dict(batch_size=time.shape[0], frames=time.shape[1])
+    pooled = PooledText(E, param_dtype=param_dtype, name="pooled_text")(text, text_mask)
+    emb = emb[:, None] + captions.per_frame(pooled, **sizes)
     time = sinusoids(time, FEATURES, shortest=TIME_PERIODS[0], longest=TIME_PERIODS[1])
     text = VectorNorm(axes.TEXT, center=True, dtype=dtype, param_dtype=param_dtype, name="text_norm")(text)
     if self.spec.text_width:
       text = Dense(self.spec.text_width, (axes.EMBED_IN, axes.TEXT), dtype=dtype, param_dtype=param_dtype, name="text_proj")(text)
-    return Context(emb=nn.silu(emb).astype(dtype), text=text, text_mask=text_mask, is_video=is_video, time=time.astype(dtype))
+    text = captions.split(text, text_mask, **sizes)
+    return Context(emb=nn.silu(emb).astype(dtype), text=text, is_video=is_video, time=time.astype(dtype))

@@ -31,8 +31,8 @@ class VideoUNet(nn.Module):
     Args:
       z: [B, T, H, W, C] noisy clip.
       logsnr: [B] in [-20, 20].
-      text: [B, K, L, D] token embeddings; K = 1, or T for one caption a frame.
-      text_mask: [B, K, L] bool; all False means no text.
+      text: [G, M, L, D] token embeddings of captions (ivid.spec.batch.CaptionLayout); [B, 1, L, D] without pictures.
+      text_mask: [G, M, L] bool; all False means no text.
       is_video: [B] bool; False for independent pictures in the frames.
       fps: [B] frames a second.
       lowres: [B, T, H, W, C'] conditioning clip at the size of z, or None.
@@ -41,7 +41,7 @@ class VideoUNet(nn.Module):
     """
     B, T, H, W, _ = z.shape
     assert (lowres is None) == (aug_logsnr is None), "lowres and aug_logsnr come together"
-    assert text.shape[1] in (1, T) and text.shape[-1] == self.spec.text_dim, (text.shape, T, self.spec.text_dim)
+    assert text.shape[-1] == self.spec.text_dim, (text.shape, self.spec.text_dim)
     time = jnp.arange(T, dtype=jnp.float32) / fps.astype(jnp.float32)[:, None]
     context = Conditioner(self.spec, name="condition")(
       logsnr, text=text, text_mask=text_mask, is_video=is_video, time=time, fps=fps, aug_logsnr=aug_logsnr, w=w

@@ -8,8 +8,8 @@ from ivid.spec.stage import StageSpec
 
 # One row per entry: the axes behind the batch axis are written in the Imagen Video letters.
 VIDEO = "video"  # [B, T, H, W, 3] uint8, RGB; T independent pictures where is_video is False
-TEXT = "text"  # [B, K, L, D] bfloat16 embeddings; K = 1 (one caption a clip) or T (one a frame)
-TEXT_MASK = "text_mask"  # [B, K, L] bool, True on tokens
+TEXT = "text"  # [G, M, L, D] bfloat16 embeddings, see CaptionLayout; [B, 1, L, D] without packed images
+TEXT_MASK = "text_mask"  # [G, M, L] bool, True on tokens
 IS_VIDEO = "is_video"  # [B] bool
 FPS = "fps"  # [B] float32, frames per second of `video`
 INDEX = "index"  # [B] int32, the example's place in the data; the root of all its randomness
@@ -21,6 +21,37 @@ class ArraySpec:
   dtype: str
 
 
+@dataclasses.dataclass(frozen=True)
+class CaptionLayout:
+  """Which captions belong to which rows of a batch: G groups of `rows` rows, the first `images` of which hold independent pictures.
+
+  A group's captions are one for each frame of its pictures, row by row, then one for each clip: M = images T + rows - images. A clip's
+  caption is so embedded, kept and projected once, not once a frame.
+  """
+
+  rows: int = 1
+  images: int = 0
+
+  def captions(self, frames: int) -> int:
+    """M."""
+    return self.images * frames + self.rows - self.images
+
+  @classmethod
+  def of(cls, captions: tuple[int, int], *, batch_size: int, frames: int) -> CaptionLayout:
+    """The layout of text [G, M, ...] for `batch_size` rows of `frames` frames; pictures of one frame count as clips of one.
+
+    Raises:
+      ValueError: there is none.
+    """
+    groups, count = captions
+    layout = cls(batch_size // groups, (count - batch_size // groups) // max(1, frames - 1))
+    if layout.rows * groups != batch_size or not 0 <= layout.images <= layout.rows or layout.captions(frames) != count:
+      raise ValueError(
+        f"text of {groups} x {count} captions for {batch_size} rows of {frames} frames: expected {batch_size} x 1, or x {frames}"
+      )
+    return layout
+
+
 def batch_spec(
   stage: StageSpec,
   *,
@@ -29,16 +60,14 @@ def batch_spec(
   height: int,
   width: int,
   max_tokens: int,
-  captions_per_clip: int = 1,
+  captions: CaptionLayout = CaptionLayout(),
 ) -> dict[str, ArraySpec]:
   """Contents of a batch of `batch_size` clips (or crops of them) of frames x height x width."""
-  b, k = batch_size, captions_per_clip
-  if k not in (1, frames):
-    raise ValueError(f"captions_per_clip={k}: expected 1 or the number of frames, {frames}")
+  b, g, m = batch_size, batch_size // captions.rows, captions.captions(frames)
   return {
     VIDEO: ArraySpec((b, frames, height, width, 3), "uint8"),
-    TEXT: ArraySpec((b, k, max_tokens, stage.unet.text_dim), "bfloat16"),
-    TEXT_MASK: ArraySpec((b, k, max_tokens), "bool"),
+    TEXT: ArraySpec((g, m, max_tokens, stage.unet.text_dim), "bfloat16"),
+    TEXT_MASK: ArraySpec((g, m, max_tokens), "bool"),
     IS_VIDEO: ArraySpec((b,), "bool"),
     FPS: ArraySpec((b,), "float32"),
     INDEX: ArraySpec((b,), "int32"),

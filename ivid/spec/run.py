@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import math
 
+from ivid.spec.batch import CaptionLayout
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.stage import LossWeight, is_power_of_two
 
@@ -84,9 +85,15 @@ class TrainSpec:
       raise ValueError(f"train.ema_decay={self.ema_decay}: expected 0 up to but not 1")
 
   @property
-  def num_images(self) -> int:
-    """Rows of a batch that hold independent images."""
-    return round(self.batch_size * self.image_fraction)
+  def captions(self) -> CaptionLayout:
+    """Which rows of a batch hold independent images: as many as image_fraction says, spread evenly."""
+    images = round(self.batch_size * self.image_fraction)
+    common = math.gcd(images, self.batch_size)
+    return CaptionLayout(self.batch_size // common, images // common)
+
+  def is_image(self, index: int) -> bool:
+    """Whether the example at this place in the data is a row of independent images."""
+    return index % self.captions.rows < self.captions.images
 
 
 @dataclasses.dataclass(frozen=True)

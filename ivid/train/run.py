@@ -32,6 +32,7 @@ class Training:
 
   Attributes:
     state: abstract TrainState with shardings.
+    batch: abstract batch (ivid.spec.batch) with shardings.
     init: Program: key -> TrainState, made straight in its shards.
     step: Program: (state, batch, key) -> (state, metrics); of a distillation (state, teacher, batch, key).
     evaluate: Program: (ema, batch, key) -> (loss [B], u [B]); of a distillation (ema, teacher, batch, key).
@@ -40,6 +41,7 @@ class Training:
   stage: Stage
   mesh: Mesh
   state: TrainState
+  batch: dict[str, jax.ShapeDtypeStruct]
   init: Program
   step: Program
   evaluate: Program
@@ -78,7 +80,7 @@ def make_training(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: 
   abstract = sharding.with_shardings(jax.eval_shape(init, jax.random.key(0)), state_shardings)
   rows = sharding.batch_sharding(mesh)
   arrays = batches.batch_spec(
-    spec, batch_size=train.batch_size, max_tokens=max_tokens, captions_per_clip=shape[0] if train.num_images else 1, **_sizes(shape)
+    spec, batch_size=train.batch_size, max_tokens=max_tokens, captions=_caption_layout(train, mesh), **_sizes(shape)
   )
   batch = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows) for name, a in arrays.items()}
   key = jax.eval_shape(lambda: jax.random.key(0))
@@ -95,6 +97,7 @@ def make_training(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: 
     stage=stage,
     mesh=mesh,
     state=abstract,
+    batch=batch,
     init=Program("init", init, (key,), out_shardings=state_shardings),
     step=Program(
       name, step, (abstract, *taught, batch, key), out_shardings=(state_shardings, sharding.replicated(mesh)), donate=(0,), mesh=mesh
@@ -141,22 +144,30 @@ def warm_start(state: TrainState, params: Any) -> TrainState:
   return state.replace(params=placed, ema=jax.tree.map(lambda new, old: jax.device_put(np.array(new), old.sharding), params, state.ema))
 
 
-def device_batches(host: Iterator[Mapping[str, Any]], embed: EmbedFn, mesh: Mesh, batch_size: int) -> Iterator[dict[str, jax.Array]]:
-  """Batches as ivid.spec.batch describes them, sharded over the mesh, from this process's rows (sharding.process_rows) with captions."""
-  rows = sharding.batch_sharding(mesh)
+def device_batches(
+  host: Iterator[Mapping[str, Any]], embed: EmbedFn, batch: Mapping[str, jax.ShapeDtypeStruct]
+) -> Iterator[dict[str, jax.Array]]:
+  """Batches as `batch` describes them (Training.batch), from this process's rows (sharding.process_rows) with captions."""
+  size, frames, *_ = batch[batches.VIDEO].shape
+  per_group = batch[batches.TEXT].shape[1]
+  layout = batches.CaptionLayout.of(batch[batches.TEXT].shape[:2], batch_size=size, frames=frames)
   for example in host:
     captions = example["captions"]
-    count, per_clip = len(captions), len(captions[0])
-    text, mask = embed([caption for clip in captions for caption in clip])
+    if layout.images == layout.rows:  # a caption a frame throughout
+      captions = [row * (frames // len(row)) for row in captions]
+    text, mask = embed([caption for row in captions for caption in row])
     arrays = {
       batches.VIDEO: example["video"],
-      batches.TEXT: text.reshape(count, per_clip, *text.shape[1:]),
-      batches.TEXT_MASK: mask.reshape(count, per_clip, -1),
+      batches.TEXT: text.reshape(-1, per_group, *text.shape[1:]),
+      batches.TEXT_MASK: mask.reshape(-1, per_group, mask.shape[-1]),
       batches.IS_VIDEO: example["is_video"],
       batches.FPS: example["fps"],
       batches.INDEX: example["index"],
     }
-    yield {name: jax.make_array_from_process_local_data(rows, np.asarray(a), (batch_size, *np.shape(a)[1:])) for name, a in arrays.items()}
+    yield {
+      name: jax.make_array_from_process_local_data(batch[name].sharding, np.asarray(a), (batch[name].shape[0], *np.shape(a)[1:]))
+      for name, a in arrays.items()
+    }
 
 
 def make_evaluation(
@@ -189,6 +200,14 @@ def bucket_means(stage: Stage, losses: np.ndarray, times: np.ndarray, buckets: i
     if count:
       result[f"eval/loss_logsnr_{levels[i + 1]:.0f}_to_{levels[i]:.0f}"] = float(total / count)
   return result
+
+
+def _caption_layout(train: TrainSpec, mesh: Mesh) -> batches.CaptionLayout:
+  """The run's own where whole groups lie on every device and in every microbatch, else a caption for each frame."""
+  groups = train.batch_size // train.captions.rows
+  if groups % (mesh.shape["data"] * mesh.shape["fsdp"] * train.accumulation):
+    return batches.CaptionLayout(rows=1, images=1)
+  return train.captions
 
 
 def _sizes(shape: tuple[int, int, int]) -> dict[str, int]:

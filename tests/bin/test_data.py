@@ -12,7 +12,7 @@ from ivid.data.pipeline import Split, make_pipeline
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.cascade import TextSpec
 from ivid.text.encoder import load_encoder, save_encoder
-from ivid.train.run import device_batches
+from ivid.train.run import device_batches, make_training
 from tests.text import t5_trees
 
 
@@ -86,9 +86,10 @@ def test_embed_once_then_read_without_t5(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr("ivid.text.encoder.load_encoder", None)
   run = load_run("tiny:base", overrides)
   source = open_text(run)
+  training = make_training(run.cascade.stage("base"), run.train, make_mesh(run.mesh), max_tokens=128)
   for split in (Split.TRAIN, Split.EVAL):
     host = make_pipeline(data=run.data, train=run.train, stage=run.cascade.stage("base"), split=split)
-    batch = next(device_batches(host, lambda captions: source.embed(captions, length=128), make_mesh(run.mesh), 8))
+    batch = next(device_batches(host, lambda captions: source.embed(captions, length=128), training.batch))
     assert batch["text"].shape == (8, 4, 128, 256) and batch["text_mask"].any(-1).all()
   held_out = held_out_clips(run.cascade.stage("base"), run, source, 2)
   monkeypatch.undo()

@@ -27,7 +27,8 @@ def batch(number=0, *, data=DATA, train=TRAIN, stage=BASE, **options):
 
 def assert_same(a, b):
   assert a.keys() == b.keys()
-  for name in a:
+  assert a["captions"] == b["captions"]
+  for name in a.keys() - {"captions"}:
     np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
@@ -37,8 +38,7 @@ def test_contents():
   assert got["index"].tolist() == [8, 9, 10, 11] and got["index"].dtype == np.int32
   assert got["is_video"].tolist() == [False, True, True, True]
   assert got["fps"].tolist() == [1.5] * 4 and got["fps"].dtype == np.float32
-  assert [len(row) for row in got["captions"]] == [8] * 4
-  assert len(set(got["captions"][0])) > 4 and len(set(got["captions"][1])) == 1
+  assert [len(row) for row in got["captions"]] == [8, 1, 1, 1] and len(set(got["captions"][0])) > 4
   assert np.ptp(got["video"].astype(int), axis=(1, 2, 3, 4)).min() > 30  # every row shows something
   alone = batch(train=dataclasses.replace(TRAIN, image_fraction=0.0))
   assert [len(row) for row in alone["captions"]] == [1] * 4 and alone["is_video"].all()

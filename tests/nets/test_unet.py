@@ -147,6 +147,21 @@ def test_pictures_in_one_example_equal_pictures_one_by_one_and_missing_text_has_
   assert changed[1, 1] > 1e-4 and changed[1, [0, 2]].max() == 0
 
 
+def test_a_clips_caption_given_once_is_as_one_given_for_every_frame():
+  net = VideoUNet(SMALL)
+  inputs = _inputs(SMALL, B=4, K=3)
+  is_video = jnp.array([False, True, False, True])
+  text = jnp.where(is_video[:, None, None, None], inputs["text"][:, :1], inputs["text"])
+  inputs |= dict(is_video=is_video, text=text)
+  grouped = {k: jnp.concatenate([inputs[k][0::2], inputs[k][1::2, :1]], axis=1) for k in ("text", "text_mask")}
+  params = _params(net, inputs)
+  want = _apply(net)(params, inputs)
+  np.testing.assert_allclose(_apply(net)(params, inputs | grouped), want, atol=1e-5)
+  assert np.abs(_apply(net)(params, inputs | dict(text=text[::-1])) - want).max() > 1e-3
+  with pytest.raises(ValueError, match="text of 2 x 5 captions for 4 rows of 3 frames"):
+    _apply(net)(params, inputs | {k: jnp.concatenate([a, a[:, :1]], axis=1) for k, a in grouped.items()})
+
+
 def test_tokens_are_brought_to_a_width_once_for_all_blocks():
   """With the identity as projection a network is what it is without one; with a narrower one, blocks read that width."""
   wide, inputs = dataclasses.replace(SMALL, text_width=SMALL.text_dim), _inputs(SMALL)

@@ -30,18 +30,18 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, mask: jax.Array | None =
   return softmax(logits, dim=q.shape[-1], dtype=v.dtype) @ v
 
 
-def attend_or_rest(q: jax.Array, k: jax.Array, v: jax.Array, *, k0: jax.Array, v0: jax.Array, mask: jax.Array) -> jax.Array:
-  """`attend` with one more key and value, [..., 1, D], that all groups share and that is never hidden.
+def attend_or_null(q: jax.Array, k: jax.Array, v: jax.Array, *, null_k: jax.Array, null_v: jax.Array, mask: jax.Array) -> jax.Array:
+  """`attend` beside one more key and value, [..., 1, D], that all groups share and no mask hides.
 
   Apart from the others, as 256 tokens and one make 384 in a TPU's tiles of 128.
   """
   scale = 1.0 / math.sqrt(q.shape[-1])
   logits = jnp.where(mask, (q @ k.swapaxes(-1, -2)).astype(jnp.float32) * scale, MASKED)
-  rest = jnp.sum(q.astype(jnp.float32) * k0.astype(jnp.float32), axis=-1, keepdims=True) * scale
-  top = jax.lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=-1, keepdims=True), rest))
-  weights, rest = jnp.exp(logits - top), jnp.exp(rest - top)
-  total = jnp.sum(weights, axis=-1, keepdims=True) + rest
-  return (weights / total).astype(v.dtype) @ v + (rest / total).astype(v.dtype) * v0
+  null = jnp.sum(q.astype(jnp.float32) * null_k.astype(jnp.float32), axis=-1, keepdims=True) * scale
+  top = jax.lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=-1, keepdims=True), null))
+  weights, null = jnp.exp(logits - top), jnp.exp(null - top)
+  total = jnp.sum(weights, axis=-1, keepdims=True) + null
+  return (weights / total).astype(v.dtype) @ v + (null / total).astype(v.dtype) * null_v
 
 
 def attend_over_frames(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -186,13 +186,13 @@ class TextAttention(Attention):
     out = self.out(features=C)
     init = nn.with_logical_partitioning(nn.initializers.normal(1.0), (axes.TEXT,))
     null = self.param("null", init, (D,), self.param_dtype).astype(clips.tokens.dtype)[None]
-    rest = dict(k0=key(null), v0=value(null))
+    nothing = dict(null_k=key(null), null_v=value(null))
 
     def attended(rows: jax.Array, said: Captions) -> jax.Array:
       """[G, rows, T, P, C], each caption read by as many neighbouring positions."""
       q = query(rows.reshape(said.mask.size // length, -1, C))
       tokens, mask = said.tokens.reshape(-1, length, D), said.mask.reshape(-1, 1, 1, length)
-      return out(attend_or_rest(q, key(tokens), value(tokens), mask=mask, **rest)).reshape(rows.shape)
+      return out(attend_or_null(q, key(tokens), value(tokens), mask=mask, **nothing)).reshape(rows.shape)
 
     images = pictures.tokens.shape[1] // T
     parts = jnp.split(x.reshape(groups, B // groups, T, H * W, C), [images], axis=1)

@@ -78,16 +78,16 @@ CLIPS = dict(
 )
 
 
-SAVED = ("conv",)  # kept for the backward pass; all else of a block is computed again
-
-
 def _levels(channels: tuple[int, ...], blocks: tuple[int, ...], *, time: str, attend: int = 0) -> list[dict]:
-  """Levels from the finest to the coarsest; the last `attend` look over the frame and at the text. Blocks are rematerialised."""
+  """Levels from the finest to the coarsest; the last `attend` look over the frame and at the text.
+
+  The results of a block's convolutions are kept for the backward pass, and all else computed again.
+  """
   levels = []
   for i, (width, count) in enumerate(zip(channels, blocks, strict=True)):
     low = i >= len(channels) - attend
     levels.append(
-      dict(channels=width, blocks=count, time=time, spatial_attention=low, cross_attention=low, remat=True, saved=SAVED, unroll=1)
+      dict(channels=width, blocks=count, time=time, spatial_attention=low, cross_attention=low, remat=True, saved=("conv",), unroll=1)
     )
   return levels
 
@@ -129,9 +129,12 @@ def _stages() -> dict:
     ssr1=_unet(_levels((256, 512, 1024, 1408), (2, 3, 4, 7), attend=2, **conv)),
     ssr2=_unet(_levels((128, 256, 512, 1024, 1280), (2, 2, 3, 5, 7), attend=1, **conv)),
     tsr2=_unet(_levels((128, 256, 512, 1024), (2, 3, 5, 11), **conv), norm="rms"),
-    tsr3=_unet(_levels((128, 256, 512, 1024), (2, 3, 4, 9), **conv), norm="rms"),
+    tsr3=_unet(_levels((128, 256, 512, 1024), (1, 3, 4, 9), **conv), norm="rms"),
     ssr3=_unet(_levels((128, 256, 512, 1024), (1, 2, 4, 4), **conv), patch=2, norm="rms"),
   )
+  # Small pictures leave room to keep what comes out of attention too, and where most blocks are what goes in.
+  for level, saved in zip(unets["base"]["levels"], (("conv", "out"), ("conv", "out"), ("conv", "heads", "out")), strict=True):
+    level["saved"] = saved
   stages = {}
   for before, name in zip((None, *STAGES), STAGES, strict=False):
     oscillating = name in ("base", "tsr1", "ssr1")  # above 80x48 it gives artefacts (section 2.6)

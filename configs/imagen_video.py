@@ -127,7 +127,7 @@ def _stages() -> dict:
     base=_unet(_levels((640, 1280, 2560), (2, 3, 11), time="attention", attend=2)),
     tsr1=_unet(_levels((512, 1024, 1536), (3, 4, 8), attend=2, **conv)),
     ssr1=_unet(_levels((256, 512, 1024, 1408), (2, 3, 4, 7), attend=2, **conv)),
-    ssr2=_unet(_levels((128, 256, 512, 1024, 1280), (2, 2, 3, 5, 7), attend=1, **conv)),
+    ssr2=_unet(_levels((128, 256, 512, 1024, 1280), (1, 2, 3, 5, 7), attend=1, **conv)),
     tsr2=_unet(_levels((128, 256, 512, 1024), (2, 3, 5, 11), **conv), norm="rms"),
     tsr3=_unet(_levels((128, 256, 512, 1024), (1, 3, 4, 9), **conv), norm="rms"),
     ssr3=_unet(_levels((128, 256, 512, 1024), (1, 2, 4, 4), **conv), patch=2, norm="rms"),

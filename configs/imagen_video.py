@@ -5,9 +5,17 @@
   ivid train --config=imagen_video:base --workdir=runs/base --config.data.name=tfds:NAME --config.data.embeddings=EMBEDDINGS
 
 `launch/` starts this on every host of a slice; `ivid compile --config=imagen_video:base --topology=v5p:4x4x8` says beforehand, without one,
-what a chip holds and how long a step takes. SLICES names the slice each stage's batch is for. The compiler's estimates on those slices,
-before collectives: base 24.4 GB a chip and 1.9 s a step (MFU 0.39), ssr3 10.0 GB and 0.18 s (0.42). With the bucket as a folder
-on every host, launch/README.md shows the whole way.
+what a chip holds and how long a step takes. With the bucket as a folder on every host, launch/README.md shows the whole way. Batches are
+for the slices of SLICES; there the compiler estimates, before collectives:
+
+  stage slice       batch                a chip    step   MFU
+  base  v5p:4x4x8   1024 of 16x24x40    43.7 GB   1.60 s  0.45
+  tsr1  v5p:4x4x4    256 of 32x24x40    20.8 GB   0.73 s  0.44
+  ssr1  v5p:4x4x4    256 of 32x48x80    31.9 GB   0.85 s  0.40
+  ssr2  v5p:4x4x4     64 of 32x192x320  37.4 GB   0.76 s  0.47
+  tsr2  v5p:4x4x4    256 of 16x64x64     9.4 GB   0.16 s  0.41
+  tsr3  v5p:4x4x4    256 of 16x64x64     6.7 GB   0.12 s  0.45
+  ssr3  v5p:4x4x4    256 of 8x256x256   10.0 GB   0.17 s  0.42
 """
 
 import ml_collections

@@ -86,16 +86,18 @@ CLIPS = dict(
 )
 
 
-def _levels(channels: tuple[int, ...], blocks: tuple[int, ...], *, time: str, attend: int = 0) -> list[dict]:
+def _levels(
+  channels: tuple[int, ...], blocks: tuple[int, ...], *, time: str, attend: int = 0, saved: tuple[tuple[str, ...], ...] = ()
+) -> list[dict]:
   """Levels from the finest to the coarsest; the last `attend` look over the frame and at the text.
 
-  The results of a block's convolutions are kept for the backward pass, and all else computed again.
+  `saved` of a block is kept for the backward pass, by default the results of its convolutions, and all else computed again.
   """
   levels = []
-  for i, (width, count) in enumerate(zip(channels, blocks, strict=True)):
+  for i, (width, count, kept) in enumerate(zip(channels, blocks, saved or [("conv",)] * len(channels), strict=True)):
     low = i >= len(channels) - attend
     levels.append(
-      dict(channels=width, blocks=count, time=time, spatial_attention=low, cross_attention=low, remat=True, saved=("conv",), unroll=1)
+      dict(channels=width, blocks=count, time=time, spatial_attention=low, cross_attention=low, remat=True, saved=kept, unroll=1)
     )
   return levels
 
@@ -131,8 +133,10 @@ def _sampling(steps: int, weight: float, low: float | None) -> dict:
 
 def _stages() -> dict:
   conv = dict(time="convolution")
+  # The base's small pictures leave room to keep what comes out of attention too, and where most blocks are what goes in.
+  kept = (("conv", "out"), ("conv", "out"), ("conv", "heads", "out"))
   unets = dict(
-    base=_unet(_levels((640, 1280, 2560), (2, 3, 11), time="attention", attend=2)),
+    base=_unet(_levels((640, 1280, 2560), (2, 3, 11), time="attention", attend=2, saved=kept)),
     tsr1=_unet(_levels((512, 1024, 1536), (3, 4, 8), attend=2, **conv)),
     ssr1=_unet(_levels((256, 512, 1024, 1408), (2, 3, 4, 7), attend=2, **conv)),
     ssr2=_unet(_levels((128, 256, 512, 1024, 1280), (1, 2, 3, 5, 7), attend=1, **conv)),
@@ -140,9 +144,6 @@ def _stages() -> dict:
     tsr3=_unet(_levels((128, 256, 512, 1024), (1, 3, 4, 9), **conv), norm="rms"),
     ssr3=_unet(_levels((128, 256, 512, 1024), (1, 2, 4, 4), **conv), patch=2, norm="rms"),
   )
-  # Small pictures leave room to keep what comes out of attention too, and where most blocks are what goes in.
-  for level, saved in zip(unets["base"]["levels"], (("conv", "out"), ("conv", "out"), ("conv", "heads", "out")), strict=True):
-    level["saved"] = saved
   stages = {}
   for before, name in zip((None, *STAGES), STAGES, strict=False):
     oscillating = name in ("base", "tsr1", "ssr1")  # above 80x48 it gives artefacts (section 2.6)

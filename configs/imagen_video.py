@@ -1,4 +1,4 @@
-"""Imagen Video at full size: the seven stages of the paper, 11.67B parameters, for TPU pods (2210.02303, figure 6).
+"""Imagen Video at full size: the seven stages of the paper, 11.68B parameters, for TPU pods (2210.02303, figure 6).
 
   ivid data import-t5 --from=T5_XXL_CHECKPOINT --tokenizer=SENTENCEPIECE_MODEL --model=t5_v1_1_xxl --out=T5_XXL_FOLDER
   ivid data embed --config=imagen_video:base --config.data.name=tfds:NAME --config.data.text_encoder=T5_XXL_FOLDER --out=EMBEDDINGS
@@ -9,7 +9,7 @@ what a chip holds and how long a step takes. With the bucket as a folder on ever
 for the slices of SLICES; there the compiler estimates, before collectives:
 
   stage slice       batch                a chip    step   MFU
-  base  v5p:4x4x8   1024 of 16x24x40    43.7 GB   1.60 s  0.45
+  base  v5p:4x4x8   1024 of 16x24x40    46.5 GB   1.32 s  0.57
   tsr1  v5p:4x4x4    256 of 32x24x40    20.8 GB   0.73 s  0.44
   ssr1  v5p:4x4x4    256 of 32x48x80    31.9 GB   0.85 s  0.40
   ssr2  v5p:4x4x4     64 of 32x192x320  37.4 GB   0.76 s  0.47
@@ -87,18 +87,25 @@ CLIPS = dict(
 
 
 def _levels(
-  channels: tuple[int, ...], blocks: tuple[int, ...], *, time: str, attend: int = 0, saved: tuple[tuple[str, ...], ...] = ()
+  channels: tuple[int, ...],
+  blocks: tuple[int, ...],
+  *,
+  time: str,
+  attend: int = 0,
+  residuals: tuple[int, ...] = (),
+  saved: tuple[tuple[str, ...], ...] = (),
+  unroll: tuple[int, ...] = (),
 ) -> list[dict]:
   """Levels from the finest to the coarsest; the last `attend` look over the frame and at the text.
 
   `saved` of a block is kept for the backward pass, by default the results of its convolutions, and all else computed again.
   """
+  ones, saved = (1,) * len(channels), saved or (("conv",),) * len(channels)
   levels = []
-  for i, (width, count, kept) in enumerate(zip(channels, blocks, saved or [("conv",)] * len(channels), strict=True)):
+  for i, (width, count, depth, kept, turn) in enumerate(zip(channels, blocks, residuals or ones, saved, unroll or ones, strict=True)):
     low = i >= len(channels) - attend
-    levels.append(
-      dict(channels=width, blocks=count, time=time, spatial_attention=low, cross_attention=low, remat=True, saved=kept, unroll=1)
-    )
+    mixing = dict(time=time, spatial_attention=low, cross_attention=low)
+    levels.append(dict(channels=width, blocks=count, residuals=depth, **mixing, remat=True, saved=kept, unroll=turn))
   return levels
 
 
@@ -136,7 +143,8 @@ def _stages() -> dict:
   # The base's small pictures leave room to keep what comes out of attention too, and where most blocks are what goes in.
   kept = (("conv", "out"), ("conv", "out"), ("conv", "heads", "out"))
   unets = dict(
-    base=_unet(_levels((640, 1280, 2560), (2, 3, 11), time="attention", attend=2, saved=kept)),
+    # Two or three residual blocks before one attention of each kind: convolutions fill a TPU's matrix units, small attentions do not.
+    base=_unet(_levels((640, 1280, 2560), (1, 2, 7), residuals=(2, 3, 2), time="attention", attend=2, saved=kept, unroll=(1, 2, 1))),
     tsr1=_unet(_levels((512, 1024, 1536), (3, 4, 8), attend=2, **conv)),
     ssr1=_unet(_levels((256, 512, 1024, 1408), (2, 3, 4, 7), attend=2, **conv)),
     ssr2=_unet(_levels((128, 256, 512, 1024, 1280), (1, 2, 3, 5, 7), attend=1, **conv)),

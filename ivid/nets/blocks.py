@@ -1,4 +1,4 @@
-"""The block of the Video U-Net: a convolutional residual block, then mixing over time, space and text (section 2.3)."""
+"""The block of the Video U-Net: convolutional residual blocks, then mixing over time, space and text (section 2.3)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class Block(nn.Module):
     shape = h.shape
     if self.up:
       h = jnp.concatenate([h, skip * jnp.asarray(SKIP_SCALE, skip.dtype)], axis=-1)
-    h = self._residual(h, context)
+    for i in range(self.level.residuals):
+      h = self._residual(h, context, "" if i == 0 else f"_{i + 1}")
     h = self._mix_time(h, context)
     if self.level.spatial_attention:
       h = h + SpatialAttention(self.spec.head_dim, name="space", **self._kinds())(self._norm("space_norm")(h))
@@ -44,14 +45,14 @@ class Block(nn.Module):
     h = pin(h)
     return h, None if self.up else h
 
-  def _residual(self, x: jax.Array, context: Context) -> jax.Array:
-    """norm, SiLU, conv, norm with scale and shift, SiLU, conv; 1x1 shortcut where the channels differ."""
+  def _residual(self, x: jax.Array, context: Context, which: str) -> jax.Array:
+    """norm, SiLU, conv, norm with scale and shift, SiLU, conv; 1x1 shortcut where the channels differ. `which` ends its layers' names."""
     C = self.level.channels
-    film = Dense(2 * C, name="film", **self._kinds())(context.emb)
+    film = Dense(2 * C, name=f"film{which}", **self._kinds())(context.emb)
     scale, shift = jnp.split(film, 2, axis=-1)
-    h = checkpoint_name(Conv(C, name="conv1", **self._kinds())(nn.silu(self._norm("norm1")(x))), "conv")
-    h = nn.silu(self._norm("norm2")(h, scale=scale, shift=shift))
-    h = checkpoint_name(Conv(C, zero=True, name="conv2", **self._kinds())(h), "conv")
+    h = checkpoint_name(Conv(C, name=f"conv1{which}", **self._kinds())(nn.silu(self._norm(f"norm1{which}")(x))), "conv")
+    h = nn.silu(self._norm(f"norm2{which}")(h, scale=scale, shift=shift))
+    h = checkpoint_name(Conv(C, zero=True, name=f"conv2{which}", **self._kinds())(h), "conv")
     if x.shape[-1] != C:
       x = checkpoint_name(Conv(C, kernel=1, name="shortcut", **self._kinds())(x), "conv")
     return x + h

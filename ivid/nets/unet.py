@@ -143,9 +143,11 @@ def pixel_halo(spec: UNetSpec) -> int:
     for i, level in enumerate(spec.levels):
       if i:  # conv of the upsampling one level up, then the nearest neighbour
         low, high = (low - 1) // 2, (high + 1) // 2
-      low, high = low - 2 * level.blocks, high + 2 * level.blocks
+      reach = 2 * level.blocks * level.residuals
+      low, high = low - reach, high + reach
     for i, level in reversed(tuple(enumerate(spec.levels))):
-      low, high = low - 2 * level.blocks, high + 2 * level.blocks
+      reach = 2 * level.blocks * level.residuals
+      low, high = low - reach, high + reach
       if i:
         low, high = 2 * low - 1, 2 * high + 1
     low, high = (low - edge) * spec.patch, (high + edge + 1) * spec.patch - 1  # conv_in, patches

@@ -116,7 +116,7 @@ def evaluation_work(spec: StageSpec, tiling: Tiling) -> float:
   """Roughly proportional to the arithmetic of one evaluation: positions times squared channels, level by level."""
   pixels = tiling.count * math.prod(tiling.window)
   guided = 2 if needs_guidance(spec, spec.sampling) else 1
-  levels = (level.blocks * level.channels**2 / 4**i for i, level in enumerate(spec.unet.levels))
+  levels = (level.blocks * level.residuals * level.channels**2 / 4**i for i, level in enumerate(spec.unet.levels))
   return guided * pixels / spec.unet.patch**2 * sum(levels)
 
 

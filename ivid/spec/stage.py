@@ -82,6 +82,8 @@ SAVEABLE = ("conv", "heads", "out")
 class LevelSpec:
   """One resolution of the U-Net: `blocks` identical blocks on the way down and as many on the way up.
 
+  A block is `residuals` residual blocks of convolutions, then what mixes over time, space and text, once: several before one attention are
+  what Efficient U-Net's DBlocks and UBlocks have (Imagen, appendix B).
   The blocks are a loop over stacked weights. `remat`, `saved` and `unroll` choose how it is run, not what it computes. `remat` computes a
   block again in the backward pass, all but the results that `saved` names (of SAVEABLE) and that are kept: memory for time. `unroll`
   blocks are compiled in line per turn. All of them in line is a fifth faster on a CPU, where the loop copies what it keeps for the backward
@@ -90,6 +92,7 @@ class LevelSpec:
 
   channels: int
   blocks: int = 1
+  residuals: int = 1
   time: TimeMixing = TimeMixing.NONE
   spatial_attention: bool = False
   cross_attention: bool = False
@@ -139,10 +142,9 @@ class UNetSpec:
       if getattr(self, name) not in ("float32", "bfloat16"):
         raise ValueError(f"unet.{name}={getattr(self, name)!r}: expected 'float32' or 'bfloat16'")
     for i, level in enumerate(self.levels):
-      if level.blocks < 1:
-        raise ValueError(f"unet.levels[{i}].blocks={level.blocks}: expected 1 or more")
-      if level.unroll < 1:
-        raise ValueError(f"unet.levels[{i}].unroll={level.unroll}: expected 1 or more")
+      for name in ("blocks", "residuals", "unroll"):
+        if getattr(level, name) < 1:
+          raise ValueError(f"unet.levels[{i}].{name}={getattr(level, name)}: expected 1 or more")
       if self.norm is Norm.GROUP and level.channels % self.norm_groups:
         raise ValueError(f"unet.levels[{i}].channels={level.channels} is no multiple of norm_groups={self.norm_groups}")
       attends = level.spatial_attention or level.cross_attention or level.time is TimeMixing.ATTENTION

@@ -26,7 +26,7 @@ SMALL = UNetSpec(
   text_dim=6,
 )
 LOCAL = UNetSpec(
-  levels=(LevelSpec(4, time=TimeMixing.CONVOLUTION), LevelSpec(4)), patch=2, embed_dim=8, head_dim=4, norm=Norm.RMS, text_dim=6
+  levels=(LevelSpec(4, residuals=2, time=TimeMixing.CONVOLUTION), LevelSpec(4)), patch=2, embed_dim=8, head_dim=4, norm=Norm.RMS, text_dim=6
 )
 
 
@@ -175,6 +175,23 @@ def test_tokens_are_brought_to_a_width_once_for_all_blocks():
   narrow = nn.unbox(_boxed(VideoUNet(dataclasses.replace(SMALL, text_width=2)), inputs))
   assert narrow["condition"]["text_proj"]["kernel"].shape == (SMALL.text_dim, 2)
   assert narrow["down1"]["text"]["key"]["dense"]["kernel"].shape[-2:] == (2, 8)
+
+
+def test_a_block_mixes_once_after_all_its_residual_blocks():
+  level = dataclasses.replace(SMALL.levels[1], residuals=3)
+  boxed = _boxed(VideoUNet(dataclasses.replace(SMALL, levels=(SMALL.levels[0], level))), _inputs(SMALL))
+  block = nn.unbox(boxed)["down1"]
+  assert [sum(name.startswith(kind) for name in block) for kind in ("conv1", "conv2", "film", "time", "space", "text")] == [
+    3,
+    3,
+    3,
+    2,
+    2,
+    2,
+  ]
+  assert "shortcut" not in block and "shortcut" in nn.unbox(boxed)["up1"]  # the first of them takes in the skip
+  with pytest.raises(ValueError, match=r"unet.levels\[1\].residuals=0: expected 1 or more"):
+    dataclasses.replace(SMALL, levels=(SMALL.levels[0], dataclasses.replace(level, residuals=0)))
 
 
 def test_scan_remat_and_unroll_equal_blocks_one_by_one():

@@ -85,6 +85,8 @@ CLIPS = dict(
   ssr3=_clip(128, 768, 1280, 24.0),
 )
 
+IN_LINE = 3  # blocks
+
 
 def _levels(
   channels: tuple[int, ...],
@@ -94,18 +96,19 @@ def _levels(
   attend: int = 0,
   residuals: tuple[int, ...] = (),
   saved: tuple[tuple[str, ...], ...] = (),
-  unroll: tuple[int, ...] = (),
 ) -> list[dict]:
   """Levels from the finest to the coarsest; the last `attend` look over the frame and at the text.
 
-  `saved` of a block is kept for the backward pass, by default the results of its convolutions, and all else computed again.
+  `saved` of a block is kept for the backward pass, by default the results of its convolutions, and all else computed again. A loop over
+  blocks writes all that it keeps twice, so that levels of few blocks have them in line; more would take the compiler too long.
   """
-  ones, saved = (1,) * len(channels), saved or (("conv",),) * len(channels)
+  residuals, saved = residuals or (1,) * len(channels), saved or (("conv",),) * len(channels)
   levels = []
-  for i, (width, count, depth, kept, turn) in enumerate(zip(channels, blocks, residuals or ones, saved, unroll or ones, strict=True)):
+  for i, (width, count, depth, kept) in enumerate(zip(channels, blocks, residuals, saved, strict=True)):
     low = i >= len(channels) - attend
     mixing = dict(time=time, spatial_attention=low, cross_attention=low)
-    levels.append(dict(channels=width, blocks=count, residuals=depth, **mixing, remat=True, saved=kept, unroll=turn))
+    run = dict(remat=True, saved=kept, unroll=count if count <= IN_LINE else 1)
+    levels.append(dict(channels=width, blocks=count, residuals=depth, **mixing, **run))
   return levels
 
 
@@ -144,7 +147,7 @@ def _stages() -> dict:
   kept = (("conv", "out"), ("conv", "out"), ("conv", "heads", "out"))
   unets = dict(
     # Two or three residual blocks before one attention of each kind: convolutions fill a TPU's matrix units, small attentions do not.
-    base=_unet(_levels((640, 1280, 2560), (1, 2, 7), residuals=(2, 3, 2), time="attention", attend=2, saved=kept, unroll=(1, 2, 1))),
+    base=_unet(_levels((640, 1280, 2560), (1, 2, 7), residuals=(2, 3, 2), time="attention", attend=2, saved=kept)),
     tsr1=_unet(_levels((512, 1024, 1536), (3, 4, 8), attend=2, **conv)),
     ssr1=_unet(_levels((256, 512, 1024, 1408), (2, 3, 4, 7), attend=2, **conv)),
     ssr2=_unet(_levels((128, 256, 512, 1024, 1280), (1, 2, 3, 5, 7), attend=1, **conv)),

@@ -10,12 +10,12 @@ for the slices of SLICES; there the compiler estimates, before collectives:
 
   stage slice       batch                a chip    step   MFU
   base  v5p:4x4x8   1024 of 16x24x40    46.5 GB   1.32 s  0.57
-  tsr1  v5p:4x4x4    256 of 32x24x40    20.8 GB   0.73 s  0.44
-  ssr1  v5p:4x4x4    256 of 32x48x80    31.9 GB   0.85 s  0.40
+  tsr1  v5p:4x4x4    256 of 32x24x40    19.7 GB   0.70 s  0.46
+  ssr1  v5p:4x4x4    256 of 32x48x80    29.4 GB   0.78 s  0.44
   ssr2  v5p:4x4x4     64 of 32x192x320  37.4 GB   0.76 s  0.47
-  tsr2  v5p:4x4x4    256 of 16x64x64     9.4 GB   0.16 s  0.41
-  tsr3  v5p:4x4x4    256 of 16x64x64     6.7 GB   0.12 s  0.45
-  ssr3  v5p:4x4x4    256 of 8x256x256   10.0 GB   0.17 s  0.42
+  tsr2  v5p:4x4x4    256 of 16x64x64     8.7 GB   0.14 s  0.46
+  tsr3  v5p:4x4x4    256 of 16x64x64     6.6 GB   0.11 s  0.48
+  ssr3  v5p:4x4x4    256 of 8x256x256    9.2 GB   0.16 s  0.45
 """
 
 import ml_collections
@@ -85,7 +85,7 @@ CLIPS = dict(
   ssr3=_clip(128, 768, 1280, 24.0),
 )
 
-IN_LINE = 3  # blocks
+IN_LINE = 3  # blocks of a level, at most
 
 
 def _levels(

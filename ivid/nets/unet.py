@@ -137,16 +137,15 @@ def pixel_halo(spec: UNetSpec) -> int:
   if not spec.pixel_local:
     raise ValueError("its network attends over space or normalises whole frames (expected norm=rms, no spatial attention)")
   pixels, edge = 0, spec.io_kernel // 2
+  reaches = [2 * level.blocks * level.residuals for level in spec.levels]  # two convolutions of 3 x 3 each
   for place in range(spec.stride):
     low = high = place // spec.patch
     low, high = low - edge, high + edge  # conv_out
-    for i, level in enumerate(spec.levels):
+    for i, reach in enumerate(reaches):
       if i:  # conv of the upsampling one level up, then the nearest neighbour
         low, high = (low - 1) // 2, (high + 1) // 2
-      reach = 2 * level.blocks * level.residuals
       low, high = low - reach, high + reach
-    for i, level in reversed(tuple(enumerate(spec.levels))):
-      reach = 2 * level.blocks * level.residuals
+    for i, reach in reversed(tuple(enumerate(reaches))):
       low, high = low - reach, high + reach
       if i:
         low, high = 2 * low - 1, 2 * high + 1

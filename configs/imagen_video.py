@@ -12,7 +12,7 @@ for the slices of SLICES; there the compiler estimates, before collectives:
   base  v5p:4x4x8   1024 of 16x24x40    46.5 GB   1.32 s  0.57
   tsr1  v5p:4x4x4    256 of 32x24x40    19.7 GB   0.70 s  0.46
   ssr1  v5p:4x4x4    256 of 32x48x80    29.4 GB   0.78 s  0.44
-  ssr2  v5p:4x4x4     64 of 32x192x320  37.4 GB   0.76 s  0.47
+  ssr2  v5p:4x4x4     64 of 32x192x320  32.8 GB   0.67 s  0.54
   tsr2  v5p:4x4x4    256 of 16x64x64     8.7 GB   0.14 s  0.46
   tsr3  v5p:4x4x4    256 of 16x64x64     6.6 GB   0.11 s  0.48
   ssr3  v5p:4x4x4    256 of 8x256x256    9.2 GB   0.16 s  0.45

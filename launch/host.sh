@@ -49,6 +49,7 @@ run_here() {
     attempt=$((attempt + 1))
     say "$(hostname): starts again in ${flag[pause]} s ($attempt of ${flag[restarts]}), from the last checkpoint"
     sleep "${flag[pause]}"
+    if ((stopping)); then return "$status"; fi # asked to end while it waited: there is nothing to save
   done
 }
 

@@ -21,8 +21,8 @@ start() {
   hosts=$((flag[nodes] * flag[gpus])) chips=$hosts # one process and one device for each GPU
   local wanted job step
   read -ra wanted <<<"$(expected)"
-  # --kill-on-bad-exit: one dead task ends the step at once, instead of leaving the others to their heartbeats.
-  step=$(printf '%q ' srun --kill-on-bad-exit=1 --label "$here/host.sh" run --platform=gpu "--restarts=${flag[restarts]}" -- "${command[@]}" "${wanted[@]}")
+  # --cpus-per-task: since Slurm 22.05 srun takes none from sbatch. --kill-on-bad-exit: one dead task ends the step at once, instead of leaving the others to their heartbeats.
+  step=$(printf '%q ' srun --kill-on-bad-exit=1 --label "--cpus-per-task=${flag[cpus]}" "$here/host.sh" run --platform=gpu "--restarts=${flag[restarts]}" -- "${command[@]}" "${wanted[@]}")
   # --signal: SIGTERM to the tasks so many seconds before the time is up; they save and end. --requeue: after a node has failed, resume.
   # No binding of GPUs to tasks: JAX picks each its own by its local rank, and NCCL wants to see its neighbours.
   job=(

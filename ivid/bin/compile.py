@@ -107,7 +107,7 @@ def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> di
   flops = evaluations * clips * _example_flops(run, program, evaluation_flops)
   cost = hlo.program_cost(compiled.as_text())
   seconds = cost.cycles / found.family.clock
-  links = {kind: {"count": n, "bytes": size, "seconds": size / found.family.ring} for kind, (n, size) in cost.collectives.items()}
+  links = {kind: {"count": n, "bytes": size, "seconds": passed / found.family.ring} for kind, (n, size, passed) in cost.collectives.items()}
   return {
     "stage": run.stage,
     "program": program,

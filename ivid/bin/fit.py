@@ -45,6 +45,11 @@ def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson
   warnings.filterwarnings("ignore", message="text of .* truncated")
   train, tokens = run.train, run.cascade.text.max_tokens
   encoder = open_text(run)
+  if lesson is not None and lesson.teacher.text_encoder not in ("", encoder.hash):
+    raise ValueError(
+      f"--teacher was trained with the text encoder {lesson.teacher.text_encoder[:12]}, data.text_encoder={run.data.text_encoder} is "
+      f"{encoder.hash[:12]}: expected the teacher's"
+    )
   stage = dataclasses.replace(stage, text_encoder=encoder.hash)
   mesh = make_mesh(run.mesh)
   connect(mesh)
@@ -69,7 +74,12 @@ def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson
     checkpointer = Checkpointer(workdir, train.checkpoint, stage)
     if checkpointer.latest_step() is not None:
       state, next_index = checkpointer.restore(training.state)
-      start = next_index // train.batch_size
+      start = int(state.step)
+      if next_index != start * train.batch_size:
+        raise ValueError(
+          f"train.batch_size={train.batch_size}: {workdir} was trained with {next_index / max(start, 1):g}; expected the same, or a new "
+          "--workdir and train.init_from"
+        )
       _say(f"resuming {workdir} at step {start}")
     else:
       state, start = training.init.jit()(stream(train.seed, "init")), 0

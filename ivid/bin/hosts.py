@@ -7,7 +7,12 @@ from absl import flags
 
 def define_hosts(values: flags.FlagValues) -> None:
   """Adds --multihost and what is expected of it."""
-  flags.DEFINE_string("multihost", "auto", "Join other processes: auto (where SLURM or a TPU slice shows), on or off.", flag_values=values)
+  flags.DEFINE_string(
+    "multihost",
+    "auto",
+    "Join other processes: auto (where SLURM, Open MPI, a TPU slice or JAX_NUM_PROCESSES shows), on or off.",
+    flag_values=values,
+  )
   flags.DEFINE_integer("expected_processes", 0, "Stop unless there are so many processes; 0: any number.", flag_values=values)
   flags.DEFINE_integer("expected_devices", 0, "Stop unless there are so many devices in all; 0: any number.", flag_values=values)
   flags.DEFINE_integer("heartbeat_seconds", 20, "A peer that is silent for so long is lost, and the run ends.", flag_values=values)

@@ -142,7 +142,7 @@ class FrameNorm(nn.Module):
 
 
 class VectorNorm(nn.Module):
-  """RMS or layer norm of the last axis in float32, learned gain; `names` is its logical axis."""
+  """RMS or layer norm of the last axis in float32, learned gain; `name_axis` is its logical axis."""
 
   name_axis: str = axes.CHANNELS
   center: bool = False

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import re
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+SCATTERS = "all-reduce-scatter"  # how TPU programs name the fusion of an all-reduce and the slice that is left of it
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -17,6 +19,9 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONSTANT = re.compile(r"^s32\[\]\S* constant\((\d+)\)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _SHAPE = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\]")
+# Of the chips that take part in one collective: so many groups of so many, the first group's list, or named axes of a mesh.
+_GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\}|mesh\[([^\]]*)\][^{]*\{([^}]*)\})")
+_AXIS = re.compile(r"'(\w+)'=(\d+)")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -24,6 +29,7 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 class Instruction:
   opcode: str
   result_bytes: int
+  group: int  # chips in a collective; 0 where it does not say
   cycles: int
   trips: int | None  # of a while loop, where it says so itself
   constant: int | None  # value of a whole number
@@ -37,12 +43,12 @@ class ProgramCost:
 
   Attributes:
     cycles: the compiler's estimates, each times the trips of the loops around it. Its static model: no collective, no waiting.
-    collectives: by kind, how many run and the bytes of their results.
+    collectives: by kind, how many run, the bytes of what is gathered, reduced or passed on, and of these what passes a chip on a ring.
     where: cycles by the operation's place in the model, the largest first.
   """
 
   cycles: int
-  collectives: dict[str, tuple[int, int]]
+  collectives: dict[str, tuple[int, int, int]]
   where: dict[str, int]
 
 
@@ -50,17 +56,33 @@ def program_cost(text: str) -> ProgramCost:
   """Costs from the text of a compiled program (`compiled.as_text()`)."""
   computations, entry = parse(text)
   cycles, where = 0, collections.Counter()
-  collectives: dict[str, tuple[int, int]] = {}
+  collectives: dict[str, tuple[int, int, int]] = {}
   for name, (runs, top) in _runs(computations, entry).items():
     for instruction in computations[name]:
       kind = instruction.opcode.removesuffix("-start")
       if kind in COLLECTIVES:
-        count, size = collectives.get(kind, (0, 0))
-        collectives[kind] = count + runs, size + runs * instruction.result_bytes
+        size, chips = instruction.result_bytes, instruction.group
+        if kind == "all-reduce" and name.startswith(SCATTERS):
+          kind = "reduce-scatter"
+        elif kind == "reduce-scatter":
+          size *= max(chips, 1)
+        before = collectives.get(kind, (0, 0, 0))
+        collectives[kind] = before[0] + runs, before[1] + runs * size, before[2] + runs * ring_bytes(kind, size, chips)
       if top and instruction.cycles and instruction.opcode != "while":
         cycles += runs * instruction.cycles
         where[place(instruction)] += runs * instruction.cycles
   return ProgramCost(cycles, collectives, dict(where.most_common()))
+
+
+def ring_bytes(kind: str, size: int, chips: int) -> int:
+  """Bytes that each of n chips on a ring passes on: (n - 1) / n of what is gathered, scattered or exchanged, twice that to reduce for all.
+
+  `chips` is 0 where the program does not say who takes part, and n then large.
+  """
+  if kind == "collective-permute":
+    return size
+  share = (chips - 1) / chips if chips else 1.0
+  return round((2 if kind == "all-reduce" else 1) * size * share)
 
 
 def place(instruction: Instruction) -> str:
@@ -99,22 +121,32 @@ def _instruction(line: str) -> Instruction:
   constant = _CONSTANT.match(body)
   opcode = _OPCODE.search(body)
   result = body[: opcode.start(1)] if opcode else body
-  size = sum(_shape_bytes(kind, sides) for kind, sides in _SHAPE.findall(result))
+  sizes = [_shape_bytes(kind, sides) for kind, sides in _SHAPE.findall(result)]
   if opcode and opcode[1].endswith("-start") and opcode[1] != "all-reduce-start":
-    size //= 2  # its result names the operand too
+    sizes = sizes[1:2]  # its result names the operand first, and after it what it waits by
   called = [(attribute, name) for attribute, name in _CALLED.findall(body)]
   for names in _BRANCHES.findall(body):
     called += [("branch", name.strip().lstrip("%")) for name in names.split(",")]
+  group = _GROUPS.search(body)
   trips, cycles, op_name = _TRIPS.search(body), _CYCLES.search(body), _OP_NAME.search(body)
   return Instruction(
     opcode=opcode[1] if opcode else "",
-    result_bytes=size,
+    result_bytes=sum(sizes),
+    group=_group_size(group) if group else 0,
     cycles=int(cycles[1]) if cycles else 0,
     trips=int(trips[1]) if trips else None,
     constant=int(constant[1]) if constant else None,
     called=tuple(called),
     op_name=op_name[1] if op_name else "",
   )
+
+
+def _group_size(found: re.Match[str]) -> int:
+  count, listed, axes, named = found.groups()
+  if count or listed:
+    return int(count) if count else len(listed.split(","))
+  sizes = dict(_AXIS.findall(axes))
+  return math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", named))
 
 
 def _shape_bytes(kind: str, sides: str) -> int:

@@ -48,6 +48,11 @@ class CheckpointSpec:
   max_to_keep: int = 2
   keep_period: int = 0  # additionally keep every step that is a multiple of this; 0: none
 
+  def __post_init__(self):
+    for name, least in (("every", 1), ("max_to_keep", 1), ("keep_period", 0)):
+      if getattr(self, name) < least:
+        raise ValueError(f"train.checkpoint.{name}={getattr(self, name)}: expected {least} or more")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainSpec:

@@ -31,6 +31,8 @@ def fails(capsys, *args):
     ([TINY, "--config.train.batchsize=3"], "unknown key 'config.train.batchsize': did you mean 'batch_size'?"),
     ([TINY, "--config.train.batch_size=-1"], "train.batch_size=-1: expected 1 or more"),
     ([TINY, "--config.train.steps=0"], "train.steps=0: expected 1 or more"),
+    ([TINY, "--config.train.checkpoint.every=0"], "train.checkpoint.every=0: expected 1 or more"),
+    ([TINY, "--config.train.checkpoint.max_to_keep=0"], "train.checkpoint.max_to_keep=0: expected 1 or more"),
     ([TINY, "--wrokdir=a"], "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
     ([TINY, "--dry_run", "--config.mesh.data=3"], "mesh data=3 x fsdp=1 x tensor=1 does not divide 8 device(s)"),
     ([TINY, "--dry_run", "--config.train.batch_size=12"], "train.batch_size=12 in 1 microbatch(es) does not divide over the mesh's"),

@@ -92,7 +92,7 @@ def test_slurm():
   assert line[0] == "sbatch"
   assert {"--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--signal=TERM@600", "--requeue", "--partition=gpu"} <= set(line)
   step = shlex.split(line[-1].removeprefix("--wrap="))
-  assert step[0] == "srun" and str(LAUNCH / "host.sh") in step and "--platform=gpu" in step
+  assert step[0] == "srun" and {str(LAUNCH / "host.sh"), "--platform=gpu", "--cpus-per-task=8"} <= set(step)
   assert step[-6:] == [*TRAIN[1:], "--multihost=on", "--expected_processes=32", "--expected_devices=32"]
   assert dry("slurm.sh", "stop", "--name=base") == [["scancel", "--signal=TERM", "--name=base", "--me"]]
   assert dry("slurm.sh", "logs", "--name=base")[0][-1] == "base.log"

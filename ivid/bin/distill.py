@@ -77,6 +77,8 @@ def load_teacher(source: str, stage: str) -> tuple[StageSpec, Any]:
 
 
 def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: StageSpec, params: Any) -> None:
+  import jax
+
   from ivid.bin.distill_report import Report
   from ivid.bin.fit import fit
   from ivid.parallel.distributed import is_first, wait_for_all
@@ -85,9 +87,10 @@ def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: Sta
   from ivid.train.run import Lesson
   from ivid.weights import tree_hash
 
+  params = jax.device_get(params)  # weights wait on the host: a device has the training state to hold
   report = Report(run, stage, workdir, teacher, params) if is_first() else None
-  made = {"": (teacher, params)}
-  for phase in plan_phases(run.distill, teacher):
+  made, phases = {"": (teacher, params)}, plan_phases(run.distill, teacher)
+  for i, phase in enumerate(phases):
     folder = workdir / phase.name
     taught_by, weights = made[phase.taught_by]
     student = student_stage(stage, phase, tree_hash(weights))
@@ -101,9 +104,11 @@ def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: Sta
         return
     else:
       _check_finished(checkpoint.load_spec(folder), student, folder)
-    made[phase.name] = (dataclasses.replace(student, text_encoder=teacher.text_encoder), checkpoint.load_ema(folder)[1])
+    made[phase.name] = (dataclasses.replace(student, text_encoder=teacher.text_encoder), jax.device_get(checkpoint.load_ema(folder)[1]))
     if report:
       report.add(phase, made[phase.name], (taught_by, weights))
+    still = {later.taught_by for later in phases[i + 1 :]}
+    made = {name: one for name, one in made.items() if name in still}
   if report:
     report.write()
     print(workdir / "report.md")

@@ -49,10 +49,11 @@ class Report:
   def add(self, phase: Phase, student: Student, teacher: Student) -> None:
     """Samples the student and its teacher, and writes what came of it into the student's folder."""
     path = self._workdir / phase.name / ROW_FILE
-    if not path.is_file():
+    row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if (row.get("updates"), row.get("teacher_hash")) != (phase.updates, student[0].student.teacher):  # none yet, or trained further since
       row = self._compare(phase, student, teacher)
       _write(path, json.dumps(row, indent=1))
-    self._rows.append(json.loads(path.read_text(encoding="utf-8")))
+    self._rows.append(row)
 
   def write(self) -> None:
     """The table of all students."""
@@ -133,13 +134,14 @@ class Report:
     stages = [Stage(dataclasses.replace(training_view(spec, self._run.train), diffusion=plain)) for spec, _ in (student, teacher)]
     batch, key = self._held_out.batch(), stream(self._run.train.seed, "guidance_error")
     measure = Program("teaching_error", functools.partial(stages[0].teaching_error, teacher_stage=stages[1])).jit()
+    learnt, taught = jax.device_put((student[1], teacher[1]))
     errors = {}
     distill = self._run.distill
     for w in np.linspace(distill.w_min, distill.w_max, ERROR_WEIGHTS, dtype=np.float32):
       sums = np.zeros(2)
       for n in range(ERROR_LEVELS):
         u = np.float32((n + 0.5) / ERROR_LEVELS)
-        sums += [np.sum(part) for part in measure(student[1], teacher[1], batch, jax.random.fold_in(key, n), w=w, u=u)]
+        sums += [np.sum(part) for part in measure(learnt, taught, batch, jax.random.fold_in(key, n), w=w, u=u)]
       errors[f"{w:g}"] = float(np.sqrt(sums[0] / sums[1]))
     return errors
 

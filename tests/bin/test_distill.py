@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -187,3 +188,15 @@ def test_another_teachers_students_are_not_taken_for_its_own(config, whole, teac
   work = tmp_path / "work"
   shutil.copytree(whole / "ddim_0002", work / "guidance")
   assert f"{work / 'guidance'} holds another student: student." in fails(capsys, *arguments(config, work, teacher))
+
+
+def test_what_a_run_was_made_with_is_kept_to(config, teacher, tmp_path, capsys):
+  """Another batch size on resuming, and a teacher of another text encoder."""
+  run, other = shutil.copytree(teacher, tmp_path / "run"), shutil.copytree(teacher, tmp_path / "other")
+  options = [f"--config.{option}" for option in OPTIONS if option.startswith("train")]
+  line = fails(capsys, "train", config, f"--workdir={run}", "--config.train.steps=4", "--config.train.batch_size=16", *options)
+  assert f"train.batch_size=16: {run} was trained with 8; expected the same" in line
+  (path,) = other.glob("checkpoints/*/meta/metadata")
+  path.write_text(re.sub(r'("text_encoder": ")\w+', r"\g<1>0123456789abcdef", path.read_text()))
+  assert main(arguments(config, tmp_path / "work", other)) == 1
+  assert "--teacher was trained with the text encoder 0123456789ab, data.text_encoder=nano is" in capsys.readouterr().err

@@ -14,11 +14,12 @@ from ivid.diffusion import augment, distill, guidance, loss, process, samplers, 
 from ivid.nets import captions
 from ivid.nets.unet import VideoUNet
 from ivid.spec import batch as batches
-from ivid.spec.stage import LossWeight, SamplerKind, SamplingSpec, StageSpec
+from ivid.spec.stage import LossWeight, SamplerKind, SamplingSpec, StageSpec, Task
+from ivid.video import given as given_frames
 from ivid.video import lowres as lowres_video
 
 # Names of the streams a training example draws from; folded into its key in this order.
-_DROP, _EPS, _AUG_LEVEL, _AUG_NOISE, _GUIDANCE = range(5)
+_DROP, _EPS, _AUG_LEVEL, _AUG_NOISE, _GUIDANCE, _GIVEN = range(6)
 
 
 @flax.struct.dataclass
@@ -28,20 +29,22 @@ class Conditioning:
   Attributes:
     text: [G, M, L, D] embeddings of captions (ivid.spec.batch.CaptionLayout); [B, 1, L, D] without pictures.
     text_mask: [G, M, L] bool; all False means no text.
-    is_video: [B] bool; False bypasses all time mixing.
+    is_video: [B] bool; False bypasses all time mixing; None: no row is a video, and nothing of it is computed.
     fps: [B] float32.
     lowres: [B, T, H, W, C'] augmented and grown to the target's size, or None in the base.
     aug_logsnr: [B] level of that augmentation, or None in the base.
     w: [B] guidance weight, for distilled models; None otherwise.
+    given: frames [B, T, H, W, 3] that are known where their mask [B, T] is True; None: none. With unet.given alone.
   """
 
   text: jax.Array
   text_mask: jax.Array
-  is_video: jax.Array
+  is_video: jax.Array | None
   fps: jax.Array
   lowres: jax.Array | None = None
   aug_logsnr: jax.Array | None = None
   w: jax.Array | None = None
+  given: tuple[jax.Array, jax.Array] | None = None
 
 
 @flax.struct.dataclass
@@ -105,6 +108,8 @@ class Stage:
     cond = self._conditioning(arrays)
     if self.spec.lowres is not None:
       cond = cond.replace(lowres=jnp.zeros_like(x), aug_logsnr=jnp.zeros((1,)))
+    if self.spec.unet.given:
+      cond = cond.replace(given=(jnp.zeros_like(x), jnp.zeros(x.shape[:2], bool)))
     return self.net.init(key, x, jnp.zeros((1,)), **_network_inputs(cond))["params"]
 
   def abstract_params(self) -> Any:
@@ -112,6 +117,10 @@ class Stage:
     return _abstract_params(self.spec)
 
   # Conditioning.
+
+  def makes_pictures(self, frames: int) -> bool:
+    """Whether a batch of so many frames holds no videos, so that time mixing need not be computed: a single frame of a base is a picture."""
+    return frames == 1 and self.spec.task is Task.BASE
 
   def augmented(self, small: jax.Array, *, frames: int, height: int, width: int, logsnr: jax.Array, noise: jax.Array) -> jax.Array:
     """The low-resolution clip as the network reads it, in training and in sampling alike (section 2.5).
@@ -153,9 +162,10 @@ class Stage:
     return self.net.apply({"params": params}, z_t, logsnr_t, **_network_inputs(cond))
 
   def denoise(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning) -> jax.Array:
-    """x_hat [B, T, H, W, 3], neither guided nor thresholded."""
+    """x_hat [B, T, H, W, 3], neither guided nor thresholded; given frames are as they are given."""
     output = self.predict(params, z_t, logsnr_t, cond)
-    return process.x_from_prediction(self.spec.diffusion.prediction, z_t=z_t, prediction=output, logsnr_t=logsnr_t)
+    x_hat = process.x_from_prediction(self.spec.diffusion.prediction, z_t=z_t, prediction=output, logsnr_t=logsnr_t)
+    return given_frames.keep_given(x_hat, cond.given)
 
   def guided(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning, w: jax.Array) -> jax.Array:
     """(1 + w) x_cond - w x_uncond by one evaluation on 2B examples. Only the text is dropped, never the lowres clip."""
@@ -200,6 +210,7 @@ class Stage:
       z_t=z_t,
       logsnr=logsnr,
       sigma_floor=spec.diffusion.sigma_floor,
+      asked=_asked(cond),
     )
     return losses, u
 
@@ -252,6 +263,7 @@ class Stage:
       z_t=z_t,
       logsnr=logsnr,
       sigma_floor=self.spec.diffusion.sigma_floor,
+      asked=_asked(cond),
     )
     return losses, u
 
@@ -272,13 +284,20 @@ class Stage:
     return jnp.sum(jnp.square(difference), axis=axes), jnp.sum(jnp.square(target), axis=axes)
 
   def _training_inputs(self, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Conditioning, jax.Array]:
-    """Clips [B, T, H, W, 3] in [-1, 1], their conditioning with text dropped here and there, and each example's key."""
+    """Clips [B, T, H, W, 3] in [-1, 1], their conditioning with text dropped and frames given here and there, and each example's key."""
     x = batch[batches.VIDEO].astype(jnp.float32) / 127.5 - 1.0
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch[batches.INDEX])
     cond = self._conditioning(batch)
     drop = _draw(keys, _DROP, ()) < self.spec.diffusion.text_drop
     drop = captions.per_caption(drop, cond.text, frames=x.shape[1])
     cond = cond.replace(text_mask=cond.text_mask & ~drop[:, :, None])
+    if self.makes_pictures(x.shape[1]):
+      cond = cond.replace(is_video=None)
+    elif self.spec.unet.given:
+      mask = given_frames.draw_given(
+        draw=_draw(keys, _GIVEN, ()), is_video=cond.is_video, frames=x.shape[1], share=self.spec.diffusion.given_share
+      )
+      cond = cond.replace(given=(x, mask))
     return x, cond if self.spec.lowres is None else self._training_lowres(cond, x, keys), keys
 
   def _training_lowres(self, cond: Conditioning, x: jax.Array, keys: jax.Array) -> Conditioning:
@@ -307,6 +326,7 @@ class Stage:
     w = step.w if self.spec.student is not None or needs_guidance(self.spec, sampling) else None
     x_hat = self.weighted(params, state.z, logsnr_t, cond, w)
     x_hat = threshold.threshold(x_hat, sampling.threshold, sampling.percentile)
+    x_hat = given_frames.keep_given(x_hat, cond.given)  # guidance and thresholds move them
     z_s = samplers.sampler_step(
       sampling.sampler,
       z_t=state.z,
@@ -343,6 +363,11 @@ def _draw(keys: jax.Array, stream: int, shape: tuple[int, ...], *, normal: bool 
   """One draw of `shape` per example key, standard normal or uniform in [0, 1)."""
   sampler = jax.random.normal if normal else jax.random.uniform
   return jax.vmap(lambda key: sampler(jax.random.fold_in(key, stream), shape))(keys)
+
+
+def _asked(cond: Conditioning) -> jax.Array | None:
+  """[B, T] bool, the frames that the loss counts: those that are not given; None: all."""
+  return None if cond.given is None else ~cond.given[1]
 
 
 def _network_inputs(cond: Conditioning) -> dict[str, Any]:

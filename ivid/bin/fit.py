@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
+import math
 import pathlib
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -21,29 +24,37 @@ from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import process_rows
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
-from ivid.stage import Teacher
-from ivid.train import checkpoint
+from ivid.stage import Stage, Teacher
+from ivid.steps import TrainState
+from ivid.text.embedder import Embedder
+from ivid.train import checkpoint, phases
 from ivid.train.checkpoint import Checkpointer
 from ivid.train.loop import Hook, Loop
 from ivid.train.metrics import MetricWriter
+from ivid.train.phases import Phase
 from ivid.train.rngs import stream
-from ivid.train.run import Lesson, device_batches, make_evaluation, make_training, warm_start
+from ivid.train.run import Lesson, Training, device_batches, make_evaluation, make_training, warm_start
 
 
-def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson | None = None, teacher: Any = None) -> bool:
-  """Trains `stage` as `run.train` says, from the work folder's last checkpoint if it has one.
+def fit(
+  run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson | None = None, teacher: Any = None, seconds: float = math.inf
+) -> bool:
+  """Trains `stage` as `run.train` says, phase after phase, from the work folder's last checkpoint if it has one.
 
   Args:
     lesson, teacher: of a distillation, with the teacher's parameters, from which the student `stage` starts.
+    seconds: after which it saves and stops.
 
-  Returns: whether the run came to its end; False where SIGTERM, to any of its processes, stopped it, after saving.
+  Returns: whether the run came to its end; False where SIGTERM, to any of its processes, or the time stopped it, after saving.
 
   Raises:
     ValueError: what does not fit together; NonFiniteLoss.
   """
   # Prompts that a user types are worth a warning; long paraphrases in the training data lose their tails by design.
   warnings.filterwarnings("ignore", message="text of .* truncated")
-  train, tokens = run.train, run.cascade.text.max_tokens
+  total = run.train.total_steps
+  all_phases = phases.resolve(run.train)
+  phases.check_phases(all_phases, stage)
   encoder = open_text(run)
   if lesson is not None and lesson.teacher.text_encoder not in ("", encoder.hash):
     raise ValueError(
@@ -53,73 +64,115 @@ def fit(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson
   stage = dataclasses.replace(stage, text_encoder=encoder.hash)
   mesh = make_mesh(run.mesh)
   connect(mesh)
-  training = make_training(stage, train, mesh, max_tokens=tokens, lesson=lesson)
-
-  def embed(captions: list[str]):
-    with alone():
-      return encoder.embed(captions, length=tokens)
-
-  def batches(split: Split, start: int):
-    host = make_pipeline(
-      data=run.data,
-      train=train,
-      stage=stage,
-      start_step=start,
-      split=split,
-      rows=process_rows(mesh, train.batch_size),
-    )
-    return device_batches(host, embed, training.batch)
-
+  make = functools.partial(
+    make_training, stage, mesh=mesh, max_tokens=run.cascade.text.max_tokens, lesson=lesson, rate=phases.learning_rate(all_phases)
+  )
+  stop = StopSignal(mesh, seconds=seconds)
   with jax.set_mesh(mesh):
-    checkpointer = Checkpointer(workdir, train.checkpoint, stage)
-    if checkpointer.latest_step() is not None:
-      state, next_index = checkpointer.restore(training.state)
-      start = int(state.step)
-      if next_index != start * train.batch_size:
-        raise ValueError(
-          f"train.batch_size={train.batch_size}: {workdir} was trained with {next_index / max(start, 1):g}; expected the same, or a new "
-          "--workdir and train.init_from"
-        )
-      _say(f"resuming {workdir} at step {start}")
-    else:
-      state, start = training.init.jit()(stream(train.seed, "init")), 0
-      if teacher is not None:
-        state = warm_start(state, teacher)
-      elif train.init_from:
-        state = warm_start(state, initial_weights(train.init_from, run.stage))
-    step, taught = training.step.jit(), None
-    if teacher is not None:
-      placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), teacher, training.state.params)
-      taught = Teacher(placed, np.float32(stage.student.steps))
-    held_out = list(itertools.islice(batches(Split.EVAL, 0), train.eval_batches)) if train.eval_every else []
-    writer = MetricWriter(workdir, active=is_first(), from_step=start)
-    hooks = [Hook(train.eval_every, make_evaluation(training, held_out, seed=train.seed, teacher=taught))] if held_out else []
-    if train.sample_every and held_out:
-      hooks.append(Hook(train.sample_every, make_sampler(training.stage, run, encoder, workdir, writer)))
-    if train.adherence_every:
-      from ivid.bin.adherence import make_adherence
-
-      hooks.append(Hook(train.adherence_every, make_adherence(training.stage, run, encoder)))
-    loop = Loop(
-      spec=train,
-      step_fn=step if taught is None else lambda state, batch, key: step(state, taught, batch, key),
-      batches=batches(Split.TRAIN, start),
-      key=stream(train.seed, "loss"),
-      checkpointer=checkpointer,
-      writer=writer,
-      hooks=hooks,
-    )
+    checkpointer = Checkpointer(workdir, run.train.checkpoint, stage)
+    state = _first_state(run, make(all_phases[0].train), all_phases, checkpointer, workdir, teacher)
+    writer = MetricWriter(workdir, active=is_first(), from_step=int(state.step))
     _say(f"follow with: tensorboard --logdir={workdir / 'tb'}")
-    stop = StopSignal(mesh)
     try:
-      state = loop.run(state, stop=stop)
+      for phase in phases.remaining(all_phases, int(state.step), total):
+        part = _Part(dataclasses.replace(run, train=phase.train), Stage(stage), phase, make(phase.train), encoder, workdir, writer)
+        loop = _loop(part, int(state.step), checkpointer, total, teacher)
+        state = loop.run(state, stop=stop)
+        if int(state.step) < min(phase.end, total):
+          break
     finally:
       checkpointer.close()
       writer.close()
     stopped = stop.agreed()
-  if stopped:
+  finished = int(state.step) >= total
+  if stopped and not finished:
     _say(f"stopped at step {int(state.step)} and saved; the same command resumes")
-  return not stopped and int(state.step) >= train.steps
+  return finished and not stopped
+
+
+def _first_state(
+  run: RunSpec, training: Training, all_phases: tuple[Phase, ...], checkpointer: Checkpointer, workdir: pathlib.Path, teacher: Any
+) -> TrainState:
+  """The state that the run starts from: the work folder's, or a new one, with the teacher's or init_from's weights if there are any."""
+  if checkpointer.latest_step() is not None:
+    state, next_index = checkpointer.restore(training.state)
+    step = int(state.step)
+    phase = phases.phase_at(all_phases, step)
+    if next_index != phase.index_at(step):
+      raise ValueError(
+        f"{workdir} has seen {next_index} examples in {step} steps, train.batch_size={phase.train.batch_size}"
+        f"{' and the phases before' if phase.first_step else ''} would make {phase.index_at(step)}: expected those that it was trained "
+        "with, or a new --workdir and train.init_from"
+      )
+    _say(f"resuming {workdir} at step {step}{f' of phase {phase.name}' if phase.name else ''}")
+    return state
+  state = training.init.jit()(stream(run.train.seed, "init"))
+  if teacher is not None:
+    return warm_start(state, teacher)
+  return warm_start(state, initial_weights(run.train.init_from, run.stage)) if run.train.init_from else state
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+  """What the loop of one phase and its hooks are made from; `run` has the phase's TrainSpec, `stage` the noise of sampling."""
+
+  run: RunSpec
+  stage: Stage
+  phase: Phase
+  training: Training
+  encoder: Embedder
+  workdir: pathlib.Path
+  writer: MetricWriter
+
+  def batches(self, split: Split, step: int) -> Iterator[dict[str, jax.Array]]:
+    """Batches from update `step` of the run on, or from the first one of validation."""
+    train = self.phase.train
+    counted = dict(first_index=self.phase.first_index, start_step=step - self.phase.first_step) if split is Split.TRAIN else {}
+    host = make_pipeline(
+      data=self.run.data,
+      train=train,
+      stage=self.stage.spec,
+      split=split,
+      rows=process_rows(self.training.mesh, train.batch_size),
+      **counted,
+    )
+    return device_batches(host, self._embed, self.training.batch)
+
+  def _embed(self, captions: list[str]):
+    with alone():
+      return self.encoder.embed(captions, length=self.run.cascade.text.max_tokens)
+
+  def hooks(self, taught: Teacher | None) -> list[Hook]:
+    """Evaluation, samples and adherence."""
+    train, training, hooks = self.phase.train, self.training, []
+    held_out = list(itertools.islice(self.batches(Split.EVAL, 0), train.eval_batches)) if train.eval_every else []
+    if held_out:
+      hooks.append(Hook(train.eval_every, make_evaluation(training, held_out, seed=train.seed, teacher=taught)))
+    if train.sample_every and held_out:
+      hooks.append(Hook(train.sample_every, make_sampler(self.stage, self.run, self.encoder, self.workdir, self.writer)))
+    if train.adherence_every:
+      from ivid.bin.adherence import make_adherence
+
+      hooks.append(Hook(train.adherence_every, make_adherence(self.stage, self.run, self.encoder)))
+    return hooks
+
+
+def _loop(part: _Part, step: int, checkpointer: Checkpointer, total: int, teacher: Any) -> Loop:
+  """The loop of a phase from update `step` on."""
+  training, update, taught = part.training, part.training.step.jit(), None
+  if teacher is not None:
+    placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), teacher, training.state.params)
+    taught = Teacher(placed, np.float32(training.stage.spec.student.steps))
+  return Loop(
+    phase=part.phase,
+    total=total,
+    step_fn=update if taught is None else lambda state, batch, key: update(state, taught, batch, key),
+    batches=part.batches(Split.TRAIN, step),
+    key=stream(part.phase.train.seed, "loss"),
+    checkpointer=checkpointer,
+    writer=part.writer,
+    hooks=part.hooks(taught),
+  )
 
 
 def initial_weights(source: str, stage: str) -> Any:

@@ -6,6 +6,7 @@ ivid train --config=nano:base --workdir=runs/base
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
   define_hosts(values)
   flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, samples.", flag_values=values)
+  flags.DEFINE_float("max_minutes", 0.0, "Save and end after so many minutes; the same command goes on. 0: no limit.", flag_values=values)
   flags.DEFINE_bool("dry_run", False, "Print shapes, parameters, GFLOP and bytes per device, and stop.", flag_values=values)
   flags.DEFINE_string("json", None, "With --dry_run: write what it prints to this file as well.", flag_values=values)
 
@@ -41,12 +43,14 @@ def main(argv: Sequence[str]) -> None:
     return
   if not values.workdir:
     raise ValueError("--workdir is missing: expected the folder of the run, such as runs/base")
+  if values.max_minutes < 0:
+    raise ValueError(f"--max_minutes={values.max_minutes:g}: expected a positive number, or 0 for no limit")
   workdir = local_path(values.workdir)
   join_hosts(values)
   with shared_folder(workdir, config.to_json_best_effort(indent=1)):
     from ivid.bin.fit import fit  # after the flags are known to be right: starting JAX takes seconds
 
-    fit(run, stage, workdir)
+    fit(run, stage, workdir, seconds=60.0 * values.max_minutes or math.inf)
 
 
 def _dry_run(run: RunSpec, stage: StageSpec, json_path: str | None) -> None:

@@ -21,17 +21,17 @@ LAST_INDEX = 2**31 - 1  # indices are int32
 
 
 class _Rows:
-  """The rows `rows` of every batch, in order from `start_step` on: place p is (index, example)."""
+  """The rows `rows` of every batch, in order from the one that starts at example `start` on: place p is (index, example)."""
 
-  def __init__(self, source: Source, *, batch_size: int, start_step: int, rows: Sequence[int]):
-    self._source, self._batch_size, self._start, self._rows = source, batch_size, start_step, rows
+  def __init__(self, source: Source, *, batch_size: int, start: int, rows: Sequence[int]):
+    self._source, self._batch_size, self._start, self._rows = source, batch_size, start, rows
 
   def __len__(self) -> int:
-    return (LAST_INDEX // self._batch_size - self._start) * len(self._rows)
+    return ((LAST_INDEX - self._start) // self._batch_size) * len(self._rows)
 
   def __getitem__(self, place: int) -> tuple[int, Example]:
     step, row = divmod(place, len(self._rows))
-    index = (self._start + step) * self._batch_size + self._rows[row]
+    index = self._start + step * self._batch_size + self._rows[row]
     return index, self._source[index]
 
 
@@ -41,23 +41,25 @@ def make_pipeline(
   train: TrainSpec,
   stage: StageSpec,
   start_step: int = 0,
+  first_index: int = 0,
   split: Split = Split.TRAIN,
   rows: Sequence[int] | None = None,
 ) -> Iterator[dict[str, Any]]:
-  """Batches, or those rows of each that this process feeds, from batch number `start_step` on.
+  """Batches, or those rows of each that this process feeds, from batch number `start_step` of a phase on.
 
   A batch holds `video` uint8 [b, T, H, W, 3], `captions` b lists of texts (T where train.is_image, else 1), `is_video` bool [b], `fps`
-  float32 [b] and `index` int32 [b] = step x batch_size + row.
+  float32 [b] and `index` int32 [b] = first_index + step x batch_size + row.
 
   Args:
+    first_index: examples of earlier phases.
     rows: 0 to batch_size - 1 in rising order, b of them (ivid.parallel.sharding.process_rows); None: all.
 
   Raises:
     ValueError: whatever the source does not accept.
   """
   taken = range(train.batch_size) if rows is None else tuple(rows)
-  source = make_source(data=data, train=train, stage=stage, split=split)
-  places = _Rows(source, batch_size=train.batch_size, start_step=start_step, rows=taken)
+  source = make_source(data=data, train=train, stage=stage, split=split, first_index=first_index)
+  places = _Rows(source, batch_size=train.batch_size, start=first_index + start_step * train.batch_size, rows=taken)
   per_step = len(taken)
   reading = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=max(1, data.prefetch) * per_step)
   examples = grain.MapDataset.source(places).to_iter_dataset(reading)

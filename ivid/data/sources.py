@@ -15,18 +15,18 @@ from ivid.spec.stage import StageSpec
 DURATION_SLACK = 1e-3  # seconds
 
 
-def make_source(*, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split) -> Source:
-  """The source that `data.name` names.
+def make_source(*, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split, first_index: int = 0) -> Source:
+  """The source that `data.name` names. `first_index`: of the run's phase, from which rows of images are counted.
 
   Raises:
     ValueError: unknown name, or a clip the source cannot give.
   """
   if data.name == "moving_shapes":
-    return MovingShapes(data=data, train=train, stage=stage, split=split)
+    return MovingShapes(data=data, train=train, stage=stage, split=split, first_index=first_index)
   if data.name.startswith("tfds:"):
     from ivid.data.tfds_source import TfdsSource  # TFDS takes seconds to import
 
-    return TfdsSource(data=data, train=train, stage=stage, split=split)
+    return TfdsSource(data=data, train=train, stage=stage, split=split, first_index=first_index)
   raise ValueError(f"data.name={data.name!r}: {nearest(data.name, ('moving_shapes', 'tfds:moving_shapes'))}")
 
 
@@ -36,7 +36,7 @@ class MovingShapes:
   Rows that train.is_image names, and every row of a view of one frame, are independent images.
   """
 
-  def __init__(self, *, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split):
+  def __init__(self, *, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split, first_index: int = 0):
     if stage.output.seconds > moving_shapes.CLIP_SECONDS + DURATION_SLACK:
       raise ValueError(
         f"stage {stage.name}: {stage.output} lasts {stage.output.seconds:g} s; moving_shapes lasts {moving_shapes.CLIP_SECONDS:.4g} s, "
@@ -48,11 +48,11 @@ class MovingShapes:
     if train.seed < 0:
       raise ValueError(f"train.seed={train.seed}: expected 0 or more")
     self.view: View = make_view(train, stage)
-    self._data, self._train, self._split = data, train, split
+    self._data, self._train, self._split, self._first_index = data, train, split, first_index
     self._aspect = data.aspect or stage.output.width / stage.output.height
 
   def __getitem__(self, index: int) -> Example:
-    if self.view.is_image or self._train.is_image(index):
+    if self.view.is_image or self._train.is_image(index - self._first_index):
       frames = [self._image(index, frame) for frame in range(self.view.frames)]
       return Example(np.stack([f[0] for f in frames]), tuple(f[1] for f in frames), False, self.view.clip.fps)
     rng, scene = self._scene(index, 0)

@@ -32,7 +32,7 @@ class TfdsSource:
   the index alone. A clip that lasts longer than the stage's is entered at a random frame.
   """
 
-  def __init__(self, *, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split):
+  def __init__(self, *, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split, first_index: int = 0):
     self._builder = tfds.builder_from_directory(find_folder(data))
     names = list(self._builder.info.splits)
     wanted = ("train",) if split is Split.TRAIN else EVAL_SPLITS
@@ -43,12 +43,12 @@ class TfdsSource:
     if not len(self._records):
       raise ValueError(f"data.name={data.name!r}: split {name} is empty")
     self.view = make_view(train, stage)
-    self._train, self._split = train, split
+    self._train, self._split, self._first_index = train, split, first_index
     self._order = functools.lru_cache(maxsize=4)(self._order)
 
   def __getitem__(self, index: int) -> Example:
     rng = np.random.default_rng([self._train.seed, index, STREAMS[self._split], CHOICES])
-    if self.view.is_image or self._train.is_image(index):
+    if self.view.is_image or self._train.is_image(index - self._first_index):
       return self._images(rng)
     record = self._records[self._place(index)]
     first, *corner = self.view.corner(rng)

@@ -47,6 +47,7 @@ def weighted_loss(
   z_t: jax.Array,
   logsnr: jax.Array,
   sigma_floor: float,
+  asked: jax.Array | None = None,
 ) -> jax.Array:
   """x_weight times the squared error of x, mean over all axes but the batch's: [B] float32.
 
@@ -58,6 +59,7 @@ def weighted_loss(
     x: [B, ...] the target.
     eps: [B, ...] noise with z_t = alpha x + sigma eps; None where only x and z_t are known (distillation): then it follows from them.
     logsnr: [B] level of z_t.
+    asked: [B, T] bool, places of the second axis that the mean is over; None: all.
   """
   weight = x_weight(kind, prediction=prediction, logsnr=logsnr, sigma_floor=sigma_floor)
   match prediction:
@@ -70,7 +72,10 @@ def weighted_loss(
       target = eps_from_x(z_t=z_t, x=x, logsnr_t=logsnr) if eps is None else eps
       weight = weight * jnp.exp(-as_float(logsnr))
   error = jnp.square(as_float(output) - as_float(target))
-  return weight * jnp.mean(error, axis=tuple(range(1, error.ndim)))
+  if asked is None:
+    return weight * jnp.mean(error, axis=tuple(range(1, error.ndim)))
+  per_place = jnp.mean(error, axis=tuple(range(2, error.ndim)))
+  return weight * jnp.sum(per_place * asked, axis=1) / jnp.maximum(jnp.sum(asked, axis=1), 1)
 
 
 def logsnr_buckets(*, loss: jax.Array, level: jax.Array, low: float, high: float, buckets: int) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,4 @@
-"""Attention over frames, over a frame's positions, and to the text; queries and keys RMS-normalised, softmax in float32."""
+"""Attention over frames, over a frame's positions, over both at once, and to the text; queries and keys RMS-normalised, softmax in float32."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ivid.nets import axes
 from ivid.nets.captions import Captions
-from ivid.nets.layers import Dense, VectorNorm, kernel_init
+from ivid.nets.layers import Dense, VectorNorm, kernel_init, sinusoids
 
 MASKED = -1e30  # logit of a hidden token
 PACKED = 128  # tokens, the side of a TPU's matrix unit
+PLACE_FEATURES = 32  # sinusoids of each coordinate
+PLACE_PERIODS = (1 / 8, 8.0)  # heights of the frame
 
 
 def softmax(logits: jax.Array, *, dim: int, dtype: jnp.dtype) -> jax.Array:
@@ -160,6 +162,29 @@ class TemporalAttention(Attention):
     q, k, v = (a.reshape(B, T, *a.shape[1:]) for a in (q, k, v))
     h = attend_over_frames(q, k, v)
     return self.out(features=C)(h.reshape(B * T, *h.shape[2:])).reshape(x.shape)
+
+
+class JointAttention(Attention):
+  """Every position of every frame attends to all of them; each carries its time in seconds and its place in the frame."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
+    """x [B, T, H, W, C], time [B, T, features] -> [B, T, H, W, C]."""
+    B, T, H, W, C = x.shape
+    kinds = dict(bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
+    when = Dense(C, (axes.FEATURES, axes.EMBED_OUT), name="time", **kinds)(time)
+    where = Dense(C, (axes.FEATURES, axes.EMBED_OUT), name="place", **kinds)(_places(H, W))
+    h = (x + when[:, :, None, None] + where).reshape(B, T * H * W, C)
+    q, k, v = (self.heads(name, features=C)(h) for name in ("query", "key", "value"))
+    return self.out(features=C)(attend(q, k, v)).reshape(x.shape)
+
+
+def _places(height: int, width: int) -> jax.Array:
+  """[H, W, features] sinusoids of the centres of a grid's cells, y then x, in heights of the frame."""
+  y, x = ((jnp.arange(count, dtype=jnp.float32) + 0.5) / height for count in (height, width))
+  y, x = (sinusoids(a, PLACE_FEATURES, shortest=PLACE_PERIODS[0], longest=PLACE_PERIODS[1]) for a in (y, x))
+  shape = (height, width, PLACE_FEATURES)
+  return jnp.concatenate([jnp.broadcast_to(y[:, None], shape), jnp.broadcast_to(x, shape)], axis=-1)
 
 
 class SpatialAttention(Attention):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from ivid.nets.attention import SpatialAttention, TemporalAttention, TextAttention
+from ivid.nets.attention import JointAttention, SpatialAttention, TemporalAttention, TextAttention
 from ivid.nets.condition import Context
 from ivid.nets.layers import Conv, Dense, FrameNorm, TimeConv, pin
 from ivid.spec.stage import LevelSpec, TimeMixing, UNetSpec
@@ -59,11 +59,12 @@ class Block(nn.Module):
 
   def _mix_time(self, h: jax.Array, context: Context) -> jax.Array:
     """Adds the result for videos only: independent pictures in the frames of one example never meet."""
-    if self.level.time is TimeMixing.NONE:
+    if self.level.time is TimeMixing.NONE or context.is_video is None:
       return h
     normed = self._norm("time_norm")(h)
     if self.level.time is TimeMixing.CONVOLUTION:
       mixed = checkpoint_name(TimeConv(name="time", **self._kinds())(normed), "conv")
     else:
-      mixed = TemporalAttention(self.spec.head_dim, name="time", **self._kinds())(normed, context.time)
+      kind = JointAttention if self.level.time is TimeMixing.JOINT else TemporalAttention
+      mixed = kind(self.spec.head_dim, name="time", **self._kinds())(normed, context.time)
     return h + jnp.where(context.is_video[:, None, None, None, None], mixed, 0)

@@ -26,13 +26,13 @@ class Context(NamedTuple):
   Attributes:
     emb: [B, K, E] conditioning vector after its SiLU; K = 1, or T if there are pictures.
     text: captions of pictures and of clips, their tokens normalised, and projected to the spec's text_width if it has one.
-    is_video: [B] bool; time mixing is off where False.
+    is_video: [B] bool; time mixing is off where False, and left out where None.
     time: [B, T, FEATURES] sinusoids of each frame's time in seconds.
   """
 
   emb: jax.Array
   text: tuple[captions.Captions, captions.Captions]
-  is_video: jax.Array
+  is_video: jax.Array | None
   time: jax.Array
 
 
@@ -80,8 +80,9 @@ class Conditioner(nn.Module):
     emb = ScalarEmbedding(E, LOGSNR_PERIODS, param_dtype=param_dtype, name="logsnr")(logsnr)
     if aug_logsnr is not None:
       emb = emb + ScalarEmbedding(E, LOGSNR_PERIODS, param_dtype=param_dtype, name="aug_logsnr")(aug_logsnr)
-    rate = ScalarEmbedding(E, RATE_PERIODS, param_dtype=param_dtype, name="fps")(jnp.log2(fps.astype(jnp.float32)))
-    emb = emb + jnp.where(is_video[:, None], rate, 0.0)  # a single picture has no rate
+    if is_video is not None:  # a single picture has no rate
+      rate = ScalarEmbedding(E, RATE_PERIODS, param_dtype=param_dtype, name="fps")(jnp.log2(fps.astype(jnp.float32)))
+      emb = emb + jnp.where(is_video[:, None], rate, 0.0)
     # The weights are made whether w is given or not; unused, the compiler drops the arithmetic.
     embed_w = ScalarEmbedding(E, GUIDANCE_PERIODS, zero=True, param_dtype=param_dtype, name="w")
     guidance = embed_w(jnp.zeros_like(logsnr) if w is None else w)

@@ -67,6 +67,7 @@ class Conv(nn.Module):
   stride: int = 1
   names: tuple[str, str] = (axes.EMBED_IN, axes.EMBED_OUT)
   zero: bool = False
+  bias: bool = True
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -75,10 +76,10 @@ class Conv(nn.Module):
     B, T, H, W, C = x.shape
     init = nn.with_logical_partitioning(kernel_init(self.zero), (axes.CONV_H, axes.CONV_W, *self.names))
     kernel = self.param("kernel", init, (self.kernel, self.kernel, C, self.features), self.param_dtype)
-    init = nn.with_logical_partitioning(nn.initializers.zeros_init(), (axes.CHANNELS,))
-    bias = self.param("bias", init, (self.features,), self.param_dtype)
     y = conv2d(x.astype(self.dtype).reshape(B * T, H, W, C), kernel.astype(self.dtype), self.stride)
-    y = y + bias.astype(self.dtype)
+    if self.bias:
+      init = nn.with_logical_partitioning(nn.initializers.zeros_init(), (axes.CHANNELS,))
+      y = y + self.param("bias", init, (self.features,), self.param_dtype).astype(self.dtype)
     return y.reshape(B, T, *y.shape[1:])
 
 

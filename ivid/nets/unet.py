@@ -25,7 +25,7 @@ class VideoUNet(nn.Module):
   out_channels: int = 3
 
   @nn.compact
-  def __call__(self, z, logsnr, *, text, text_mask, is_video, fps, lowres=None, aug_logsnr=None, w=None) -> jax.Array:
+  def __call__(self, z, logsnr, *, text, text_mask, is_video, fps, lowres=None, aug_logsnr=None, w=None, given=None) -> jax.Array:
     """z_t -> prediction [B, T, H, W, out_channels] in float32.
 
     Args:
@@ -33,11 +33,12 @@ class VideoUNet(nn.Module):
       logsnr: [B] in [-20, 20].
       text: [G, M, L, D] token embeddings of captions (ivid.spec.batch.CaptionLayout); [B, 1, L, D] without pictures.
       text_mask: [G, M, L] bool; all False means no text.
-      is_video: [B] bool; False for independent pictures in the frames.
+      is_video: [B] bool; False for independent pictures in the frames; None: all rows are pictures.
       fps: [B] frames a second.
       lowres: [B, T, H, W, C'] conditioning clip at the size of z, or None.
       aug_logsnr: [B] its noise level; given exactly when lowres is.
       w: [B] guidance weight of a distilled model, or None.
+      given: frames [B, T, H, W, 3], read where their mask [B, T] is True, or None; with spec.given alone.
     """
     B, T, H, W, _ = z.shape
     assert (lowres is None) == (aug_logsnr is None), "lowres and aug_logsnr come together"
@@ -51,11 +52,16 @@ class VideoUNet(nn.Module):
       x = x * jnp.sqrt(jax.nn.sigmoid(logsnr.astype(jnp.float32)))[:, None, None, None, None]
     if lowres is not None:
       x = jnp.concatenate([x, lowres.astype(z.dtype)], axis=-1)
-    stride = self.spec.stride
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, -H % stride), (0, -W % stride), (0, 0)))
-    h = space_to_depth(x.astype(self.spec.dtype), self.spec.patch)
-    conv_in = self._conv(self.spec.levels[0].channels, "conv_in", kernel=self.spec.io_kernel, names=(axes.PIXELS, axes.EMBED_OUT))
-    h = self.blocks(pin(conv_in(h)), context)
+    first = dict(kernel=self.spec.io_kernel, names=(axes.PIXELS, axes.EMBED_OUT))
+    h = pin(self._conv(self.spec.levels[0].channels, "conv_in", **first)(self._patches(x)))
+    if given is not None:
+      assert self.spec.given, "frames are given to a network without unet.given"
+      frames, mask = given
+      mask = mask.astype(z.dtype)[:, :, None, None, None]
+      known = jnp.concatenate([frames.astype(z.dtype) * mask, jnp.broadcast_to(mask, (*z.shape[:-1], 1))], axis=-1)
+      # Without a bias: where nothing is given, nothing is added.
+      h = h + self._conv(self.spec.levels[0].channels, "conv_given", zero=True, bias=False, **first)(self._patches(known))
+    h = self.blocks(h, context)
     h = nn.silu(FrameNorm(self.spec.norm, self.spec.norm_groups, name="norm_out", **self._kinds())(h))
     out = self.spec.patch**2 * self.out_channels
     h = self._conv(out, "conv_out", kernel=self.spec.io_kernel, names=(axes.EMBED_IN, axes.PIXELS), zero=True)(h)
@@ -65,6 +71,12 @@ class VideoUNet(nn.Module):
     if self.spec.residual_std:
       return self._about_lowres(prediction, z, lowres, logsnr, aug_logsnr)
     return prediction + self._input_path(z, lowres, context)
+
+  def _patches(self, x: jax.Array) -> jax.Array:
+    """[B, T, H, W, C] padded to the stride, in patches."""
+    _, _, H, W, _ = x.shape
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, -H % self.spec.stride), (0, -W % self.spec.stride), (0, 0)))
+    return space_to_depth(x.astype(self.spec.dtype), self.spec.patch)
 
   def _input_path(self, z: jax.Array, lowres: jax.Array, context: Context) -> jax.Array:
     """a z + b lowres with a and b a channel from the conditioning: what a super-resolution stage has to add is then detail, not colour.

@@ -8,10 +8,12 @@ import dataclasses
 import glob
 import importlib.util
 import itertools
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 
 import jax
@@ -200,32 +202,38 @@ def _listen() -> None:
 
 
 class StopSignal:
-  """SIGTERM, to whichever process, as a stop that all processes agree on at the same step.
+  """SIGTERM or the end of a time, to whichever process, as a stop that all processes agree on at the same step.
 
   Every call is one step: each process says whether it was asked to stop, and hears what all said STOP_LAG calls before. JAX has a
   service of its own for this (multihost_utils.reached_preemption_sync_point), which counts steps upwards for ever: a distillation
   begins anew with every student, and Orbax asks with the steps of checkpoints.
   """
 
-  def __init__(self, mesh: Mesh):
+  def __init__(self, mesh: Mesh, *, seconds: float = math.inf):
+    """`seconds`: from now on, after which it stops."""
+    self._end = time.monotonic() + seconds
     self._heard: collections.deque[jax.Array] = collections.deque()
     self._alone = jax.process_count() == 1
     _listen()
     if not self._alone:
       flags = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-      self._flags = lambda: jax.make_array_from_process_local_data(flags, np.full(jax.local_device_count(), bool(_asked)))
+      self._flags = lambda: jax.make_array_from_process_local_data(flags, np.full(jax.local_device_count(), self._due()))
       self._any = Program("stop", lambda flags: flags.any(), out_shardings=NamedSharding(mesh, PartitionSpec())).jit()
+
+  def _due(self) -> bool:
+    """Whether this process wants to stop."""
+    return bool(_asked) or time.monotonic() > self._end
 
   def __call__(self) -> bool:
     """Whether to stop before the next step. All processes call this equally often."""
     if self._alone:
-      return bool(_asked)
+      return self._due()
     self._heard.append(self._any(self._flags()))
     return len(self._heard) > STOP_LAG and bool(self._heard.popleft())
 
   def agreed(self) -> bool:
-    """Whether any process has been asked until now; waits for all."""
+    """Whether any process has been asked, or its time is over, until now; waits for all."""
     if self._alone:
-      return bool(_asked)
+      return self._due()
     self._heard.clear()
     return bool(self._any(self._flags()))

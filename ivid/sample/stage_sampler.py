@@ -100,7 +100,7 @@ def sample_args(
   cond = Conditioning(
     text=shaped(b, 1, max_tokens, spec.unet.text_dim, dtype="bfloat16"),
     text_mask=shaped(b, 1, max_tokens, dtype="bool"),
-    is_video=shaped(b, dtype="bool"),
+    is_video=None if stage.makes_pictures(spec.output.frames) else shaped(b, dtype="bool"),
     fps=shaped(b),
     lowres=clip if lowres else None,
     aug_logsnr=shaped(b) if lowres else None,
@@ -130,6 +130,7 @@ def sample_stage(
   text_mask: Any,
   sampling: SamplingSpec,
   small: Any = None,
+  given: tuple[Any, Any] | None = None,
   tiling: Tiling | None = None,
   progress: Callable[[int, int], None] | None = None,
   mesh: Mesh | None = None,
@@ -145,24 +146,28 @@ def sample_stage(
     text: [B, K, L, D]; K = 1.
     text_mask: [B, K, L] bool.
     small: [B, t, h, w, 3] in [-1, 1], clips at the stage's input size; None in the base.
+    given: frames [B, T, H, W, 3] in [-1, 1] that come out as they are where their mask [B, T] is True; of stages with unet.given alone.
     tiling: how a step is cut (ivid.sample.tiling); None: the whole clip at once. The clip then
       lies in host memory between steps, and a device holds the stage's input and one tile.
     progress: called with (evaluations done, evaluations) after each step of each tile.
     mesh: devices that share the batch.
 
   Raises:
-    ValueError: `small` missing, superfluous or of another size than the stage's input; a batch that the mesh does not divide.
+    ValueError: `small` missing, superfluous or of another size than the stage's input; `given` for a stage without unet.given or of
+      another size than its output; a batch that the mesh does not divide.
   """
   spec = stage.spec
   B = keys.shape[0]
   _check_small(spec, small)
+  _check_given(spec, given, B)
   rows = _rows_placement(mesh, B)
   keys = rows(keys)
   cond = Conditioning(
     text=rows(text),
     text_mask=rows(text_mask),
-    is_video=rows(np.ones(B, bool)),
+    is_video=None if stage.makes_pictures(spec.output.frames) else rows(np.ones(B, bool)),
     fps=rows(np.full(B, spec.output.fps, np.float32)),
+    given=given and (rows(np.asarray(given[0], np.float32)), rows(np.asarray(given[1], bool))),
   )
   noised = None
   if spec.lowres is not None:
@@ -349,6 +354,16 @@ def _rows_placement(mesh: Mesh | None, rows: int) -> Callable[[Any], jax.Array]:
   if rows % mesh.size:
     raise ValueError(f"a batch of {rows} samples over {mesh.size} devices: expected a multiple of {mesh.size}")
   return lambda array: jax.device_put(array, sharding.batch_sharding(mesh))
+
+
+def _check_given(spec: StageSpec, given: tuple[Any, Any] | None, batch_size: int) -> None:
+  if given is None:
+    return
+  if not spec.unet.given:
+    raise ValueError(f"stage {spec.name} reads no given frames: expected one trained with unet.given=True")
+  want = (batch_size, *spec.output.array)
+  if np.shape(given[0]) != want or np.shape(given[1]) != want[:2]:
+    raise ValueError(f"given frames {np.shape(given[0])} with a mask {np.shape(given[1])}: expected {want} and {want[:2]}")
 
 
 def _check_small(spec: StageSpec, small: Any) -> None:

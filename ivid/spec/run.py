@@ -11,6 +11,9 @@ from ivid.spec.cascade import CascadeSpec
 from ivid.spec.stage import LossWeight, is_power_of_two
 
 
+DEFAULT_STEPS = 10_000
+
+
 class OptimizerKind(enum.Enum):
   ADAM = "adam"
   ADAFACTOR = "adafactor"
@@ -55,11 +58,41 @@ class CheckpointSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class PhaseSpec:
+  """A part of a run that differs from the rest; what is None is as the run's TrainSpec has it.
+
+  Attributes:
+    name: in the log, in errors and in metrics.
+    steps: updates.
+    frames: as in TrainSpec, spread evenly over the clip; with `neighbours` that many frames one after the other, from a random one on.
+    learning_rate: peak; a phase warms up from where the one before ended and falls by a cosine.
+    logsnr_shift: of the noise in training; sampling keeps the stage's.
+  """
+
+  name: str
+  steps: int
+  frames: int | None = None
+  neighbours: bool | None = None
+  image_fraction: float | None = None
+  batch_size: int | None = None
+  accumulation: int | None = None
+  learning_rate: float | None = None
+  logsnr_shift: float | None = None
+
+  def __post_init__(self):
+    if self.steps < 1:
+      raise ValueError(f"train.phases: phase {self.name!r} has steps={self.steps}: expected 1 or more")
+    if self.neighbours and not self.frames:
+      raise ValueError(f"train.phases: phase {self.name!r} has neighbours=True and frames={self.frames}: expected how many, such as 4")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainSpec:
   """One training run of one stage."""
 
   seed: int = 0
-  steps: int = 10_000
+  steps: int | None = None  # None: those of the phases, or DEFAULT_STEPS without any; fewer than the phases have end the run early
+  phases: tuple[PhaseSpec, ...] = ()  # named parts of the run, one after the other; none: the run is one, of the values below
   batch_size: int = 16  # clips a step, over all devices
   accumulation: int = 1  # a batch is split into this many microbatches
   frames: int = 0  # 0: all; fewer: that many frames spread evenly over the clip ("fewer frames first")
@@ -67,6 +100,7 @@ class TrainSpec:
   crop: CropSpec = CropSpec()
   optimizer: OptimizerSpec = OptimizerSpec()
   ema_decay: float = 0.999
+  logsnr_shift: float | None = None  # of the noise in training; None: the stage's own, which sampling has
   init_from: str = ""  # another run's work folder (its EMA weights), or a cascade's folder or name, to start from
   log_every: int = 50
   eval_every: int = 1000
@@ -80,8 +114,14 @@ class TrainSpec:
 
   def __post_init__(self):
     for name in ("steps", "batch_size", "accumulation", "log_every", "adherence_prompts"):
-      if getattr(self, name) < 1:
+      if getattr(self, name) is not None and getattr(self, name) < 1:
         raise ValueError(f"train.{name}={getattr(self, name)}: expected 1 or more")
+    names = [phase.name for phase in self.phases]
+    if len(set(names)) < len(names):
+      raise ValueError(f"train.phases: names {', '.join(names)}: expected a name of its own for each")
+    longest = sum(phase.steps for phase in self.phases)
+    if self.phases and self.steps is not None and self.steps > longest:
+      raise ValueError(f"train.steps={self.steps}: expected at most the {longest} of train.phases, or None")
     if self.batch_size % self.accumulation:
       raise ValueError(f"train.batch_size={self.batch_size} is no multiple of train.accumulation={self.accumulation}")
     if not 0.0 <= self.image_fraction <= 1.0:
@@ -90,15 +130,20 @@ class TrainSpec:
       raise ValueError(f"train.ema_decay={self.ema_decay}: expected 0 up to but not 1")
 
   @property
+  def total_steps(self) -> int:
+    """Updates of the whole run."""
+    return self.steps or sum(phase.steps for phase in self.phases) or DEFAULT_STEPS
+
+  @property
   def captions(self) -> CaptionLayout:
     """Which rows of a batch hold independent images: as many as image_fraction says, spread evenly."""
     images = round(self.batch_size * self.image_fraction)
     common = math.gcd(images, self.batch_size)
     return CaptionLayout(self.batch_size // common, images // common)
 
-  def is_image(self, index: int) -> bool:
-    """Whether the example at this place in the data is a row of independent images."""
-    return index % self.captions.rows < self.captions.images
+  def is_image(self, place: int) -> bool:
+    """Whether the example at this place, counted from the first one of the phase, is a row of independent images."""
+    return place % self.captions.rows < self.captions.images
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,7 +42,8 @@ class Norm(enum.Enum):
 
 class TimeMixing(enum.Enum):
   NONE = "none"
-  ATTENTION = "attention"
+  ATTENTION = "attention"  # every position over its own frames
+  JOINT = "joint"  # over all positions of all frames at once, for the coarsest levels: what moves is not where it was
   CONVOLUTION = "convolution"
 
 
@@ -74,6 +75,8 @@ class ThresholdKind(enum.Enum):
   DYNAMIC = "dynamic"  # Imagen, section 2.3
 
 
+# Kinds of time mixing by which every frame sees every other.
+ATTENDING = (TimeMixing.ATTENTION, TimeMixing.JOINT)
 # Results of a block that rematerialisation can keep: of its convolutions, of attention's projections into heads, and of those out of them.
 SAVEABLE = ("conv", "heads", "out")
 
@@ -126,6 +129,9 @@ class UNetSpec:
   # Width that the tokens are brought to, once, before every block's cross-attention projects them; 0: they are read as they are. A wide
   # encoder's tokens cost each block more than its own positions do where every frame has a caption of its own.
   text_width: int = 0
+  # Reads frames that are given (those before a clip that is to go on, both ends of one between them) and their mask by a convolution of its
+  # own, zero at initialisation.
+  given: bool = False
   dtype: str = "float32"  # of activations; statistics and softmax are float32 always
   param_dtype: str = "float32"
 
@@ -147,7 +153,7 @@ class UNetSpec:
           raise ValueError(f"unet.levels[{i}].{name}={getattr(level, name)}: expected 1 or more")
       if self.norm is Norm.GROUP and level.channels % self.norm_groups:
         raise ValueError(f"unet.levels[{i}].channels={level.channels} is no multiple of norm_groups={self.norm_groups}")
-      attends = level.spatial_attention or level.cross_attention or level.time is TimeMixing.ATTENTION
+      attends = level.spatial_attention or level.cross_attention or level.time in ATTENDING
       if attends and level.channels % self.head_dim:
         raise ValueError(f"unet.levels[{i}].channels={level.channels} is no multiple of head_dim={self.head_dim}")
 
@@ -159,12 +165,13 @@ class UNetSpec:
   @property
   def frame_local(self) -> bool:
     """Whether a run of frames gives what the whole clip gives, but for its ends: frames mix by convolution alone."""
-    return all(level.time is not TimeMixing.ATTENTION for level in self.levels)
+    return all(level.time not in ATTENDING for level in self.levels)
 
   @property
   def pixel_local(self) -> bool:
     """Whether a part of the picture gives what the whole gives, but for its borders: no spatial attention, per-position norms."""
-    return self.norm is Norm.RMS and not any(level.spatial_attention for level in self.levels)
+    attends = any(level.spatial_attention or level.time is TimeMixing.JOINT for level in self.levels)
+    return self.norm is Norm.RMS and not attends
 
   @property
   def fully_convolutional(self) -> bool:
@@ -183,12 +190,14 @@ class DiffusionSpec:
   resolution_shift: bool = False  # + 2 log(64 / size), simple diffusion (2301.11093)
   sigma_floor: float = 0.05  # with x output, smallest sigma in the loss weight's denominator
   text_drop: float = 0.1  # share of examples trained without text, for guidance
+  given_share: float = 0.3  # with unet.given: share of clips trained with some of their frames given
 
   def __post_init__(self):
     if not self.logsnr_min < self.logsnr_max:
       raise ValueError(f"diffusion.logsnr_min={self.logsnr_min} is not below logsnr_max={self.logsnr_max}")
-    if not 0.0 <= self.text_drop <= 1.0:
-      raise ValueError(f"diffusion.text_drop={self.text_drop}: expected 0 to 1")
+    for name in ("text_drop", "given_share"):
+      if not 0.0 <= getattr(self, name) <= 1.0:
+        raise ValueError(f"diffusion.{name}={getattr(self, name)}: expected 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,6 +319,8 @@ class StageSpec:
       raise ValueError(
         f"stage {self.name}: unet.residual_std={self.unet.residual_std}: expected 0 without a lowres section and prediction x"
       )
+    if self.unet.given and self.lowres is not None:
+      raise ValueError(f"stage {self.name}: unet.given=True beside a lowres section: expected False, given frames are the base's")
     if self.lowres is None:
       return
     small, big = self.lowres.input, self.output

@@ -98,7 +98,7 @@ def phase_run(run: RunSpec, phase: Phase) -> RunSpec:
   warmup = min(run.train.optimizer.warmup_steps, phase.updates // 10)
   optimizer = dataclasses.replace(run.train.optimizer, learning_rate=run.distill.learning_rate, warmup_steps=warmup, final_fraction=0.0)
   train = dataclasses.replace(
-    run.train, steps=phase.updates, optimizer=optimizer, init_from="", image_fraction=0.0, sample_every=0, adherence_every=0
+    run.train, steps=phase.updates, phases=(), optimizer=optimizer, init_from="", image_fraction=0.0, sample_every=0, adherence_every=0
   )
   return dataclasses.replace(run, train=train)
 

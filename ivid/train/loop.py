@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 
-from ivid.spec.run import TrainSpec
 from ivid.steps import TrainState
 from ivid.train.checkpoint import Checkpointer
 from ivid.train.metrics import MetricWriter
+from ivid.train.phases import Phase
 from ivid.train.progress import Progress
 
 StepFn = Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
@@ -34,15 +34,17 @@ class NonFiniteLoss(ValueError):
 
 @dataclasses.dataclass
 class Loop:
-  """One run.
+  """One phase of a run.
 
   Attributes:
+    total: updates of the whole run, for its progress.
     step_fn: jitted; state in, state out.
     batches: of this process, already on the devices; the first one belongs to the state's step.
     key: stream of the loss.
   """
 
-  spec: TrainSpec
+  phase: Phase
+  total: int
   step_fn: StepFn
   batches: Iterator[Any]
   key: jax.Array
@@ -51,29 +53,30 @@ class Loop:
   hooks: Sequence[Hook] = ()
 
   def run(self, state: TrainState, *, stop: Callable[[], bool] = lambda: False) -> TrainState:
-    """Trains to spec.steps, or until `stop()`; saves at the end either way.
+    """Trains to the end of the phase, or until `stop()`; saves at the end either way.
 
     Raises:
       NonFiniteLoss: names the first such step; the last good checkpoint stays.
     """
+    spec, end = self.phase.train, self.phase.end
     step = first = int(state.step)
     pending: list[tuple[int, dict[str, jax.Array]]] = []
     started = time.monotonic()
-    progress = Progress(total=self.spec.steps, initial=step)
+    progress = Progress(total=self.total, initial=step, name=self.phase.name)
     with progress, _prefetched(self.batches) as batches:
-      while step < self.spec.steps and not stop():
+      while step < end and not stop():
         state, metrics = self.step_fn(state, next(batches), self.key)
         step += 1
         pending.append((step, metrics))
         progress.update(step)
-        if step % self.spec.log_every == 0 or step == self.spec.steps:
+        if step % spec.log_every == 0 or step == end:
           rate = (step - first) / (time.monotonic() - started)
           self._log(pending, rate, progress)
           pending = []
         for hook in self.hooks:
           if hook.every and step % hook.every == 0:
             self.writer.write_scalars(step, hook.call(step, state))
-        if step % self.spec.checkpoint.every == 0:
+        if step % spec.checkpoint.every == 0:
           self._check(pending)
           self._save(state, step)
       self._check(pending)
@@ -83,7 +86,7 @@ class Loop:
     return state
 
   def _save(self, state: TrainState, step: int) -> None:
-    self.checkpointer.save(state, next_index=step * self.spec.batch_size)
+    self.checkpointer.save(state, next_index=self.phase.index_at(step))
 
   def _check(self, pending: list[tuple[int, dict[str, jax.Array]]]) -> None:
     for step, metrics in pending:
@@ -97,7 +100,8 @@ class Loop:
     names = pending[0][1]
     means = {f"train/{name}": sum(float(m[name]) for _, m in pending) / len(pending) for name in names}
     means["perf/steps_per_second"] = rate
-    means["perf/clips_per_second"] = rate * self.spec.batch_size
+    means["perf/clips_per_second"] = rate * self.phase.train.batch_size
+    means["train/examples"] = self.phase.index_at(pending[-1][0])
     self.writer.write_scalars(pending[-1][0], means)
     progress.describe(loss=means.get("train/loss", math.nan), clips_per_s=means["perf/clips_per_second"])
 

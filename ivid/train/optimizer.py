@@ -1,4 +1,4 @@
-"""Optimizers of optax by spec, with clipping, warm-up and cosine decay."""
+"""Optimizers of optax by spec, with clipping."""
 
 from __future__ import annotations
 
@@ -18,25 +18,13 @@ MUON_RMS = 0.2
 MUON_STEPS = 4
 
 
-def learning_rate(spec: OptimizerSpec, steps: int) -> optax.Schedule:
-  """Linear warm-up, then a cosine down to final_fraction at `steps`."""
-  warmup = min(spec.warmup_steps, max(steps - 1, 0))
-  return optax.warmup_cosine_decay_schedule(
-    init_value=0.0 if warmup else spec.learning_rate,
-    peak_value=spec.learning_rate,
-    warmup_steps=warmup,
-    decay_steps=max(steps, warmup + 1),
-    end_value=spec.learning_rate * spec.final_fraction,
-  )
-
-
-def make_optimizer(spec: OptimizerSpec, *, steps: int, boxed: Any) -> optax.GradientTransformation:
-  """The optimizer of a run of `steps` updates.
+def make_optimizer(spec: OptimizerSpec, *, rate: optax.Schedule, boxed: Any) -> optax.GradientTransformation:
+  """The optimizer of a run.
 
   Args:
+    rate: learning rate by update (ivid.train.phases.learning_rate).
     boxed: abstract parameters with their logical axis names; Muon reads which axes are stacked layers.
   """
-  rate = learning_rate(spec, steps)
   return optax.chain(optax.clip_by_global_norm(spec.clip_norm), _update_rule(spec, rate, boxed))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from ivid.diffusion.loss import logsnr_buckets
@@ -19,6 +20,7 @@ from ivid.spec.run import TrainSpec
 from ivid.spec.stage import LossWeight, StageSpec, Task
 from ivid.stage import Stage, Teacher, unbox
 from ivid.steps import TrainState, distill_step, eval_step, init_state, train_step
+from ivid.train import phases
 from ivid.train.optimizer import make_optimizer
 from ivid.train.rngs import stream
 
@@ -55,16 +57,22 @@ class Lesson:
   loss_weight: LossWeight
 
 
-def make_training(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: int, lesson: Lesson | None = None) -> Training:
-  """The Programs of a run: training, or with a `lesson` distillation, whose student `spec` is.
+def make_training(
+  spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: int, lesson: Lesson | None = None, rate: optax.Schedule | None = None
+) -> Training:
+  """The Programs of a run, or of one phase of it: training, or with a `lesson` distillation, whose student `spec` is.
+
+  Args:
+    train: of the phase (ivid.train.phases.Phase.train).
+    rate: learning rate by update; None: of a run that is this phase alone.
 
   Raises:
     ValueError: a batch, crop or frame count that does not fit the stage or the mesh.
   """
   shape = check_train(spec, train, mesh)
-  stage = Stage(spec)
+  stage = Stage(noised_as(spec, train))
   boxed = stage.abstract_params()
-  optimizer = make_optimizer(train.optimizer, steps=train.steps, boxed=boxed)
+  optimizer = make_optimizer(train.optimizer, rate=rate or phases.learning_rate(phases.resolve(train)), boxed=boxed)
   params = unbox(boxed)
   shardings = sharding.param_shardings(mesh, boxed)
   state_shardings = TrainState(
@@ -104,6 +112,13 @@ def make_training(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: 
     ),
     evaluate=Program("eval", evaluate, (abstract.ema, *taught, batch, key), mesh=mesh),
   )
+
+
+def noised_as(spec: StageSpec, train: TrainSpec) -> StageSpec:
+  """The stage with the noise that it is trained with: where it differs, only the schedule does."""
+  if train.logsnr_shift is None:
+    return spec
+  return dataclasses.replace(spec, diffusion=dataclasses.replace(spec.diffusion, logsnr_shift=train.logsnr_shift))
 
 
 def check_train(spec: StageSpec, train: TrainSpec, mesh: Mesh) -> tuple[int, int, int]:

@@ -1,0 +1,98 @@
+"""The phases of a run: named parts of one training, each with frames, batches and noise of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import optax
+
+from ivid.data.view import make_view
+from ivid.spec.run import OptimizerSpec, TrainSpec
+from ivid.spec.stage import StageSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """One part of a run; where `train.phases` is empty the whole run is one.
+
+  Attributes:
+    name: of PhaseSpec; empty for a run that is one.
+    train: the run's TrainSpec with this phase's values, `steps` of this phase, and no phases.
+    first_step: updates made before it.
+    first_index: examples seen before it: an example's index counts on over all phases.
+  """
+
+  name: str
+  train: TrainSpec
+  first_step: int = 0
+  first_index: int = 0
+
+  @property
+  def end(self) -> int:
+    """Updates made when it is over."""
+    return self.first_step + self.train.steps
+
+  def index_at(self, step: int) -> int:
+    """Index of the first example of update number `step` of the run."""
+    return self.first_index + (step - self.first_step) * self.train.batch_size
+
+
+def resolve(train: TrainSpec) -> tuple[Phase, ...]:
+  """The phases of a run in order; `train.steps` ends it before their sum."""
+  if not train.phases:
+    return (Phase("", dataclasses.replace(train, steps=train.total_steps)),)
+  phases: list[Phase] = []
+  for spec in train.phases:
+    given = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "name" and getattr(spec, f.name) is not None}
+    rate, neighbours = given.pop("learning_rate", None), given.pop("neighbours", False)
+    optimizer = train.optimizer if rate is None else dataclasses.replace(train.optimizer, learning_rate=rate)
+    if neighbours:  # a run of frames is a crop in time, at the clip's own rate
+      given["crop"] = dataclasses.replace(train.crop, frames=given.pop("frames", train.frames))
+      given["frames"] = 0
+    before = phases[-1] if phases else None
+    at = dict(first_step=before.end, first_index=before.index_at(before.end)) if before else {}
+    phases.append(Phase(spec.name, dataclasses.replace(train, phases=(), optimizer=optimizer, **given), **at))
+  return tuple(phases)
+
+
+def remaining(phases: tuple[Phase, ...], step: int, total: int) -> tuple[Phase, ...]:
+  """The phases that are not over after `step` updates and begin before `total`; the last one ends there."""
+  left = [phase for phase in phases if phase.end > step and phase.first_step < total]
+  return tuple(
+    dataclasses.replace(phase, train=dataclasses.replace(phase.train, steps=min(phase.end, total) - phase.first_step)) for phase in left
+  )
+
+
+def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
+  """The phase of the update after `step` updates; the last one at the run's end."""
+  return next((phase for phase in phases if step < phase.end), phases[-1])
+
+
+def check_phases(phases: tuple[Phase, ...], stage: StageSpec) -> None:
+  """ValueError, which names the phase, where one asks for frames or a crop that the stage does not have."""
+  for phase in phases:
+    try:
+      make_view(phase.train, stage)
+    except ValueError as error:
+      raise ValueError(f"phase {phase.name!r}: {error}" if phase.name else str(error)) from None
+
+
+def learning_rate(phases: tuple[Phase, ...]) -> optax.Schedule:
+  """By update: in each phase a linear warm-up from where the one before ended, then a cosine down to final_fraction."""
+  schedules, end = [], 0.0
+  for phase in phases:
+    spec = phase.train.optimizer
+    schedules.append(_warmup_cosine(spec, phase.train.steps, start=end))
+    end = spec.learning_rate * spec.final_fraction
+  return optax.join_schedules(schedules, [phase.end for phase in phases[:-1]])
+
+
+def _warmup_cosine(spec: OptimizerSpec, steps: int, *, start: float) -> optax.Schedule:
+  warmup = min(spec.warmup_steps, max(steps - 1, 0))
+  return optax.warmup_cosine_decay_schedule(
+    init_value=start if warmup else spec.learning_rate,
+    peak_value=spec.learning_rate,
+    warmup_steps=warmup,
+    decay_steps=max(steps, warmup + 1),
+    end_value=spec.learning_rate * spec.final_fraction,
+  )

@@ -27,9 +27,24 @@ def get_config(stage: str = "base") -> ml_collections.ConfigDict:
       train=train,
       distill=distill,
       mesh=dict(data=-1, fsdp=1, tensor=1),
-      data=dict(name="moving_shapes", dir="", paraphrase=0.3, two_objects=0.3, text_encoder="nano", embeddings="", threads=1, prefetch=2),
+      data=_data(),
     ),
     convert_dict=True,
+  )
+
+
+def _data() -> dict:
+  return dict(
+    name="moving_shapes",
+    dir="",
+    paraphrase=0.3,
+    two_objects=0.3,
+    caption_pool=20_000,  # 15,115 different captions: minutes of one core, once, where embedding as one goes costs as much as training
+    cache="",
+    text_encoder="nano",
+    embeddings="",
+    threads=1,
+    prefetch=2,
   )
 
 

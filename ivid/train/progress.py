@@ -12,13 +12,14 @@ PLAIN_SECONDS = 30.0  # between two lines when there is no terminal
 
 
 class Progress:
-  """Context manager counting steps up to `total`."""
+  """Context manager counting steps, or whatever `unit` names, up to `total`."""
 
-  def __init__(self, *, total: int, initial: int = 0):
+  def __init__(self, *, total: int, initial: int = 0, unit: str = "step"):
     self._total = total
     self._active = jax.process_index() == 0
     self._terminal = sys.stderr.isatty()
-    self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True, disable=not (self._active and self._terminal))
+    self._bar = tqdm(total=total, initial=initial, unit=unit, dynamic_ncols=True, disable=not (self._active and self._terminal))
+    self._unit = unit
     self._first, self._step, self._text = initial, initial, ""
     self._started = self._printed = time.monotonic()
 
@@ -32,7 +33,7 @@ class Progress:
     if self._active and not self._terminal and (now - self._printed > PLAIN_SECONDS or step == self._total):
       self._printed = now
       left = (now - self._started) / max(step - self._first, 1) * (self._total - step)
-      print(f"step {step}/{self._total} {self._text} {left:.0f} s left", file=sys.stderr, flush=True)
+      print(f"{self._unit} {step}/{self._total} {self._text} {left:.0f} s left", file=sys.stderr, flush=True)
 
   def describe(self, **values: float) -> None:
     self._text = " ".join(f"{name}={value:.4g}" for name, value in values.items())

@@ -12,7 +12,7 @@ from ivid.text import encoder, pooled
 from tests.text import t5_trees
 
 SPEC = TextSpec(name="small", dim=16, layers=1, heads=2, head_dim=8, mlp_dim=24, max_tokens=48)
-POOL = [f"caption number {n} {'long ' * (n % 5)}" for n in range(32)] + ["caption number 3 "]
+POOL = [f"caption number {n} {'long ' * (n % 3)}" for n in range(32)] + ["caption number 3 "]
 
 
 def make(seed=0):

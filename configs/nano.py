@@ -3,33 +3,53 @@
   ivid train --config=nano:base --workdir=runs/base
 
 Sized for two CPU cores (hours) or one GPU (minutes). See README.md for what each stage reached.
+`nano:base_patch4` is the base whose weights ship.
 """
 
 import ml_collections
 
 STAGES = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3")
+PATCH4 = "base_patch4"
 
 
 def get_config(stage: str = "base") -> ml_collections.ConfigDict:
   """The cascade, and how to train `stage` of it."""
-  if stage not in STAGES:
+  if stage not in (*STAGES, PATCH4):
     from ivid.spec.errors import nearest  # configs stay importable without the package's heavier parts
 
-    raise ValueError(f"unknown stage {stage!r}: {nearest(stage, STAGES)}")
+    raise ValueError(f"unknown stage {stage!r}: {nearest(stage, (*STAGES, PATCH4))}")
+  stages = _stages()
+  if stage == PATCH4:
+    stages["base"] |= _patch4()
   train = _train()
   train.update(_train_overrides()[stage])
   distill = _distill()
-  distill.update(_distill_overrides().get(stage, {}))
+  distill.update(_distill_overrides().get(stage.removesuffix("_patch4"), {}))
   return ml_collections.ConfigDict(
     dict(
-      stage=stage,
-      cascade=dict(name="nano", text=_text(), order=STAGES, stages=_stages()),
+      stage="base" if stage == PATCH4 else stage,
+      cascade=dict(name="nano", text=_text(), order=STAGES, stages=stages),
       train=train,
       distill=distill,
       mesh=dict(data=-1, fsdp=1, tensor=1),
-      data=dict(name="moving_shapes", dir="", paraphrase=0.3, two_objects=0.3, text_encoder="nano", embeddings="", threads=1, prefetch=2),
+      data=_data(),
     ),
     convert_dict=True,
+  )
+
+
+def _data() -> dict:
+  return dict(
+    name="moving_shapes",
+    dir="",
+    paraphrase=0.3,
+    two_objects=0.3,
+    caption_pool=20_000,  # 15,115 different captions: minutes of one core, once, where embedding as one goes costs as much as training
+    cache="",
+    text_encoder="nano",
+    embeddings="",
+    threads=1,
+    prefetch=2,
   )
 
 
@@ -73,6 +93,26 @@ def _unet(levels: list[dict], *, patch: int, residual_std: float, embed_dim: int
   )
 
 
+def _base() -> dict:
+  """Thin convolutions where there are many positions, blocks and attention where there are few; motion is mixed where it is coarse."""
+  joint = dict(time="joint", attention=True)
+  # In line, as a loop over two blocks costs a CPU a fifth.
+  levels = [_level(64, time="convolution", attention=False), _level(128, **joint), _level(160, blocks=2, **joint) | dict(unroll=2)]
+  return _unet(levels, patch=2, residual_std=0.0) | dict(io_kernel=3, text_width=128, given=True)
+
+
+def _base_diffusion() -> dict:
+  # Sixteen frames of one scene average more noise away than one does: 2 log(1 / 16) / 2 = -2.8 would make up for all of it.
+  return dict(prediction="v", loss_weight="v", logsnr_min=-20.0, logsnr_max=20.0, logsnr_shift=-2.0, text_drop=0.1, given_share=0.3)
+
+
+def _patch4() -> dict:
+  """The base of the shipped weights."""
+  level = dict(time="attention", attention=True)
+  unet = _unet([_level(128, **level), _level(224, **level)], patch=4, residual_std=0.0)
+  return dict(unet=unet, diffusion=_diffusion("v"), sampling=_sampling(32, 2.0))
+
+
 def _diffusion(loss_weight: str) -> dict:
   # Patched stages output x: clean pixels pass a narrow network, the noise values of a patch do not.
   return dict(
@@ -80,7 +120,7 @@ def _diffusion(loss_weight: str) -> dict:
     loss_weight=loss_weight,
     logsnr_min=-20.0,
     logsnr_max=20.0,
-    resolution_shift=False,
+    logsnr_shift=0.0,
     sigma_floor=0.15,
     text_drop=0.1,
   )
@@ -104,9 +144,8 @@ def _sampling(steps: int, weight: float) -> dict:
 def _stages() -> dict:
   conv = dict(time="convolution", attention=False)
   full = dict(time="convolution", attention=True)
-  base = dict(time="attention", attention=True)
   unets = dict(
-    base=_unet([_level(128, **base), _level(224, **base)], patch=4, residual_std=0.0),
+    base=_base(),
     tsr1=_unet([_level(88, **conv), _level(112, **full)], patch=4, residual_std=0.2, embed_dim=96, head_dim=16),
     ssr1=_unet([_level(64, **conv), _level(112, **full)], patch=4, residual_std=0.15, embed_dim=64, head_dim=16),
     ssr2=_unet([_level(80, **conv), _level(88, **full)], patch=8, residual_std=0.1, embed_dim=64, head_dim=8),
@@ -122,10 +161,10 @@ def _stages() -> dict:
       output=CLIPS[name],
       unet=unets[name],
       # The others have to read what is there from their input, also where z_t is all noise: no level weighs more than that one.
-      diffusion=_diffusion("v" if before is None else "x"),
+      diffusion=_base_diffusion() if before is None else _diffusion("x"),
       lowres=None if before is None else _lowres(before),
       # Given its input, the world has little left to choose: one step, the mean, was nearest to ground truth and flickered least.
-      sampling=_sampling(32 if before is None else 1, 2.0 if before is None else 0.0),
+      sampling=_sampling(32 if before is None else 1, 1.0 if before is None else 0.0),
     )
   return stages
 
@@ -164,8 +203,24 @@ def _train() -> dict:
 
 
 def _train_overrides() -> dict:
+  return {
+    # Pictures first, then how they move: a million pictures take one core six hours, as many clips two weeks.
+    "base": dict(steps=None, batch_size=8, image_fraction=0.25, adherence_every=1000, phases=_base_phases()),
+    PATCH4: dict(),
+    **_lesser_overrides(),
+  }
+
+
+def _base_phases() -> tuple[dict, ...]:
+  return (
+    dict(name="images", steps=5_000, frames=1, image_fraction=0.0, batch_size=64, logsnr_shift=0.0),
+    dict(name="clips4", steps=5_000, frames=4, batch_size=16, learning_rate=1e-3, logsnr_shift=-1.0),
+    dict(name="clips", steps=20_000, frames=0, batch_size=8, learning_rate=1e-3),
+  )
+
+
+def _lesser_overrides() -> dict:
   return dict(
-    base=dict(),
     tsr1=dict(batch_size=8),
     ssr1=dict(batch_size=4),
     ssr2=dict(batch_size=4),

@@ -1,4 +1,4 @@
-"""JAX's persistent compilation cache in the user's cache folder, so that a second run starts at once."""
+"""The user's cache folder, and JAX's persistent compilation cache in it, so that a second run starts at once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ import platform
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
 
+def user_cache() -> pathlib.Path:
+  """$XDG_CACHE_HOME/ivid or ~/.cache/ivid; not made here."""
+  return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "ivid"
+
+
 def cache_folder() -> pathlib.Path:
   """$JAX_COMPILATION_CACHE_DIR, or ~/.cache/ivid/jax/MACHINE: a program compiled for other CPU features must not be loaded here."""
   given = os.environ.get(VARIABLE)
   if given:
     return pathlib.Path(given)
-  home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-  return home / "ivid" / "jax" / _machine()
+  return user_cache() / "jax" / _machine()
 
 
 def enable_compilation_cache() -> pathlib.Path | None:

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import sys
 from collections.abc import Callable
 
 import jax
 from jax.sharding import Mesh
 
+from ivid.bin.cache import user_cache
 from ivid.bin.config import text_encoder_folder
+from ivid.data.caption_pool import training_pool
 from ivid.parallel import sharding
+from ivid.parallel.distributed import alone, is_first
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.cascade import TextSpec
 from ivid.spec.run import DataSpec, MeshSpec, RunSpec
 from ivid.text import t5
 from ivid.text.embedder import Embedder
+from ivid.text.encoder import TextEncoder, load_encoder
 from ivid.text.placement import Placement
+from ivid.text.pooled import PooledEmbedder, write_pool
+from ivid.train.progress import Progress
 
 
-def open_text(run: RunSpec) -> Embedder:
-  """The embeddings of `data.embeddings`, or else the encoder of `data.text_encoder`.
+def open_text(run: RunSpec, *, pool: bool = True) -> Embedder:
+  """The embeddings of `data.embeddings`, or else the encoder of `data.text_encoder`, with its pool if `data.caption_pool` says so.
+
+  Args:
+    pool: whether training captions are asked for; the pool's are then embedded now, unless `data.cache` has them already.
 
   Raises:
     ValueError: not there or damaged, or of another width than the cascade's text.
@@ -31,13 +42,31 @@ def open_text(run: RunSpec) -> Embedder:
     found = StoredEmbeddings(run.data.embeddings)
     name, dim = f"data.embeddings={run.data.embeddings}", found.key.dim
   else:
-    from ivid.text.encoder import load_encoder
-
     found = load_encoder(text_encoder_folder(run.data.text_encoder))
     name, dim = f"data.text_encoder={run.data.text_encoder}", found.spec.dim
   if dim != run.cascade.text.dim:
     raise ValueError(f"{name} gives embeddings of width {dim}, cascade {run.cascade.name} reads {run.cascade.text.dim}")
-  return found
+  captions = training_pool(run.data, run.train.seed) if pool and not run.data.embeddings else None
+  return found if captions is None else _pooled(run, found, captions.captions())
+
+
+def _pooled(run: RunSpec, encoder: TextEncoder, captions: list[str]) -> Embedder:
+  """The encoder with these captions' embeddings from the cache folder, where they are written first if they are missing."""
+  out = (pathlib.Path(run.data.cache) if run.data.cache else user_cache()) / "embeddings"
+  with contextlib.ExitStack() as stack:
+    bar = None  # none where nothing is missing
+
+    def progress(done: int, total: int) -> None:
+      nonlocal bar
+      if bar is None:
+        if is_first():
+          print(f"embedding {total} captions once, into a folder of {out}", file=sys.stderr, flush=True)
+        bar = stack.enter_context(Progress(total=total, initial=done, unit="caption"))
+      bar.update(done)
+
+    stack.enter_context(alone())
+    folder = write_pool(out, encoder, captions, length=run.cascade.text.max_tokens, progress=progress)
+  return PooledEmbedder(folder, encoder, captions)
 
 
 def encoder_placement(mesh: Mesh) -> Callable[[TextSpec], Placement]:
@@ -65,7 +94,6 @@ def embed_captions(
     process: index and count of the processes; None: as JAX counts them.
   """
   from ivid.data.tfds_source import all_captions  # TFDS takes seconds to import
-  from ivid.text.encoder import load_encoder
   from ivid.text.stored import write_embeddings
 
   captions = set(all_captions(data))

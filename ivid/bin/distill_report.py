@@ -41,7 +41,7 @@ class Report:
   def __init__(self, run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: StageSpec, params: Any):
     self._run, self._stage, self._workdir = run, stage, workdir
     self._original = teacher, params
-    self._encoder = open_text(run)
+    self._encoder = open_text(run, pool=False)
     self._held_out = held_out_clips(stage, run, self._encoder, run.distill.num_samples)
     self._sampled: dict[tuple[str, int], tuple[np.ndarray, float]] = {}
     self._rows: list[dict[str, Any]] = []

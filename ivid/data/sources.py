@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from ivid.data import grammar, moving_shapes
+from ivid.data.caption_pool import training_caption, training_pool
 from ivid.data.draw import draw, to_uint8
 from ivid.data.example import CHOICES, STREAMS, Example, Source, Split
 from ivid.data.view import View, make_view
@@ -49,31 +52,37 @@ class MovingShapes:
       raise ValueError(f"train.seed={train.seed}: expected 0 or more")
     self.view: View = make_view(train, stage)
     self._data, self._train, self._split, self._first_index = data, train, split, first_index
+    self._pool = training_pool(data, train.seed) if split is Split.TRAIN else None
     self._aspect = data.aspect or stage.output.width / stage.output.height
 
   def __getitem__(self, index: int) -> Example:
     if self.view.is_image or self._train.is_image(index - self._first_index):
       frames = [self._image(index, frame) for frame in range(self.view.frames)]
       return Example(np.stack([f[0] for f in frames]), tuple(f[1] for f in frames), False, self.view.clip.fps)
-    rng, scene = self._scene(index, 0)
+    rng, scene, caption = self._scene(index, 0)
     first, *corner = self.view.corner(rng)
     picture = self._draw(scene, self.view.times(first), corner)
-    return Example(picture, (self._caption(scene, rng, motion=True),), True, self.view.clip.fps)
+    return Example(picture, (caption or self._caption(scene, rng, motion=True),), True, self.view.clip.fps)
 
   def _image(self, index: int, frame: int) -> tuple[np.ndarray, str]:
     """One moment of a scene of its own [H, W, 3], and its caption."""
-    rng, scene = self._scene(index, 1 + frame)
+    rng, scene, caption = self._scene(index, 1 + frame)
     corner = self.view.corner(rng)[1:]
-    return self._draw(scene, np.array([moment(scene, rng)]), corner)[0], self._caption(scene, rng, motion=False)
+    return self._draw(scene, np.array([moment(scene, rng)]), corner)[0], caption or self._caption(scene, rng, motion=False)
 
-  def _scene(self, index: int, place: int) -> tuple[np.random.Generator, moving_shapes.Scene]:
-    """The scene and the generator of what is drawn around it. `place`: 0 for a clip, 1 + frame for packed images."""
+  def _scene(self, index: int, place: int) -> tuple[np.random.Generator, moving_shapes.Scene, str]:
+    """The scene, the generator of what is drawn around it, and its caption, "" where there is no pool that it could come from.
+
+    `place`: 0 for a clip, 1 + frame for packed images.
+    """
     stream = STREAMS[self._split] + place
     rng = np.random.default_rng([self._train.seed, index, stream, CHOICES])
+    seeded = functools.partial(moving_shapes.make_scene, self._train.seed, index, aspect=self._aspect, stream=stream)
+    if self._pool is not None:
+      entry = self._pool.pick(rng, motion=place == 0)
+      return rng, seeded(said=entry.attributes), entry.caption
     two = bool(rng.random() < self._data.two_objects)
-    held_out = self._split is Split.HELD_OUT
-    scene = moving_shapes.make_scene(self._train.seed, index, aspect=self._aspect, two_objects=two, held_out=held_out, stream=stream)
-    return rng, scene
+    return rng, seeded(two_objects=two, held_out=self._split is Split.HELD_OUT), ""
 
   def _draw(self, scene: moving_shapes.Scene, times: np.ndarray, corner: list[int]) -> np.ndarray:
     view = self.view
@@ -82,8 +91,8 @@ class MovingShapes:
 
   def _caption(self, scene: moving_shapes.Scene, rng: np.random.Generator, *, motion: bool) -> str:
     said = moving_shapes.attributes(scene)
-    if self._split is Split.TRAIN and rng.random() < self._data.paraphrase:
-      return grammar.paraphrase(said.objects, said.background, rng, motion=motion)
+    if self._split is Split.TRAIN:
+      return training_caption(said, rng, paraphrase=self._data.paraphrase, motion=motion)
     return (grammar.caption if motion else grammar.image_caption)(said.objects, said.background)
 
 

@@ -71,8 +71,7 @@ class CosineSchedule:
 def make_schedule(spec: DiffusionSpec, output: ClipShape) -> CosineSchedule:
   """The schedule of a stage; with `resolution_shift`, shift = 2 log(64 / sqrt(height width)) of the stage's output."""
   size = math.sqrt(output.height * output.width)
-  shift = 2.0 * math.log(REFERENCE_SIZE / size) if spec.resolution_shift else 0.0
-  return CosineSchedule(spec.logsnr_min, spec.logsnr_max, shift)
+  return CosineSchedule(spec.logsnr_min, spec.logsnr_max, spec.logsnr_shift)
 
 
 def stratified_u(index: jax.Array, step_offset: ArrayLike) -> jax.Array:

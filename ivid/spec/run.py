@@ -216,9 +216,18 @@ class DataSpec:
   paraphrase: float = 0.3  # share of training captions that are paraphrased
   two_objects: float = 0.3  # share of scenes with two objects
   text_encoder: str = "nano"  # folder of a frozen text encoder, or the name of a shipped cascade
+  caption_pool: int = 0  # moving_shapes: training captions come from a pool of so many, embedded once; 0: each is made anew
+  cache: str = ""  # folder for the pool's embeddings; empty: $XDG_CACHE_HOME/ivid or ~/.cache/ivid
   embeddings: str = ""  # folder that `ivid data embed` wrote; the text encoder is then not loaded
   threads: int = 1
   prefetch: int = 2
+
+  def __post_init__(self):
+    if self.caption_pool < 0 or self.caption_pool % 2:
+      raise ValueError(
+        f"data.caption_pool={self.caption_pool}: expected 0 or an even number, half of it for images "
+        f"(nearest: {max(0, self.caption_pool + 1)})"
+      )
 
 
 @dataclasses.dataclass(frozen=True)

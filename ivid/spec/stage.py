@@ -187,7 +187,7 @@ class DiffusionSpec:
   loss_weight: LossWeight = LossWeight.V
   logsnr_min: float = -20.0
   logsnr_max: float = 20.0
-  resolution_shift: bool = False  # + 2 log(64 / size), simple diffusion (2301.11093)
+  logsnr_shift: float = 0.0  # added to the schedule's logsnr: below 0 more noise (simple diffusion, 2301.11093, section 2.1)
   sigma_floor: float = 0.05  # with x output, smallest sigma in the loss weight's denominator
   text_drop: float = 0.1  # share of examples trained without text, for guidance
   given_share: float = 0.3  # with unet.given: share of clips trained with some of their frames given

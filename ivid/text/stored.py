@@ -69,6 +69,15 @@ def caption_digest(caption: str) -> int:
   return int.from_bytes(hashlib.sha256(caption.encode("utf-8")).digest()[:8], "big")
 
 
+def make_key(encoder: TextEncoder, captions: Sequence[str], *, length: int, shard_size: int) -> Key:
+  """The key of these captions, in this order, embedded by the encoder."""
+  whole = hashlib.sha256()
+  for text in captions:
+    whole.update(text.encode("utf-8") + b"\0")
+  spec = encoder.spec
+  return Key(spec.name, encoder.hash, tokenizer_hash(spec), length, spec.dim, len(captions), shard_size, whole.hexdigest())
+
+
 def write_embeddings(
   out: str | os.PathLike,
   encoder: TextEncoder,
@@ -94,15 +103,11 @@ def write_embeddings(
   pairs = sorted((caption_digest(text), text) for text in {text for text in captions if text.strip()})
   if not pairs:
     raise ValueError("the data set has no caption that is not blank: expected at least one to embed")
-  whole = hashlib.sha256()
-  for _, text in pairs:
-    whole.update(text.encode("utf-8") + b"\0")
-  spec = encoder.spec
-  key = Key(spec.name, encoder.hash, tokenizer_hash(spec), length, spec.dim, len(pairs), shard_size, whole.hexdigest())
+  key = make_key(encoder, [text for _, text in pairs], length=length, shard_size=shard_size)
   folder = pathlib.Path(out) / key.folder
   folder.mkdir(parents=True, exist_ok=True)
   if (folder / KEY_FILE).is_file():
-    have = _read_key(folder)
+    have = read_key(folder)
     if have != key:
       field = next(f.name for f in dataclasses.fields(Key) if getattr(have, f.name) != getattr(key, f.name))
       raise ValueError(
@@ -110,15 +115,15 @@ def write_embeddings(
         "expected a new folder"
       )
   elif process_index == 0:
-    _write_whole(folder / INDEX_FILE, lambda path: np.save(path, np.array([digest for digest, _ in pairs], np.uint64)))
-    _write_whole(folder / KEY_FILE, lambda path: path.write_text(json.dumps(dataclasses.asdict(key), indent=1) + "\n"))
+    write_whole(folder / INDEX_FILE, lambda path: np.save(path, np.array([digest for digest, _ in pairs], np.uint64)))
+    write_whole(folder / KEY_FILE, lambda path: path.write_text(json.dumps(dataclasses.asdict(key), indent=1) + "\n"))
   mine = range(process_index, key.shards, process_count)
   for done, n in enumerate(mine):
     progress(done, len(mine))
     if not (folder / key.shard(n)).is_file():
       part = [text for _, text in pairs[n * shard_size : (n + 1) * shard_size]]
       rows = encoder.rows(part, length)
-      _write_whole(folder / key.shard(n), lambda path, part=part, rows=rows: _write_shard(path, part, rows))
+      write_whole(folder / key.shard(n), lambda path, part=part, rows=rows: _write_shard(path, part, rows))
   progress(len(mine), len(mine))
   return folder
 
@@ -130,7 +135,8 @@ def _write_shard(path: pathlib.Path, captions: Sequence[str], rows: dict[str, np
   writer.close()
 
 
-def _write_whole(target: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
+def write_whole(target: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
+  """Has `write` make a file beside `target` and renames it."""
   temporary = target.with_name(f".{os.getpid()}.{target.name}")  # of the same suffix, which np.save would add
   try:
     write(temporary)
@@ -149,7 +155,7 @@ class StoredEmbeddings:
       ValueError: no embeddings there, several, or not all of them written.
     """
     self.folder = _find(pathlib.Path(folder))
-    self.key = _read_key(self.folder)
+    self.key = read_key(self.folder)
     self.hash = self.key.weights
     files = [self.folder / self.key.shard(n) for n in range(self.key.shards)]
     there = sum(file.is_file() for file in files)
@@ -203,7 +209,7 @@ def _find(folder: pathlib.Path) -> pathlib.Path:
   return inner[0]
 
 
-def _read_key(folder: pathlib.Path) -> Key:
+def read_key(folder: pathlib.Path) -> Key:
   try:
     return Key(**json.loads((folder / KEY_FILE).read_text(encoding="utf-8")))
   except (ValueError, TypeError) as error:

@@ -1,0 +1,71 @@
+"""A fixed set of captions that training draws from, so that each has to be embedded only once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ivid.data import grammar
+from ivid.data.grammar import Attributes
+from ivid.spec.run import DataSpec
+
+_STREAM = 3 << 16  # apart from ivid.data.example.STREAMS
+
+
+class Entry(NamedTuple):
+  """What a scene shows, and the words for it."""
+
+  attributes: Attributes
+  caption: str
+
+
+class CaptionPool(NamedTuple):
+  """As many captions of single moments, which name no motion, as of clips."""
+
+  images: tuple[Entry, ...]
+  clips: tuple[Entry, ...]
+
+  def pick(self, rng: np.random.Generator, *, motion: bool) -> Entry:
+    """A random entry: of a clip with `motion`, else of a single moment."""
+    entries = self.clips if motion else self.images
+    return entries[int(rng.integers(len(entries)))]
+
+  def captions(self) -> list[str]:
+    """All captions in order; what is said of few attributes is said several times."""
+    return [entry.caption for entry in (*self.images, *self.clips)]
+
+
+def training_pool(data: DataSpec, seed: int) -> CaptionPool | None:
+  """The pool of a run of this train.seed; None where every caption is made anew, or comes with a prepared data set."""
+  if not data.caption_pool or data.name != "moving_shapes":
+    return None
+  return make_pool(seed, data.caption_pool, data.paraphrase, data.two_objects)
+
+
+@functools.lru_cache(maxsize=4)
+def make_pool(seed: int, size: int, paraphrase: float, two_objects: float) -> CaptionPool:
+  """The pool that these numbers name; the same one for every process and host.
+
+  Args:
+    size: entries, half of them of single moments; an even number.
+    paraphrase, two_objects: shares of the entries, as in DataSpec. Held-out objects are in none.
+  """
+  share = (paraphrase, two_objects)
+  return CaptionPool(*(tuple(_entries(seed, size // 2, *share, motion=motion)) for motion in (False, True)))
+
+
+def _entries(seed: int, count: int, paraphrase: float, two_objects: float, *, motion: bool) -> Iterator[Entry]:
+  rng = np.random.default_rng([seed, _STREAM, int(motion)])
+  for _ in range(count):
+    said = grammar.sample_attributes(rng, bool(rng.random() < two_objects))
+    yield Entry(said, training_caption(said, rng, paraphrase=paraphrase, motion=motion))
+
+
+def training_caption(said: Attributes, rng: np.random.Generator, *, paraphrase: float, motion: bool) -> str:
+  """A caption in other words in `paraphrase` of all cases, else in the template's."""
+  if rng.random() < paraphrase:
+    return grammar.paraphrase(said.objects, said.background, rng, motion=motion)
+  return (grammar.caption if motion else grammar.image_caption)(said.objects, said.background)

@@ -1,0 +1,151 @@
+"""Embeddings of a fixed set of captions, computed once and mapped into memory; all other captions go to the encoder.
+
+A folder holds key.json (what made them) and, for each shard of the captions in alphabetical order, counts-N.npy (tokens of each) and
+rows-N.npy (bfloat16 as uint16, [tokens of all, D], without padding). A shard is there once its rows are, which are written whole or not at
+all. Rows are read at the cost of a copy: 64 captions in half a millisecond, a fifth of what records take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from ivid.text.encoder import STORED, TextEncoder
+from ivid.text.stored import KEY_FILE, Key, make_key, read_key, write_whole
+
+SHARD_SIZE = 512
+BITS = np.uint16  # .npy files know no bfloat16
+LOCK_FILE, POLL_SECONDS = "lock", 0.5
+
+
+def write_pool(
+  out: str | os.PathLike,
+  encoder: TextEncoder,
+  captions: Iterable[str],
+  *,
+  length: int,
+  shard_size: int = SHARD_SIZE,
+  progress: Callable[[int, int], None] = lambda done, total: None,
+) -> pathlib.Path:
+  """Writes the embeddings of all different captions into a folder of their own below `out`, and returns it; shards that are there stay.
+
+  One process at a time writes into a folder; others wait for it, and go on with what it has left if it is stopped.
+
+  Args:
+    progress: called with (captions done, captions), unless all are there already.
+  """
+  texts = sorted(set(captions))
+  key = make_key(encoder, texts, length=length, shard_size=shard_size)
+  folder = pathlib.Path(out) / f"{key.folder}-{key.digest[:12]}"
+  if (folder / KEY_FILE).is_file() and read_key(folder) != key:
+    raise ValueError(f"{folder} holds other embeddings than its name says: expected to find those of {key}; delete it")
+  if _count(folder, key) == key.shards:
+    return folder
+  folder.mkdir(parents=True, exist_ok=True)
+  with _locked(folder / LOCK_FILE, waiting=lambda: progress(_done(folder, key), len(texts))):
+    for stale in folder.glob(".*"):  # of a process that was killed while it wrote
+      stale.unlink()
+    write_whole(folder / KEY_FILE, lambda path: path.write_text(json.dumps(dataclasses.asdict(key), indent=1) + "\n"))
+    for n in range(key.shards):
+      progress(_done(folder, key), len(texts))
+      if not _rows_file(folder, n).is_file():
+        part = texts[n * shard_size : (n + 1) * shard_size]
+        rows = encoder.rows(part, length)
+        counts = np.array([len(rows[text]) for text in part], np.int32)
+        joined = np.concatenate([rows[text] for text in part]).view(BITS)
+        write_whole(_counts_file(folder, n), lambda path, array=counts: np.save(path, array))
+        write_whole(_rows_file(folder, n), lambda path, array=joined: np.save(path, array))
+    progress(len(texts), len(texts))
+  return folder
+
+
+class PooledEmbedder:
+  """An Embedder of what `write_pool` wrote, and by the encoder of all other captions and lengths. May be called from several threads."""
+
+  def __init__(self, folder: str | os.PathLike, encoder: TextEncoder, captions: Iterable[str]):
+    """Args: captions: those that `folder` was written with, in any order.
+
+    Raises:
+      ValueError: a folder of another encoder or of other captions, or one that is unfinished or damaged.
+    """
+    self.folder, self._encoder, self.hash = pathlib.Path(folder), encoder, encoder.hash
+    texts = sorted(set(captions))
+    self._key = key = read_key(self.folder)
+    want = make_key(encoder, texts, length=key.length, shard_size=key.shard_size)
+    if key != want:
+      field = next(f.name for f in dataclasses.fields(Key) if getattr(key, f.name) != getattr(want, f.name))
+      raise ValueError(f"{self.folder}: {field} is {getattr(key, field)}, expected {getattr(want, field)}")
+    there = _count(self.folder, key)
+    if there < key.shards:
+      raise ValueError(f"{self.folder} is unfinished: {there} of {key.shards} shards; the same command goes on with it")
+    self._places: dict[str, np.ndarray] = {}
+    for n in range(key.shards):
+      part = texts[n * key.shard_size : (n + 1) * key.shard_size]
+      counts, rows = np.load(_counts_file(self.folder, n)), np.load(_rows_file(self.folder, n), mmap_mode="r")
+      if len(counts) != len(part) or rows.shape != (counts.sum(), key.dim):
+        raise ValueError(f"{_rows_file(self.folder, n)} is damaged: {rows.shape}, expected {(int(counts.sum()), key.dim)}; delete it")
+      self._places.update(zip(part, np.split(np.asarray(rows), np.cumsum(counts)[:-1]), strict=True))
+
+  def embed(self, captions: Sequence[str], *, length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings bfloat16 [N, length, D], zero on padding, and mask bool [N, length]: the encoder's own, bit for bit.
+
+    Raises:
+      ValueError: as the encoder's, of captions that are not in the pool.
+    """
+    length = self._encoder.spec.max_tokens if length is None else length
+    if length != self._key.length:
+      return self._encoder.embed(captions, length=length)
+    embeddings = np.zeros((len(captions), length, self._key.dim), BITS)
+    mask = np.zeros((len(captions), length), bool)
+    others = []
+    for n, caption in enumerate(captions):
+      rows = self._places.get(caption)
+      if rows is None:
+        others.append(n)
+      else:
+        embeddings[n, : len(rows)] = rows
+        mask[n, : len(rows)] = True
+    embeddings = embeddings.view(STORED)
+    if others:
+      embeddings[others], mask[others] = self._encoder.embed([captions[n] for n in others], length=length)
+    return embeddings, mask
+
+
+def _counts_file(folder: pathlib.Path, n: int) -> pathlib.Path:
+  return folder / f"counts-{n:05}.npy"
+
+
+def _rows_file(folder: pathlib.Path, n: int) -> pathlib.Path:
+  return folder / f"rows-{n:05}.npy"
+
+
+def _count(folder: pathlib.Path, key: Key) -> int:
+  """Shards that are there."""
+  return sum(_rows_file(folder, n).is_file() for n in range(key.shards))
+
+
+def _done(folder: pathlib.Path, key: Key) -> int:
+  """Captions that are there."""
+  return min(_count(folder, key) * key.shard_size, key.captions)
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path, waiting: Callable[[], None]) -> Iterator[None]:
+  """Holds the lock that the file is; calls `waiting` again and again while another process has it. The kernel frees it of the dead."""
+  with path.open("w") as file:
+    while True:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        break
+      except BlockingIOError:
+        waiting()
+        time.sleep(POLL_SECONDS)
+    yield

@@ -95,10 +95,11 @@ def _unet(levels: list[dict], *, patch: int, residual_std: float, embed_dim: int
 
 def _base() -> dict:
   """Thin convolutions where there are many positions, blocks and attention where there are few; motion is mixed where it is coarse."""
-  joint = dict(time="joint", attention=True)
-  # In line, as a loop over two blocks costs a CPU a fifth.
-  levels = [_level(64, time="convolution", attention=False), _level(128, **joint), _level(160, blocks=2, **joint) | dict(unroll=2)]
-  return _unet(levels, patch=2, residual_std=0.0) | dict(io_kernel=3, text_width=128, given=True)
+  fine, middle, coarse = (_level(channels, time="joint", attention=False) | dict(cross_attention=True) for channels in (64, 128, 160))
+  fine |= dict(time="convolution", cross_attention=False)
+  coarse |= dict(blocks=2, unroll=2)  # in line, as a loop over two blocks costs a CPU a fifth
+  levels = [fine, middle, coarse]
+  return _unet(levels, patch=2, residual_std=0.0) | dict(io_kernel=3, text_width=128, text_patch=4, given=True)
 
 
 def _base_diffusion() -> dict:

@@ -165,18 +165,25 @@ class TemporalAttention(Attention):
 
 
 class JointAttention(Attention):
-  """Every position of every frame attends to all of them; each carries its time in seconds and its place in the frame."""
+  """Every position attends to all positions of all frames, of a picture to those of its own; each carries its time and its place."""
 
   @nn.compact
-  def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
-    """x [B, T, H, W, C], time [B, T, features] -> [B, T, H, W, C]."""
+  def __call__(self, x: jax.Array, time: jax.Array, is_video: jax.Array | None) -> jax.Array:
+    """x [B, T, H, W, C], time [B, T, features], is_video [B] bool, None where no row is one -> [B, T, H, W, C]."""
     B, T, H, W, C = x.shape
     kinds = dict(bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
     when = Dense(C, (axes.FEATURES, axes.EMBED_OUT), name="time", **kinds)(time)
     where = Dense(C, (axes.FEATURES, axes.EMBED_OUT), name="place", **kinds)(_places(H, W))
-    h = (x + when[:, :, None, None] + where).reshape(B, T * H * W, C)
+    # A picture has a place among the frames, but no time.
+    when = 0.0 if is_video is None else jnp.where(is_video[:, None, None], when, 0.0)[:, :, None, None]
+    groups = B * T if is_video is None else B
+    h = (x + when + where).reshape(groups, -1, C)
     q, k, v = (self.heads(name, features=C)(h) for name in ("query", "key", "value"))
-    return self.out(features=C)(attend(q, k, v)).reshape(x.shape)
+    mask = None
+    if is_video is not None and T > 1:
+      frame = jnp.arange(T * H * W) // (H * W)
+      mask = is_video[:, None, None, None] | (frame[:, None] == frame)
+    return self.out(features=C)(attend(q, k, v, mask=mask)).reshape(x.shape)
 
 
 def _places(height: int, width: int) -> jax.Array:

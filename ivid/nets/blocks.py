@@ -59,12 +59,15 @@ class Block(nn.Module):
 
   def _mix_time(self, h: jax.Array, context: Context) -> jax.Array:
     """Adds the result for videos only: independent pictures in the frames of one example never meet."""
+    if self.level.time is TimeMixing.JOINT:
+      return h + JointAttention(self.spec.head_dim, name="time", **self._kinds())(
+        self._norm("time_norm")(h), context.time, context.is_video
+      )
     if self.level.time is TimeMixing.NONE or context.is_video is None:
       return h
     normed = self._norm("time_norm")(h)
     if self.level.time is TimeMixing.CONVOLUTION:
       mixed = checkpoint_name(TimeConv(name="time", **self._kinds())(normed), "conv")
     else:
-      kind = JointAttention if self.level.time is TimeMixing.JOINT else TemporalAttention
-      mixed = kind(self.spec.head_dim, name="time", **self._kinds())(normed, context.time)
+      mixed = TemporalAttention(self.spec.head_dim, name="time", **self._kinds())(normed, context.time)
     return h + jnp.where(context.is_video[:, None, None, None, None], mixed, 0)

@@ -93,7 +93,17 @@ class Conditioner(nn.Module):
     emb = emb[:, None] + captions.per_frame(pooled, **sizes)
     time = sinusoids(time, FEATURES, shortest=TIME_PERIODS[0], longest=TIME_PERIODS[1])
     text = VectorNorm(axes.TEXT, center=True, dtype=dtype, param_dtype=param_dtype, name="text_norm")(text)
+    if self.spec.text_patch > 1:
+      text, text_mask = _joined(text, text_mask, self.spec.text_patch)
     if self.spec.text_width:
       text = Dense(self.spec.text_width, (axes.EMBED_IN, axes.TEXT), dtype=dtype, param_dtype=param_dtype, name="text_proj")(text)
     text = captions.split(text, text_mask, **sizes)
     return Context(emb=nn.silu(emb).astype(dtype), text=text, is_video=is_video, time=time.astype(dtype))
+
+
+def _joined(text: jax.Array, mask: jax.Array, patch: int) -> tuple[jax.Array, jax.Array]:
+  """[G, M, L, D] -> [G, M, ceil(L / patch), patch D], zeros for what the mask hides; masks alike, True where any of the tokens is."""
+  G, M, L, D = text.shape
+  text = jnp.pad(text * mask[..., None].astype(text.dtype), ((0, 0), (0, 0), (0, -L % patch), (0, 0)))
+  mask = jnp.pad(mask, ((0, 0), (0, 0), (0, -L % patch)))
+  return text.reshape(G, M, -1, patch * D), mask.reshape(G, M, -1, patch).any(-1)

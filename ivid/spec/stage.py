@@ -43,7 +43,9 @@ class Norm(enum.Enum):
 class TimeMixing(enum.Enum):
   NONE = "none"
   ATTENTION = "attention"  # every position over its own frames
-  JOINT = "joint"  # over all positions of all frames at once, for the coarsest levels: what moves is not where it was
+  JOINT = (
+    "joint"  # every position over all positions of all frames (of a picture: its own), for coarse levels: what moves is not where it was
+  )
   CONVOLUTION = "convolution"
 
 
@@ -129,6 +131,7 @@ class UNetSpec:
   # Width that the tokens are brought to, once, before every block's cross-attention projects them; 0: they are read as they are. A wide
   # encoder's tokens cost each block more than its own positions do where every frame has a caption of its own.
   text_width: int = 0
+  text_patch: int = 1  # with text_width: neighbouring tokens joined to one by that projection, as a byte by itself says little
   # Reads frames that are given (those before a clip that is to go on, both ends of one between them) and their mask by a convolution of its
   # own, zero at initialisation.
   given: bool = False
@@ -142,6 +145,8 @@ class UNetSpec:
       raise ValueError(f"unet.residual_std={self.residual_std}: expected 0 or more")
     if self.text_width < 0:
       raise ValueError(f"unet.text_width={self.text_width}: expected 0 or more")
+    if self.text_patch < 1 or (self.text_patch > 1 and not self.text_width):
+      raise ValueError(f"unet.text_patch={self.text_patch}, text_width={self.text_width}: expected 1, or more with a text_width")
     if self.patch < 1:
       raise ValueError(f"unet.patch={self.patch}: expected 1 or more")
     for name in ("dtype", "param_dtype"):
@@ -153,6 +158,8 @@ class UNetSpec:
           raise ValueError(f"unet.levels[{i}].{name}={getattr(level, name)}: expected 1 or more")
       if self.norm is Norm.GROUP and level.channels % self.norm_groups:
         raise ValueError(f"unet.levels[{i}].channels={level.channels} is no multiple of norm_groups={self.norm_groups}")
+      if level.spatial_attention and level.time is TimeMixing.JOINT:
+        raise ValueError(f"unet.levels[{i}]: spatial_attention=True beside time=joint: expected False, joint attention spans space too")
       attends = level.spatial_attention or level.cross_attention or level.time in ATTENDING
       if attends and level.channels % self.head_dim:
         raise ValueError(f"unet.levels[{i}].channels={level.channels} is no multiple of head_dim={self.head_dim}")

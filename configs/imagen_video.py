@@ -162,7 +162,7 @@ def _stages() -> dict:
       task="base" if before is None else name[:3],
       output=CLIPS[name],
       unet=unets[name],
-      diffusion=dict(prediction="v", loss_weight="v", logsnr_min=-20.0, logsnr_max=20.0, resolution_shift=False, text_drop=0.1),
+      diffusion=dict(prediction="v", loss_weight="v", logsnr_min=-20.0, logsnr_max=20.0, logsnr_shift=0.0, text_drop=0.1),
       lowres=None if before is None else dict(input=CLIPS[before], time_fill="repeat", shrink="triangle", aug_snr=3.0),
       sampling=_sampling(256 if before is None else 128, 15.0 if oscillating else 6.0, 1.0 if oscillating else None),
     )

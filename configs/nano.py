@@ -80,7 +80,7 @@ def _diffusion(loss_weight: str) -> dict:
     loss_weight=loss_weight,
     logsnr_min=-20.0,
     logsnr_max=20.0,
-    resolution_shift=False,
+    logsnr_shift=0.0,
     sigma_floor=0.15,
     text_drop=0.1,
   )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from ivid.bin.cache import enable_compilation_cache
-from ivid.bin.config import define_config, load_config, parse_flags, split_overrides
+from ivid.bin.config import config_json, define_config, load_config, parse_flags, split_overrides
 from ivid.bin.hosts import define_hosts, join_hosts
 from ivid.bin.workdir import local_path, shared_folder
 from ivid.spec import convert
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     raise ValueError("--workdir is missing: expected the folder of the run, such as runs/base")
   workdir = local_path(values.workdir)
   join_hosts(values)
-  with shared_folder(workdir, config.to_json_best_effort(indent=1)):
+  with shared_folder(workdir, config_json(config)):
     from ivid.bin.fit import fit  # after the flags are known to be right: starting JAX takes seconds
 
     fit(run, stage, workdir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import nearest
@@ -180,13 +181,17 @@ class DiffusionSpec:
   loss_weight: LossWeight = LossWeight.V
   logsnr_min: float = -20.0
   logsnr_max: float = 20.0
-  resolution_shift: bool = False  # + 2 log(64 / size), simple diffusion (2301.11093)
+  # Added to logsnr at every time, so that the ends move with it, as simple diffusion has it (2301.11093); below 0: more noise. What it
+  # proposes for a resolution: ivid.spec.clip.resolution_logsnr_shift.
+  logsnr_shift: float = 0.0
   sigma_floor: float = 0.05  # with x output, smallest sigma in the loss weight's denominator
   text_drop: float = 0.1  # share of examples trained without text, for guidance
 
   def __post_init__(self):
     if not self.logsnr_min < self.logsnr_max:
       raise ValueError(f"diffusion.logsnr_min={self.logsnr_min} is not below logsnr_max={self.logsnr_max}")
+    if not math.isfinite(self.logsnr_shift):
+      raise ValueError(f"diffusion.logsnr_shift={self.logsnr_shift}: expected a finite number such as 0.0")
     if not 0.0 <= self.text_drop <= 1.0:
       raise ValueError(f"diffusion.text_drop={self.text_drop}: expected 0 to 1")
 

@@ -94,7 +94,7 @@ class Stage:
   def __init__(self, spec: StageSpec):
     self.spec = spec
     self.net = VideoUNet(spec.unet)
-    self.schedule = schedule.make_schedule(spec.diffusion, spec.output)
+    self.schedule = schedule.make_schedule(spec.diffusion)
 
   # Parameters.
 

@@ -12,6 +12,7 @@ from ivid.bin.config import load_run
 from ivid.diffusion import process, samplers
 from ivid.diffusion.schedule import alpha_sigma
 from ivid.flops import count_params
+from ivid.sample.stage_sampler import step_inputs
 from ivid.spec import batch as batches
 from ivid.spec.stage import GuidanceSpec, LossWeight, Prediction, SamplerKind, SamplingSpec, StudentSpec
 from ivid.stage import SampleState, Stage, StepInputs, Teacher, unbox
@@ -135,6 +136,27 @@ def test_bfloat16_network_keeps_float32_outside(case):
   assert loss.dtype == jnp.float32 and all(g.dtype == jnp.float32 for g in jax.tree.leaves(grads))
   full = jax.jit(stage.loss)(params, batch, KEY)[0].mean()
   assert abs(float(loss) / float(full) - 1) < 0.05
+
+
+def levels_seen(shift):
+  """Levels that networks are evaluated at, with a schedule so shifted: in training, in a student's halving, and from step to step."""
+  spec = TINY.stage("base")
+  spec = dataclasses.replace(spec, diffusion=dataclasses.replace(spec.diffusion, logsnr_shift=shift))
+  halved = dataclasses.replace(spec, student=StudentSpec("", steps=2), sampling=SamplingSpec(steps=2))
+  trained, teacher, student = Stage(spec), Stage(spec), Stage(halved)
+  seen = []
+  for stage in (trained, teacher, student):
+    stage.predict = lambda params, z, logsnr, cond: seen.append(np.asarray(logsnr)) or jnp.zeros_like(z)
+  batch = make_batch(trained)
+  trained.loss(None, batch, KEY)
+  student.distill_loss(None, Teacher(None, jnp.float32(2)), batch, KEY, teacher_stage=teacher, loss_weight=LossWeight.X)
+  assert len(seen) == 4  # the last three: the teacher's two steps, and the student
+  return [*seen, *(np.stack([step.logsnr_t, step.logsnr_s]) for step in step_inputs(trained, SamplingSpec(steps=3)))]
+
+
+def test_training_distillation_and_sampling_are_shifted_alike():
+  for shifted, plain in zip(levels_seen(-1.5), levels_seen(0.0), strict=True):
+    np.testing.assert_allclose(shifted, plain - 1.5, atol=1e-4)
 
 
 # Distillation.

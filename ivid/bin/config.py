@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import ml_collections
 from absl import flags
 
 import ivid
-from ivid.spec import convert
+from ivid.spec import convert, formats
 from ivid.spec.errors import nearest
 from ivid.spec.run import RunSpec
 
@@ -79,6 +80,11 @@ def load_config(config: str | None, overrides: Sequence[str] = ()) -> ml_collect
   return loaded.lock()
 
 
+def config_json(config: ml_collections.ConfigDict) -> str:
+  """The config as a work folder keeps it, for people to read."""
+  return json.dumps(formats.stamped(json.loads(config.to_json_best_effort())), indent=1)
+
+
 def _override(config: ml_collections.ConfigDict, override: str) -> None:
   key, equals, text = override.partition("=")
   if not equals:
@@ -88,7 +94,7 @@ def _override(config: ml_collections.ConfigDict, override: str) -> None:
   for i, name in enumerate((*parents, last)):
     if not isinstance(node, ml_collections.ConfigDict) or name not in node:
       known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
-      raise ValueError(f"unknown key 'config.{'.'.join((*parents, last)[: i + 1])}': {nearest(name, known)}")
+      raise ValueError(f"unknown key 'config.{'.'.join((*parents, last)[: i + 1])}': {formats.expected_key(name, known)}")
     if i < len(parents):
       node = node[name]
   try:
@@ -96,6 +102,8 @@ def _override(config: ml_collections.ConfigDict, override: str) -> None:
   except (ValueError, SyntaxError):
     value = {"true": True, "false": False}.get(text.lower(), text)
   try:
+    if isinstance(value, bool) and isinstance(node[last], float):  # a ConfigDict would take it for 1.0
+      raise TypeError
     node[last] = value
   except TypeError:
     raise ValueError(f"--config.{key}={text}: expected {type(node[last]).__name__}, such as {node[last]!r}") from None

@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 
 from ivid.bin.cache import enable_compilation_cache
-from ivid.bin.config import define_config, find_cascade, load_config, parse_flags, split_overrides
+from ivid.bin.config import config_json, define_config, find_cascade, load_config, parse_flags, split_overrides
 from ivid.bin.hosts import define_hosts, join_hosts
 from ivid.bin.workdir import local_path, shared_folder
 from ivid.spec import convert
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
   phases = plan_phases(run.distill, teacher)
   for phase in phases:
     student_stage(stage, phase, "")  # refuses now what it would refuse later
-  with shared_folder(workdir, config.to_json_best_effort(indent=1)):
+  with shared_folder(workdir, config_json(config)):
     _distill(run, stage, workdir, teacher, params)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from ivid.bin.cache import enable_compilation_cache
-from ivid.bin.config import define_config, load_config, parse_flags, split_overrides
+from ivid.bin.config import config_json, define_config, load_config, parse_flags, split_overrides
 from ivid.bin.hosts import define_hosts, join_hosts
 from ivid.bin.workdir import local_path, shared_folder
 from ivid.spec import convert
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     raise ValueError(f"--max_minutes={values.max_minutes:g}: expected a positive number, or 0 for no limit")
   workdir = local_path(values.workdir)
   join_hosts(values)
-  with shared_folder(workdir, config.to_json_best_effort(indent=1)):
+  with shared_folder(workdir, config_json(config)):
     from ivid.bin.fit import fit  # after the flags are known to be right: starting JAX takes seconds
 
     fit(run, stage, workdir, seconds=60.0 * values.max_minutes or math.inf)

@@ -9,10 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from ivid.spec.clip import ClipShape
 from ivid.spec.stage import DiffusionSpec
 
-REFERENCE_SIZE = 64  # side of the picture that the unshifted schedule is made for (simple diffusion, 2301.11093)
 GOLDEN_STRIDE = 2654435769  # 2^32 / golden ratio: the step of the additive recurrence with the most even gaps
 U_MARGIN = 1e-5  # u stays this far from 0 and 1
 
@@ -68,9 +66,8 @@ class CosineSchedule:
     return start, 0.5 * math.pi - rest - start, rest
 
 
-def make_schedule(spec: DiffusionSpec, output: ClipShape) -> CosineSchedule:
-  """The schedule of a stage; with `resolution_shift`, shift = 2 log(64 / sqrt(height width)) of the stage's output."""
-  size = math.sqrt(output.height * output.width)
+def make_schedule(spec: DiffusionSpec) -> CosineSchedule:
+  """The schedule of a stage: from logsnr_max + logsnr_shift at u = 0 to logsnr_min + logsnr_shift at u = 1."""
   return CosineSchedule(spec.logsnr_min, spec.logsnr_max, spec.logsnr_shift)
 
 

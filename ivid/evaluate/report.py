@@ -18,6 +18,7 @@ from ivid.media.files import whole_file
 from ivid.media.pictures import write_png
 from ivid.media.plot import plot_confusion
 from ivid.media.sheet import contact_sheet, even_frames
+from ivid.spec import formats
 
 RESULTS, CONFUSION, FAILURES, FIRST = "adherence.json", "confusion.png", "failures.png", "first.png"
 FIRST_PROMPTS = 16
@@ -60,7 +61,7 @@ def write_report(folder: pathlib.Path, results: Sequence[Result], made_by: dict[
   clips = [
     dict(prompt=result.prompt.text, group=result.prompt.group, seen=result.seen.text, right=dict(result.right)) for result in results
   ]
-  record = dict(metric="adherence", made_by=made_by, clips=len(results), summary=summary, results=clips)
+  record = formats.stamped(dict(metric="adherence", made_by=made_by, clips=len(results), summary=summary, results=clips))
   with whole_file(folder / RESULTS) as temporary:
     pathlib.Path(temporary).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
   plot_confusion(confusion_matrices(results), folder / CONFUSION)

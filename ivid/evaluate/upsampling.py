@@ -18,6 +18,7 @@ from ivid.media.clips import from_uint8, to_uint8
 from ivid.media.files import whole_file
 from ivid.media.pictures import write_png
 from ivid.media.sheet import contact_sheet, even_frames
+from ivid.spec import formats
 from ivid.spec.stage import StageSpec
 from ivid.video.lowres import shrink
 
@@ -115,7 +116,7 @@ def write_report(folder: pathlib.Path, comparisons: Sequence[Comparison], made_b
   folder.mkdir(parents=True, exist_ok=True)
   rows = summarize(comparisons)
   with whole_file(folder / RESULTS) as path:
-    path.write_text(json.dumps({"made_by": made_by, "stages": rows}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(formats.stamped({"made_by": made_by, "stages": rows}), indent=1) + "\n", encoding="utf-8")
   cells, captions = [], []
   for n, comparison in enumerate([c for c in comparisons if c.stage == comparisons[-1].stage][:4]):
     for way, frames in comparison.frames.items():

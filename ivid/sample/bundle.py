@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 
 from ivid import weights
-from ivid.spec import convert
+from ivid.spec import convert, formats
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.compare import stage_difference
 from ivid.spec.stage import SamplingSpec, StageSpec
@@ -112,7 +112,7 @@ def open_cascade(folder: str | os.PathLike) -> Cascade:
   path = folder / CASCADE_FILE
   if not path.is_file():
     raise ValueError(f"no cascade at {folder}: expected a folder with {CASCADE_FILE}")
-  return Cascade(folder, convert.from_dict(CascadeSpec, _read_json(path, "cascade")["cascade"]))
+  return Cascade(folder, convert.from_dict(CascadeSpec, _read_json(path, formats.Kind.CASCADE, "cascade")["cascade"]))
 
 
 def write_cascade(
@@ -192,13 +192,14 @@ def _update(folder: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tup
     fresh = _temporary(folder, name)
     weights.write_weights(fresh / WEIGHTS_FILE, params, dtype=ml_dtypes.bfloat16, metadata={"stage": name, "step": str(step)})
     entry = {"spec": convert.to_dict(spec), "step": step, "sha256": file_sha256(fresh / WEIGHTS_FILE)}
-    (fresh / SPEC_FILE).write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+    (fresh / SPEC_FILE).write_text(json.dumps(formats.stamped(entry), indent=1) + "\n", encoding="utf-8")
     _swap(fresh, folder / name)
   written = Cascade(folder, cascade)
   entries = {name: written.check(name) for name in cascade.stage_names if written.trained(name)}
   manifest = {name: {"step": entry.step, "sha256": entry.sha256} for name, entry in entries.items()}
   temporary = folder / f".{CASCADE_FILE}"
-  temporary.write_text(json.dumps({"cascade": convert.to_dict(cascade), "manifest": manifest}, indent=1) + "\n", encoding="utf-8")
+  contents = formats.stamped({"cascade": convert.to_dict(cascade), "manifest": manifest})
+  temporary.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
   os.replace(temporary, folder / CASCADE_FILE)
 
 
@@ -225,18 +226,18 @@ def _check_text(spec: StageSpec, encoder: TextEncoder) -> None:
     raise ValueError(f"stage {spec.name} was trained with {have}, this one is {encoder.hash[:12]}")
 
 
-def _read_json(path: pathlib.Path, key: str) -> dict[str, Any]:
+def _read_json(path: pathlib.Path, kind: formats.Kind, key: str) -> dict[str, Any]:
   try:
     found = json.loads(path.read_text(encoding="utf-8"))
   except (UnicodeDecodeError, json.JSONDecodeError) as error:
     raise ValueError(f"{path} is no JSON: {error}") from None
   if not isinstance(found, dict) or key not in found:
     raise ValueError(f"{path} has no {key!r} section: expected a file that ivid bundle wrote")
-  return found
+  return formats.migrate(found, kind, source=path)
 
 
 def _read_entry(path: pathlib.Path) -> TrainedStage:
-  found = _read_json(path, "spec")
+  found = _read_json(path, formats.Kind.STAGE, "spec")
   return TrainedStage(convert.from_dict(StageSpec, found["spec"]), int(found.get("step", 0)), str(found.get("sha256", "")))
 
 

@@ -19,7 +19,7 @@ from ivid.sample.bundle import Cascade
 from ivid.sample.cascade import Clip
 from ivid.sample.keys import Sample
 from ivid.sample.tiling import stage_tiling
-from ivid.spec import convert
+from ivid.spec import convert, formats
 from ivid.spec.errors import nearest
 from ivid.spec.stage import StageSpec
 
@@ -122,6 +122,7 @@ def clip_metadata(
   output = clip.stage.output
   entries = [(spec, cascade.check(spec.name)) for spec in stages]
   return {
+    formats.KEY: formats.FORMAT,
     "ivid": ivid.__version__,
     "prompt": sample.prompt,
     "seed": sample.seed,
@@ -167,4 +168,4 @@ def load_metadata(path: str) -> dict[str, Any]:
   missing = [key for key in REQUIRED if not isinstance(found, dict) or key not in found]
   if missing:
     raise ValueError(f"{path} carries no metadata of ivid sample: {missing[0]!r} is missing")
-  return found
+  return formats.migrate(found, formats.Kind.CLIP, source=path)

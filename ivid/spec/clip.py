@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+
+REFERENCE_SIZE = 64  # side of the picture that the unshifted schedule is made for (simple diffusion, 2301.11093)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,3 +33,11 @@ class ClipShape:
 
   def __str__(self) -> str:
     return f"{self.frames}x{self.height}x{self.width}@{self.fps:g}fps"
+
+
+def resolution_logsnr_shift(output: ClipShape) -> float:
+  """2 log(64 / sqrt(height width)), the shift of a stage with that output: a larger picture averages noise away and needs more of it.
+
+  Simple diffusion (2301.11093); a value for `diffusion.logsnr_shift`.
+  """
+  return 2.0 * math.log(REFERENCE_SIZE / math.sqrt(output.height * output.width))

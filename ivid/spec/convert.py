@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from ivid.spec.cascade import CascadeSpec, TextSpec
 from ivid.spec.errors import nearest
+from ivid.spec.formats import expected_key
 from ivid.spec.run import DataSpec, DistillSpec, MeshSpec, RunSpec, TrainSpec
 from ivid.spec.stage import StageSpec
 
@@ -41,7 +42,7 @@ def from_dict(cls: type[T], mapping: Mapping[str, Any], path: str = "") -> T:
   known = {f.name: f for f in dataclasses.fields(cls)}
   for key in mapping:
     if key not in known:
-      raise ValueError(f"unknown key {_join(path, key)!r}: {nearest(key, known)}")
+      raise ValueError(f"unknown key {_join(path, key)!r}: {expected_key(key, known)}")
   missing = [
     name
     for name, f in known.items()

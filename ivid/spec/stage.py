@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import nearest
@@ -194,7 +195,9 @@ class DiffusionSpec:
   loss_weight: LossWeight = LossWeight.V
   logsnr_min: float = -20.0
   logsnr_max: float = 20.0
-  logsnr_shift: float = 0.0  # added to the schedule's logsnr: below 0 more noise (simple diffusion, 2301.11093, section 2.1)
+  # Added to logsnr at every time, so that the ends move with it, as simple diffusion has it (2301.11093); below 0: more noise. What it
+  # proposes for a resolution: ivid.spec.clip.resolution_logsnr_shift.
+  logsnr_shift: float = 0.0
   sigma_floor: float = 0.05  # with x output, smallest sigma in the loss weight's denominator
   text_drop: float = 0.1  # share of examples trained without text, for guidance
   given_share: float = 0.3  # with unet.given: share of clips trained with some of their frames given
@@ -202,6 +205,8 @@ class DiffusionSpec:
   def __post_init__(self):
     if not self.logsnr_min < self.logsnr_max:
       raise ValueError(f"diffusion.logsnr_min={self.logsnr_min} is not below logsnr_max={self.logsnr_max}")
+    if not math.isfinite(self.logsnr_shift):
+      raise ValueError(f"diffusion.logsnr_shift={self.logsnr_shift}: expected a finite number such as 0.0")
     for name in ("text_drop", "given_share"):
       if not 0.0 <= getattr(self, name) <= 1.0:
         raise ValueError(f"diffusion.{name}={getattr(self, name)}: expected 0 to 1")

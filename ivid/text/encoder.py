@@ -20,7 +20,7 @@ from flax import traverse_util
 
 from ivid import weights
 from ivid.programs import Program
-from ivid.spec import convert
+from ivid.spec import convert, formats
 from ivid.spec.cascade import TextSpec
 from ivid.text import t5
 from ivid.text.identity import EncoderDigest, check_params, encoder_hash
@@ -177,7 +177,7 @@ def save_encoder(folder: str | os.PathLike, spec: TextSpec, params: Any) -> None
     spec = dataclasses.replace(spec, tokenizer=TOKENIZER_FILE)
   weights.write_weights(folder / WEIGHTS_FILE, params, dtype=np.dtype(spec.param_dtype), digest=digest)
   temporary = folder / f".{SPEC_FILE}"
-  temporary.write_text(convert.to_json(spec) + "\n")
+  temporary.write_text(json.dumps(formats.stamped(convert.to_dict(spec)), indent=1) + "\n")
   os.replace(temporary, folder / SPEC_FILE)
 
 
@@ -204,9 +204,10 @@ def open_encoder(folder: str | os.PathLike) -> tuple[TextSpec, dict[str, Any]]:
   if not path.is_file():
     raise ValueError(f"no text encoder at {folder}: expected {SPEC_FILE} and {WEIGHTS_FILE}")
   try:
-    spec = convert.from_json(TextSpec, path.read_text())
+    found = json.loads(path.read_text())
   except json.JSONDecodeError as error:
     raise ValueError(f"{path} is no JSON: {error}") from None
+  spec = convert.from_dict(TextSpec, formats.migrate(found, formats.Kind.TEXT, source=path))
   if spec.tokenizer != BYTES:
     spec = dataclasses.replace(spec, tokenizer=str(folder / spec.tokenizer))
   return spec, traverse_util.unflatten_dict(weights.open_weights(folder / WEIGHTS_FILE), sep="/")

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from ivid.spec import convert
+from ivid.spec import convert, formats
 from ivid.spec.compare import stage_difference
 from ivid.spec.run import CheckpointSpec
 from ivid.spec.stage import StageSpec
@@ -49,7 +49,7 @@ class Checkpointer:
         ema=ocp.args.StandardSave(state.ema),
         optimizer=ocp.args.StandardSave(state.opt_state),
         data=ocp.args.JsonSave({"next_index": next_index}),
-        meta=ocp.args.JsonSave({"step": step, "stage": convert.to_dict(self._stage)}),
+        meta=ocp.args.JsonSave(formats.stamped({"step": step, "stage": convert.to_dict(self._stage)})),
       ),
     )
 
@@ -128,9 +128,10 @@ def _latest(workdir: str | pathlib.Path) -> pathlib.Path:
 
 def _read_spec(path: pathlib.Path) -> StageSpec:
   try:
-    return convert.from_dict(StageSpec, json.loads((path / "meta" / "metadata").read_text(encoding="utf-8"))["stage"])
+    found = json.loads((path / "meta" / "metadata").read_text(encoding="utf-8"))
   except (OSError, json.JSONDecodeError) as error:
     raise ValueError(f"checkpoint {path} cannot be read: {_first_line(error)}") from None
+  return convert.from_dict(StageSpec, formats.migrate(found, formats.Kind.CHECKPOINT, source=f"checkpoint {path}")["stage"])
 
 
 def _first_line(error: Exception) -> str:

@@ -36,6 +36,13 @@ def test_overrides_are_typed():
     ("nano:base", ["train.batch_size=many"], "train.batch_size=many: expected int"),
     ("nano:base", ["train.batch_size=-3"], "train.batch_size=-3: expected 1 or more"),
     ("nano:base", ["train.optimizer.kind=mun"], r"kind='mun': did you mean 'muon'\?"),
+    (
+      "nano:base",
+      ["cascade.stages.base.diffusion.resolution_shift=True"],
+      "base.diffusion.resolution_shift': it is now logsnr_shift, a number: 0",
+    ),
+    ("nano:base", ["cascade.stages.base.diffusion.logsnr_shif=1"], r"logsnr_shif': did you mean 'logsnr_shift'\?"),
+    ("nano:base", ["cascade.stages.base.diffusion.logsnr_shift=True"], "logsnr_shift=True: expected float"),
     ("nano:base", ["train.batch_size"], "expected --config.train.batch_size=VALUE"),
     ("nano:base", ["cascade.stages.tsr1.output.frames=24"], "24 frames are no multiple of its input's 16"),
   ],

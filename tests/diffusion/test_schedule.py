@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ivid.diffusion.schedule import CosineSchedule, alpha_sigma, broadcast_from_left, make_schedule, stratified_u
-from ivid.spec.clip import ClipShape
+from ivid.spec.clip import ClipShape, resolution_logsnr_shift
 from ivid.spec.stage import DiffusionSpec
 
 
@@ -35,11 +35,22 @@ def test_inverse():
 
 def test_resolution_shift():
   size = ClipShape(frames=2, height=192, width=320, fps=6)
-  shifted = make_schedule(DiffusionSpec(resolution_shift=True), size)
-  assert shifted.shift == pytest.approx(2 * np.log(64 / np.sqrt(192 * 320)))
-  assert make_schedule(DiffusionSpec(), size).shift == 0.0
-  square = ClipShape(frames=2, height=64, width=64, fps=6)
-  assert make_schedule(DiffusionSpec(resolution_shift=True), square).shift == 0.0
+  assert resolution_logsnr_shift(size) == pytest.approx(2 * np.log(64 / np.sqrt(192 * 320)))
+  assert resolution_logsnr_shift(ClipShape(frames=2, height=64, width=64, fps=6)) == 0.0
+
+
+def test_shift_is_added_everywhere():
+  plain, shifted = make_schedule(DiffusionSpec()), make_schedule(DiffusionSpec(logsnr_shift=-1.5))
+  assert float(plain(0.5)) == pytest.approx(0.0, abs=1e-5) and float(shifted(0.5)) == pytest.approx(-1.5, abs=1e-5)
+  np.testing.assert_allclose(shifted(jnp.asarray([0.0, 1.0])), [18.5, -21.5], rtol=1e-4)  # the ends move too
+  u = jnp.linspace(0.0, 1.0, 33)
+  np.testing.assert_allclose(shifted(u) - plain(u), -1.5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [float("nan"), float("-inf")])
+def test_shift_that_is_no_number(shift):
+  with pytest.raises(ValueError, match="diffusion.logsnr_shift=.*: expected a finite number"):
+    DiffusionSpec(logsnr_shift=shift)
 
 
 def test_alpha_sigma():

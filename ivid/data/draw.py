@@ -7,6 +7,7 @@ drawing: exactly up to FINE_ROWS rows, nearly above.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -38,9 +39,9 @@ def draw(scene: Scene, *, times, height: int, width: int, crop: tuple | None = N
   if xp is np:
     return _draw_sparse(scene, np.asarray(times, np.float32), view, fine)
   x, y = _grid(xp, rows * fine, columns * fine, 1.0 / fine)
-  covers = []
+  covers, poses = [], _poses(scene, times, xp)
   for i in range(2):
-    edges, ellipse = _outline(scene, i, times, view, xp), _ellipse(scene, i, times, view, xp)
+    edges, ellipse = _outline(scene, i, poses, view, xp), _ellipse(scene, i, poses, view, xp)
     edges = tuple(edge[..., None, None] for edge in edges)  # [E, T, 1, 1]
     round_cover = _round_coverage(xp, tuple(e[:, None, None] for e in ellipse), x, y, 1.0 / fine)
     cover = xp.where(xp.asarray(shapes.IS_ROUND)[scene.shape[i]], round_cover, _polygon_coverage(xp, edges, x, y, 1.0 / fine))
@@ -59,11 +60,16 @@ def _grid(xp, rows: int, columns: int, step: float):
   return xp.arange(columns, dtype=xp.float32)[None, :] * step, xp.arange(rows, dtype=xp.float32)[:, None] * step
 
 
-def _outline(scene: Scene, i: int, times, view: tuple, xp, count: int | None = None):
-  """Edges of object i at `times`, in pixels from the crop's corner: four arrays [E, T] ax, ay, bx, by."""
+def _poses(scene: Scene, times, xp):
+  """Where the objects are [T, 2, 2], their diameters [T, 2] and turns [T, 2]."""
+  return position(scene, times, xp), diameter(scene, times, xp), angle(scene, times, xp)
+
+
+def _outline(scene: Scene, i: int, poses: tuple, view: tuple, xp, count: int | None = None):
+  """Edges of object i in these poses, in pixels from the crop's corner: four arrays [E, T] ax, ay, bx, by."""
   top, left, _, _, height, width = view
   table = xp.asarray(shapes.EDGES)[scene.shape[i]][:count, None]  # [E, 1, 4]
-  turn, size, place = angle(scene, times, xp)[:, i], diameter(scene, times, xp)[:, i], position(scene, times, xp)[:, i]
+  place, size, turn = (pose[:, i] for pose in poses)
   c, s = xp.cos(turn) * size, xp.sin(turn) * size
   ends = []
   for x, y in ((table[..., 0], table[..., 1]), (table[..., 2], table[..., 3])):
@@ -72,10 +78,10 @@ def _outline(scene: Scene, i: int, times, view: tuple, xp, count: int | None = N
   return tuple(ends)
 
 
-def _ellipse(scene: Scene, i: int, times, view: tuple, xp):
-  """A round object i at `times`, in pixels from the crop's corner: centre x, y, half axes x, y, inner over outer: [T] each."""
+def _ellipse(scene: Scene, i: int, poses: tuple, view: tuple, xp):
+  """A round object i in these poses, in pixels from the crop's corner: centre x, y, half axes x, y, inner over outer: [T] each."""
   top, left, _, _, height, width = view
-  place, half = position(scene, times, xp)[:, i], 0.5 * diameter(scene, times, xp)[:, i]
+  place, half = poses[0][:, i], 0.5 * poses[1][:, i]
   across = width / scene.aspect
   inner = 2.0 * xp.asarray(shapes.INNER)[scene.shape[i]] + xp.zeros_like(half)
   return place[:, 0] * across - left, place[:, 1] * height - top, half * across, half * height, inner
@@ -120,7 +126,9 @@ def _round_coverage(xp, ellipse, x, y, step: float, rows: int = ROUND_ROWS):
 
 
 def _light(xp, scene: Scene, view: tuple, x, y, step: float):
-  """Share of the cells [x, x + step] x [y, y + step] in the light half of the background."""
+  """Share of the cells [x, x + step] x [y, y + step] in the light half of the background; one number for all where it is plain."""
+  if xp is np and not scene.bands.any():
+    return np.float32(1.0)
   top, left, _, _, height, width = view
   means = []
   for axis, (place, unit) in enumerate(((x + left, scene.aspect / width), (y + top, 1.0 / height))):
@@ -149,89 +157,89 @@ def _composite(xp, scene: Scene, light, covers):
 def _draw_sparse(scene: Scene, times: np.ndarray, view: tuple, fine: int) -> np.ndarray:
   rows, columns = view[2:4]
   light = _light(np, scene, view, *_grid(np, rows, columns, 1.0), 1.0)
-  covers = [_boxed_coverage(scene, i, times, view, fine) for i in range(num_objects(scene))]
+  poses = _poses(scene, times, np)
+  parts = [_Part(scene, i, poses, view, fine) for i in range(num_objects(scene))]
   picture = np.empty((len(times), rows, columns, 3), np.float32)
   picture[:] = _composite(np, scene, light, [])
-  for i, cover in enumerate(covers):
-    for k in range(len(times)):
-      part = _occupied(cover[k])
-      region, share = picture[k][part], cover[k][part][..., None]
+  for i, part in enumerate(parts):
+    for k, (y, x) in enumerate(part.boxes):
+      region, share = picture[k, y, x], part.cover[k, y, x, None]
       region += share * (RGB[scene.colour[i]] - region)
   if fine > 1:
-    _refine(picture, scene, times, view, fine, light, covers)
+    _refine(picture, scene, view, fine, light, parts)
   return picture
 
 
-def _occupied(cover: np.ndarray) -> tuple[slice, slice]:
-  """The bounding box of what is not 0 in `cover` [h, w]."""
-  rows, columns = np.flatnonzero(cover.any(axis=1)), np.flatnonzero(cover.any(axis=0))
-  if not len(rows):
-    return slice(0), slice(0)
-  return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+class _Part:
+  """An object at all times.
 
+  Attributes:
+    boxes: rows and columns of the crop that it can touch, at each time.
+    cover: coverage of the crop's pixels [T, h, w], worked out in the boxes only.
+  """
 
-def _object_coverage(scene: Scene, i: int, times: np.ndarray, view: tuple, fine: int):
-  """A function (which times, x, y, step) -> coverage of object i, with the axes of x and y behind the times."""
-  if shapes.IS_ROUND[scene.shape[i]]:
-    ellipse = _ellipse(scene, i, times, view, np)
-    pick = lambda which: tuple(e[which][:, None, None] for e in ellipse)  # noqa: E731
-    return lambda which, x, y, step: _round_coverage(np, pick(which), x, y, step, ROUND_ROWS * (fine if step == 1.0 else 1))
-  edges = _outline(scene, i, times, view, np, int(shapes.NUM_EDGES[scene.shape[i]]))
-  return lambda which, x, y, step: _polygon_coverage(np, tuple(e[:, which][..., None, None] for e in edges), x, y, step)
+  def __init__(self, scene: Scene, i: int, poses: tuple, view: tuple, fine: int):
+    rows, columns = view[2:4]
+    self._fine, self._round = fine, bool(shapes.IS_ROUND[scene.shape[i]])
+    if self._round:
+      self._outline = cx, cy, rx, ry, _ = _ellipse(scene, i, poses, view, np)
+      ends = (cx - rx, cx + rx, cy - ry, cy + ry)
+    else:
+      self._outline = ax, ay, _, _ = _outline(scene, i, poses, view, np, int(shapes.NUM_EDGES[scene.shape[i]]))
+      ends = (ax.min(axis=0), ax.max(axis=0), ay.min(axis=0), ay.max(axis=0))
+    limits = (columns, columns, rows, rows)
+    rounded = (np.floor(ends[0]), np.ceil(ends[1]), np.floor(ends[2]), np.ceil(ends[3]))
+    self._bounds = tuple(np.minimum(np.maximum(end, 0), limit).astype(int) for end, limit in zip(rounded, limits, strict=True))
+    x0, x1, y0, y1 = (end.tolist() for end in self._bounds)
+    self.boxes = [(slice(y0[k], y1[k]), slice(x0[k], x1[k])) for k in range(len(x0))]
+    self.cover = self._boxed(rows, columns)
 
+  def at(self, which: np.ndarray, x: np.ndarray, y: np.ndarray, step: float) -> np.ndarray:
+    """Coverage of the cells [x, x + step] x [y, y + step], whose axes follow the times `which`."""
+    if self._round:
+      ellipse = tuple(e[which][:, None, None] for e in self._outline)
+      return _round_coverage(np, ellipse, x, y, step, ROUND_ROWS * (self._fine if step == 1.0 else 1))
+    return _polygon_coverage(np, tuple(e[:, which][..., None, None] for e in self._outline), x, y, step)
 
-def _boxed_coverage(scene: Scene, i: int, times: np.ndarray, view: tuple, fine: int) -> np.ndarray:
-  """Coverage of object i of the crop's pixels [T, h, w], worked out in its bounding boxes only."""
-  rows, columns = view[2:4]
-  cover = np.zeros((len(times), rows, columns), np.float32)
-  coverage = _object_coverage(scene, i, times, view, fine)
-  x0, x1, y0, y1 = _bounds(scene, i, times, view)
-  inside = np.flatnonzero((x1 > x0) & (y1 > y0))
-  if not len(inside):
+  def _boxed(self, rows: int, columns: int) -> np.ndarray:
+    x0, x1, y0, y1 = self._bounds
+    cover = np.zeros((len(x0), rows, columns), np.float32)
+    widths, heights = x1 - x0, y1 - y0
+    inside = np.flatnonzero((widths > 0) & (heights > 0))
+    if not len(inside):
+      return cover
+    cost = widths.max() * heights.max() * (1 if self._round else len(self._outline[0]))
+    chunk = max(1, int(CHUNK // cost))
+    for begin in range(0, len(inside), chunk):
+      which = inside[begin : begin + chunk]
+      w, h = int(widths[which].max()), int(heights[which].max())
+      left, top = np.minimum(x0[which], columns - w), np.minimum(y0[which], rows - h)
+      x, y = _grid(np, h, w, 1.0)
+      part = self.at(which, x + left[:, None, None].astype(np.float32), y + top[:, None, None].astype(np.float32), 1.0)
+      for k, (frame, x_k, y_k) in enumerate(zip(which.tolist(), left.tolist(), top.tolist(), strict=True)):
+        cover[frame, y_k : y_k + h, x_k : x_k + w] = part[k]
     return cover
-  cost = max(1, shapes.NUM_EDGES[scene.shape[i]]) * (x1 - x0).max() * (y1 - y0).max()
-  chunk = max(1, int(CHUNK // cost))
-  for begin in range(0, len(inside), chunk):
-    which = inside[begin : begin + chunk]
-    w, h = (x1 - x0)[which].max(), (y1 - y0)[which].max()
-    left, top = np.minimum(x0[which], columns - w), np.minimum(y0[which], rows - h)
-    x, y = _grid(np, h, w, 1.0)
-    part = coverage(which, x + left[:, None, None].astype(np.float32), y + top[:, None, None].astype(np.float32), 1.0)
-    for k, frame in enumerate(which):
-      cover[frame, top[k] : top[k] + h, left[k] : left[k] + w] = part[k]
-  return cover
 
 
-def _bounds(scene: Scene, i: int, times: np.ndarray, view: tuple):
-  """First and last + 1 column, first and last + 1 row [T] of the crop that object i can touch at each time."""
-  rows, columns = view[2:4]
-  if shapes.IS_ROUND[scene.shape[i]]:
-    cx, cy, rx, ry, _ = _ellipse(scene, i, times, view, np)
-    ends = (cx - rx, cx + rx, cy - ry, cy + ry)
-  else:
-    ax, ay, _, _ = _outline(scene, i, times, view, np, int(shapes.NUM_EDGES[scene.shape[i]]))
-    ends = (ax.min(axis=0), ax.max(axis=0), ay.min(axis=0), ay.max(axis=0))
-  limits = (columns, columns, rows, rows)
-  rounded = (np.floor(ends[0]), np.ceil(ends[1]), np.floor(ends[2]), np.ceil(ends[3]))
-  return tuple(np.clip(end, 0, limit).astype(int) for end, limit in zip(rounded, limits, strict=True))
-
-
-def _refine(picture: np.ndarray, scene: Scene, times: np.ndarray, view: tuple, fine: int, light: np.ndarray, covers: list[np.ndarray]):
+def _refine(picture: np.ndarray, scene: Scene, view: tuple, fine: int, light: np.ndarray, parts: list[_Part]):
   """Draws again, from sub-pixels, the pixels in which two borders meet: there the shares do not tell what covers what."""
-  borders = [(cover > 0) & (cover < 1) for cover in covers]
-  mixed = np.broadcast_to((light > 0) & (light < 1) & bool(scene.bands.any()), borders[0].shape)
-  meet = borders[0] & mixed if len(borders) == 1 else (borders[0] & borders[1]) | ((borders[0] | borders[1]) & mixed)
+  striped = bool(scene.bands.any())
+  if len(parts) == 1 and not striped:
+    return
+  borders = [(part.cover > 0) & (part.cover < 1) for part in parts]
+  meet = borders[0] & borders[1] if len(parts) == 2 else False
+  if striped:
+    meet = meet | (functools.reduce(np.logical_or, borders) & (light > 0) & (light < 1))
   frames, rows, columns = np.nonzero(meet)
   if not len(frames):
     return
   step = 1.0 / fine
   dx, dy = _grid(np, fine, fine, step)
-  functions = [_object_coverage(scene, i, times, view, fine) for i in range(len(covers))]
   chunk = max(1, CHUNK // (fine * fine * 12))
   for begin in range(0, len(frames), chunk):
     at = slice(begin, begin + chunk)
     x = columns[at, None, None].astype(np.float32) + dx
     y = rows[at, None, None].astype(np.float32) + dy
-    parts = [function(frames[at], x, y, step) for function in functions]
-    drawn = _composite(np, scene, _light(np, scene, view, x, y, step), parts)
+    covers = [part.at(frames[at], x, y, step) for part in parts]
+    drawn = _composite(np, scene, _light(np, scene, view, x, y, step), covers)
     picture[frames[at], rows[at], columns[at]] = drawn.mean(axis=(1, 2))

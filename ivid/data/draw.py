@@ -20,8 +20,11 @@ from ivid.data.moving_shapes import Scene, angle, diameter, num_objects, positio
 FINE_ROWS = 96
 ROUND_ROWS = 2  # rows per sub-pixel on which a circle's chords are measured
 SHORT = 1e-3  # pixels: an edge's sideways extent within a row counts as at least this
+NEAR = 0.01  # pixels: an edge that ends so far to the left of a pixel adds nothing to it, rounding and SHORT included
 CHUNK = 60_000  # numbers that numpy handles at a time, to stay in the cache
 RGB = np.array(list(COLOURS.values()), np.float32)
+# Of every shape: x and y of both ends of its edges [32, 2 axes, 2 ends, E, 1].
+_ENDS = np.ascontiguousarray(shapes.EDGES.reshape(*shapes.EDGES.shape[:2], 2, 2).transpose(0, 3, 2, 1)[..., None])
 # Gray levels of the two halves of the background.
 LEVELS = np.array([{"black": (0, 0), "gray": (128, 128), "white": (255, 255)}.get(name, (90, 200)) for name in BACKGROUNDS], np.float32)
 
@@ -68,14 +71,13 @@ def _poses(scene: Scene, times, xp):
 def _outline(scene: Scene, i: int, poses: tuple, view: tuple, xp, count: int | None = None):
   """Edges of object i in these poses, in pixels from the crop's corner: four arrays [E, T] ax, ay, bx, by."""
   top, left, _, _, height, width = view
-  table = xp.asarray(shapes.EDGES)[scene.shape[i]][:count, None]  # [E, 1, 4]
+  table = xp.asarray(_ENDS)[scene.shape[i]][:, :, :count]
   place, size, turn = (pose[:, i] for pose in poses)
   c, s = xp.cos(turn) * size, xp.sin(turn) * size
-  ends = []
-  for x, y in ((table[..., 0], table[..., 1]), (table[..., 2], table[..., 3])):
-    ends.append((c * x - s * y + place[:, 0]) * (width / scene.aspect) - left)
-    ends.append((s * x + c * y + place[:, 1]) * height - top)
-  return tuple(ends)
+  x, y = table[0], table[1]  # [2 ends, E, 1]
+  ends_x = (c * x - s * y + place[:, 0]) * (width / scene.aspect) - left
+  ends_y = (s * x + c * y + place[:, 1]) * height - top
+  return ends_x[0], ends_y[0], ends_x[1], ends_y[1]
 
 
 def _ellipse(scene: Scene, i: int, poses: tuple, view: tuple, xp):
@@ -100,16 +102,26 @@ def _polygon_coverage(xp, edges, x, y, step: float):
   clip((x_edge - x) / step, 0, 1), linear pieces of x_edge, whose mean is a difference of _ramp.
   Edges lead ([E, ...]); x and y broadcast behind them.
   """
+  ax, ay, _, by = edges
+  return xp.minimum(xp.maximum(_edge_shares(xp, (ax, ay, by, _slope(xp, edges)), x, y, step).sum(axis=0), 0.0), 1.0)
+
+
+def _slope(xp, edges):
+  """Sideways per downwards way of each edge, of any number where it is level."""
   ax, ay, bx, by = edges
   rise = by - ay
-  slope = (bx - ax) / xp.where(rise == 0, 1.0, rise)
+  return (bx - ax) / xp.where(rise == 0, 1.0, rise)
+
+
+def _edge_shares(xp, edges, x, y, step: float):
+  """Signed share of the cells to the left of each edge (ax, ay, by, slope), see _polygon_coverage."""
+  ax, ay, by, slope = edges
   enter, leave = xp.minimum(xp.maximum(ay, y), y + step), xp.minimum(xp.maximum(by, y), y + step)
   across = (leave - enter) * (1.0 / step)  # signed share of the row's height
   half = xp.maximum(0.5 * xp.abs(across * slope), 0.5 * SHORT)
   middle = (ax + (0.5 * (enter + leave) - ay) * slope - x) * (1.0 / step)
   middle = xp.minimum(xp.maximum(middle, -half), 1.0 + half)  # keeps the differences below accurate
-  share = (across / (2.0 * half)) * (_ramp(xp, middle + half) - _ramp(xp, middle - half))
-  return xp.minimum(xp.maximum(share.sum(axis=0), 0.0), 1.0)
+  return (across / (2.0 * half)) * (_ramp(xp, middle + half) - _ramp(xp, middle - half))
 
 
 def _round_coverage(xp, ellipse, x, y, step: float, rows: int = ROUND_ROWS):
@@ -201,6 +213,27 @@ class _Part:
       return _round_coverage(np, ellipse, x, y, step, ROUND_ROWS * (self._fine if step == 1.0 else 1))
     return _polygon_coverage(np, tuple(e[:, which][..., None, None] for e in self._outline), x, y, step)
 
+  def inside_pixels(self, frames: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Coverage of the sub-pixels [P, fine, fine] of some pixels, given by arrays [P]."""
+    step = 1.0 / self._fine
+    dx, dy = _grid(np, self._fine, self._fine, step)
+    x, y = columns[:, None, None].astype(np.float32) + dx, rows[:, None, None].astype(np.float32) + dy
+    if self._round:
+      return self.at(frames, x, y, step)
+    ax, ay, bx, by = (e.T[frames] for e in self._outline)  # [P, E]
+    # Edges above, below and to the left of a pixel add exactly nothing.
+    left, top = columns[:, None] - NEAR, rows[:, None]
+    near = (np.maximum(ax, bx) > left) & (np.minimum(ay, by) < top + 1) & (np.maximum(ay, by) > top)
+    pixel, edge = np.nonzero(near)
+    edges = tuple(e[pixel, edge][:, None, None] for e in (ax, ay, bx, by))
+    ax, ay, bx, by = edges
+    shares = _edge_shares(np, (ax, ay, by, _slope(np, edges)), x[pixel], y[pixel], step)
+    cover = np.zeros((len(frames), self._fine, self._fine), np.float32)
+    if len(pixel):
+      first = np.flatnonzero(np.diff(pixel, prepend=-1))
+      cover[pixel[first]] = np.minimum(np.maximum(np.add.reduceat(shares, first), 0.0), 1.0)
+    return cover
+
   def _boxed(self, rows: int, columns: int) -> np.ndarray:
     x0, x1, y0, y1 = self._bounds
     cover = np.zeros((len(x0), rows, columns), np.float32)
@@ -240,6 +273,6 @@ def _refine(picture: np.ndarray, scene: Scene, view: tuple, fine: int, light: np
     at = slice(begin, begin + chunk)
     x = columns[at, None, None].astype(np.float32) + dx
     y = rows[at, None, None].astype(np.float32) + dy
-    covers = [part.at(frames[at], x, y, step) for part in parts]
+    covers = [part.inside_pixels(frames[at], rows[at], columns[at]) for part in parts]
     drawn = _composite(np, scene, _light(np, scene, view, x, y, step), covers)
     picture[frames[at], rows[at], columns[at]] = drawn.mean(axis=(1, 2))

@@ -33,6 +33,7 @@ SLACK = 0.02  # visibility is estimated on a grid of points
 TRIES = 30
 MIN_ASPECT = 1.0
 
+_UPWARDS = np.array([0, 1], np.float32)
 _BOX = shapes.BOX.tolist()
 MOVES = {"moves left": (-1, 0), "moves right": (1, 0), "moves up": (0, -1), "moves down": (0, 1)}
 
@@ -78,7 +79,7 @@ def position(scene: Scene, t, xp=np):
   beat = beat - xp.floor(beat)
   height = scene.hop * 4.0 * beat * (1.0 - beat)  # [T, 2], a parabola from ground to ground
   place = scene.start + scene.velocity * t[..., None]
-  return place - xp.stack([xp.zeros_like(height), height], axis=-1)
+  return place - height[..., None] * _UPWARDS
 
 
 def diameter(scene: Scene, t, xp=np):
@@ -212,16 +213,15 @@ def visible_share(scene: Scene, times: int = 128, points: int = 20) -> float:
   if not near.any():
     return 1.0
   place, size, turn = place[near], size[near], angle(scene, t[near])
-  axes, inside = _interior(int(scene.shape[0]), points)
+  axes, inside, grid = _interior(int(scene.shape[0]), points)
   if scene.turn.any():
-    grid = np.stack(np.meshgrid(*axes), axis=-1)[inside]  # [P, 2]
-    world = place[:, None, 0] + _rotate(grid[None] * size[:, :1, None], turn[:, :1])  # [T, P, 2]
+    world = place[:, None, 0] + _rotate(grid * size[:, :1, None], turn[:, :1])  # [T, P, 2]
     local = _rotate(world - place[:, None, 1], -turn[:, 1:]) / size[:, 1:, None]
-    hidden = _lookup(int(scene.shape[1]), local[..., 0], local[..., 1])
+    hidden = _lookup(int(scene.shape[1]), local[..., 0], local[..., 1]).sum(axis=1)
   else:  # columns and rows stay columns and rows
     x, y = ((place[:, :1, n] + axes[n] * size[:, :1] - place[:, 1:, n]) / size[:, 1:] for n in (0, 1))
-    hidden = _lookup(int(scene.shape[1]), x[:, None, :], y[:, :, None])[:, inside]
-  return float(1.0 - hidden.mean(axis=1).max())
+    hidden = _lookup(int(scene.shape[1]), x[:, None, :], y[:, :, None]).reshape(len(x), -1) @ inside
+  return float(1.0 - float(hidden.max()) / len(grid))
 
 
 def _rotate(points: np.ndarray, turn: np.ndarray) -> np.ndarray:
@@ -231,13 +231,14 @@ def _rotate(points: np.ndarray, turn: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _interior(shape: int, points: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-  """A grid of points x points over the shape's bounding box: its columns and rows, and which points lie in the shape."""
+def _interior(shape: int, points: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
+  """A grid of points x points over the shape's bounding box: columns and rows, 1 for each point in the shape (else 0), those [P, 2]."""
   left, top, right, bottom = shapes.BOX[shape]
   middle = (np.arange(points) + 0.5) / points
   axes = left + (right - left) * middle, top + (bottom - top) * middle
-  inside = shapes.contains(shape, np.stack(np.meshgrid(*axes), axis=-1))
-  return tuple(axis.astype(np.float32) for axis in axes), inside
+  grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
+  inside = shapes.contains(shape, grid)
+  return tuple(axis.astype(np.float32) for axis in axes), inside.astype(np.float32), grid[inside].astype(np.float32)
 
 
 _BITMAP = 96  # cells across [-0.75, 0.75]
@@ -251,12 +252,12 @@ def _bitmap(shape: int) -> np.ndarray:
 
 @functools.cache
 def _framed(shape: int) -> np.ndarray:
-  """The bitmap in a frame of cells that are not in the shape."""
-  return np.pad(_bitmap(shape), 1)
+  """The bitmap as 0 and 1, in a frame of 0."""
+  return np.pad(_bitmap(shape), 1).astype(np.float32)
 
 
 def _lookup(shape: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """Whether points lie in the shape; x and y broadcast."""
+  """1 for points in the shape, else 0; x and y broadcast."""
   column, row = (np.minimum(np.maximum((axis + 0.75) * np.float32(_BITMAP / 1.5), -1), _BITMAP).astype(np.intp) for axis in (x, y))
   return _framed(shape)[row + 1, column + 1]
 

@@ -127,14 +127,17 @@ def _edge_shares(xp, edges, x, y, step: float):
 def _round_coverage(xp, ellipse, x, y, step: float, rows: int = ROUND_ROWS):
   """Share of the cells inside an ellipse (or elliptic ring): chords exactly along x, the mean of `rows` of them along y."""
   centre_x, centre_y, half_x, half_y, inner = ellipse
-  total = 0.0
-  for row in range(rows):
-    far = (y + (row + 0.5) * (step / rows) - centre_y) / half_y
-    for sign, scale in ((1.0, 1.0), (-1.0, inner)):
-      chord = half_x * xp.sqrt(xp.maximum(scale * scale - far * far, 0.0))
-      right = xp.minimum(xp.maximum((centre_x + chord - x) * (1.0 / step), 0.0), 1.0)
-      total = total + sign * (right - xp.minimum(xp.maximum((centre_x - chord - x) * (1.0 / step), 0.0), 1.0))
-  return total * (1.0 / rows)
+  # The chords of the whole, those of the hole counting -1, [rows x 2 or 1, ...] in front of all other axes.
+  scales, signs = ([inner], [-1.0]) if xp is not np or inner.any() else ([], [])
+  offsets = np.array([(row + 0.5) * (step / rows) for row in range(rows)], np.float32).reshape(-1, 1, 1, 1, 1)
+  far = (y + offsets - centre_y) / half_y
+  squares = xp.stack([xp.ones_like(inner), *(scale * scale for scale in scales)])  # [2 or 1, ...]
+  chord = half_x * xp.sqrt(xp.maximum(squares - far * far, 0.0))
+  right = xp.minimum(xp.maximum((centre_x + chord - x) * (1.0 / step), 0.0), 1.0)
+  share = right - xp.minimum(xp.maximum((centre_x - chord - x) * (1.0 / step), 0.0), 1.0)
+  if signs:
+    share = share * np.array([1.0, *signs], np.float32).reshape(-1, 1, 1, 1)
+  return share.reshape(-1, *share.shape[2:]).sum(axis=0) * (1.0 / rows)
 
 
 def _light(xp, scene: Scene, view: tuple, x, y, step: float):
@@ -199,11 +202,10 @@ class _Part:
     else:
       self._outline = ax, ay, _, _ = _outline(scene, i, poses, view, np, int(shapes.NUM_EDGES[scene.shape[i]]))
       ends = (ax.min(axis=0), ax.max(axis=0), ay.min(axis=0), ay.max(axis=0))
-    limits = (columns, columns, rows, rows)
-    rounded = (np.floor(ends[0]), np.ceil(ends[1]), np.floor(ends[2]), np.ceil(ends[3]))
-    self._bounds = tuple(np.minimum(np.maximum(end, 0), limit).astype(int) for end, limit in zip(rounded, limits, strict=True))
-    x0, x1, y0, y1 = (end.tolist() for end in self._bounds)
-    self.boxes = [(slice(y0[k], y1[k]), slice(x0[k], x1[k])) for k in range(len(x0))]
+    low_x, high_x, low_y, high_y = (end.tolist() for end in ends)
+    self.boxes = [
+      (_between(*y, rows), _between(*x, columns)) for x, y in zip(zip(low_x, high_x, strict=True), zip(low_y, high_y, strict=True), strict=True)
+    ]
     self.cover = self._boxed(rows, columns)
 
   def at(self, which: np.ndarray, x: np.ndarray, y: np.ndarray, step: float) -> np.ndarray:
@@ -235,23 +237,28 @@ class _Part:
     return cover
 
   def _boxed(self, rows: int, columns: int) -> np.ndarray:
-    x0, x1, y0, y1 = self._bounds
-    cover = np.zeros((len(x0), rows, columns), np.float32)
-    widths, heights = x1 - x0, y1 - y0
-    inside = np.flatnonzero((widths > 0) & (heights > 0))
-    if not len(inside):
+    cover = np.zeros((len(self.boxes), rows, columns), np.float32)
+    sizes = [(y.stop - y.start, x.stop - x.start) for y, x in self.boxes]
+    inside = [k for k, (h, w) in enumerate(sizes) if h > 0 and w > 0]
+    if not inside:
       return cover
-    cost = widths.max() * heights.max() * (1 if self._round else len(self._outline[0]))
-    chunk = max(1, int(CHUNK // cost))
+    terms = 2 * ROUND_ROWS * self._fine if self._round else len(self._outline[0])
+    chunk = max(1, CHUNK // (terms * max(h for h, _ in sizes) * max(w for _, w in sizes)))
     for begin in range(0, len(inside), chunk):
       which = inside[begin : begin + chunk]
-      w, h = int(widths[which].max()), int(heights[which].max())
-      left, top = np.minimum(x0[which], columns - w), np.minimum(y0[which], rows - h)
+      h, w = (max(sizes[k][axis] for k in which) for axis in (0, 1))
+      corners = [(min(self.boxes[k][0].start, rows - h), min(self.boxes[k][1].start, columns - w)) for k in which]
       x, y = _grid(np, h, w, 1.0)
-      part = self.at(which, x + left[:, None, None].astype(np.float32), y + top[:, None, None].astype(np.float32), 1.0)
-      for k, (frame, x_k, y_k) in enumerate(zip(which.tolist(), left.tolist(), top.tolist(), strict=True)):
-        cover[frame, y_k : y_k + h, x_k : x_k + w] = part[k]
+      top, left = np.array(corners, np.float32).T[..., None, None]
+      part = self.at(np.array(which), x + left, y + top, 1.0)
+      for k, (top, left), found in zip(which, corners, part, strict=True):
+        cover[k, top : top + h, left : left + w] = found
     return cover
+
+
+def _between(low: float, high: float, limit: int) -> slice:
+  """The cells from 0 to `limit` that [low, high] touches."""
+  return slice(min(max(math.floor(low), 0), limit), min(max(math.ceil(high), 0), limit))
 
 
 def _refine(picture: np.ndarray, scene: Scene, view: tuple, fine: int, light: np.ndarray, parts: list[_Part]):

@@ -33,8 +33,13 @@ SLACK = 0.02  # visibility is estimated on a grid of points
 TRIES = 30
 MIN_ASPECT = 1.0
 
+_BITMAP = 96  # cells across [-0.75, 0.75]
+_CELL = np.float32(1.5 / _BITMAP)  # what a bitmap's shape may reach too far
 _UPWARDS = np.array([0, 1], np.float32)
 _BOX = shapes.BOX.tolist()
+# [32, upright or turning, (middle, width), 2]
+_SPAN = np.stack([shapes.BOX, shapes.REACH[:, None] * (-1, -1, 1, 1)], axis=1)
+_TURNED_BOX = np.stack([(_SPAN[..., :2] + _SPAN[..., 2:]) / 2, _SPAN[..., 2:] - _SPAN[..., :2]], axis=2).astype(np.float32)
 MOVES = {"moves left": (-1, 0), "moves right": (1, 0), "moves up": (0, -1), "moves down": (0, 1)}
 
 
@@ -208,8 +213,8 @@ def visible_share(scene: Scene, times: int = 128, points: int = 20) -> float:
     return 1.0
   t = np.arange(times, dtype=np.float32) * (CLIP_SECONDS / times)
   place, size = position(scene, t), diameter(scene, t)
-  reach = shapes.REACH[scene.shape].astype(np.float32)
-  near = np.linalg.norm(place[:, 0] - place[:, 1], axis=-1) < size @ reach
+  gap = np.abs(place[:, 0] + _middles(scene, 0) * size[:, :1] - place[:, 1] - _middles(scene, 1) * size[:, 1:])
+  near = (gap < 0.5 * (_widths(scene, 0) * size[:, :1] + _widths(scene, 1) * size[:, 1:]) + size[:, 1:] * _CELL).all(axis=1)
   if not near.any():
     return 1.0
   place, size, turn = place[near], size[near], angle(scene, t[near])
@@ -222,6 +227,16 @@ def visible_share(scene: Scene, times: int = 128, points: int = 20) -> float:
     x, y = ((place[:, :1, n] + axes[n] * size[:, :1] - place[:, 1:, n]) / size[:, 1:] for n in (0, 1))
     hidden = _lookup(int(scene.shape[1]), x[:, None, :], y[:, :, None]).reshape(len(x), -1) @ inside
   return float(1.0 - float(hidden.max()) / len(grid))
+
+
+def _middles(scene: Scene, i: int) -> np.ndarray:
+  """Middle [2] of a box that object i never leaves, in diameters from its origin."""
+  return _TURNED_BOX[scene.shape[i], int(scene.turn[i] != 0), 0]
+
+
+def _widths(scene: Scene, i: int) -> np.ndarray:
+  """Width and height [2] of that box."""
+  return _TURNED_BOX[scene.shape[i], int(scene.turn[i] != 0), 1]
 
 
 def _rotate(points: np.ndarray, turn: np.ndarray) -> np.ndarray:
@@ -241,7 +256,6 @@ def _interior(shape: int, points: int) -> tuple[tuple[np.ndarray, np.ndarray], n
   return tuple(axis.astype(np.float32) for axis in axes), inside.astype(np.float32), grid[inside].astype(np.float32)
 
 
-_BITMAP = 96  # cells across [-0.75, 0.75]
 
 
 @functools.cache

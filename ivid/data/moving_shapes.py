@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,13 @@ SLACK = 0.02  # visibility is estimated on a grid of points
 TRIES = 30
 MIN_ASPECT = 1.0
 
+_BITMAP = 96  # cells across [-0.75, 0.75]
+_CELL = np.float32(1.5 / _BITMAP)  # what a bitmap's shape may reach too far
+_UPWARDS = np.array([0, 1], np.float32)
+_BOX = shapes.BOX.tolist()
+# [32, upright or turning, (middle, width), 2]
+_SPAN = np.stack([shapes.BOX, shapes.REACH[:, None] * (-1, -1, 1, 1)], axis=1)
+_TURNED_BOX = np.stack([(_SPAN[..., :2] + _SPAN[..., 2:]) / 2, _SPAN[..., 2:] - _SPAN[..., :2]], axis=2).astype(np.float32)
 MOVES = {"moves left": (-1, 0), "moves right": (1, 0), "moves up": (0, -1), "moves down": (0, 1)}
 
 
@@ -76,7 +84,7 @@ def position(scene: Scene, t, xp=np):
   beat = beat - xp.floor(beat)
   height = scene.hop * 4.0 * beat * (1.0 - beat)  # [T, 2], a parabola from ground to ground
   place = scene.start + scene.velocity * t[..., None]
-  return place - xp.stack([xp.zeros_like(height), height], axis=-1)
+  return place - height[..., None] * _UPWARDS
 
 
 def diameter(scene: Scene, t, xp=np):
@@ -116,62 +124,76 @@ def make_scene(
   if said is None:
     said = grammar.sample_attributes(rng, two_objects, held_out)
   if len(said.objects) == 1:
-    return _scene(said, aspect, rng, [_place(_kinematics(said.objects[0], aspect, rng, rng.random()), aspect, rng.random(2))])
+    move = _kinematics(said.objects[0], aspect, rng, rng.random())
+    return _scene(said, aspect, rng, [move], [_start(said.objects[0], move, aspect, rng.random(2))])
   for attempt in range(TRIES):
     # Later tries draw smaller objects and shorter ways, which find room more easily.
     ease = rng.random() * (1.0 - attempt / TRIES)
     moves = [_kinematics(item, aspect, rng, ease) for item in said.objects]
-    scene = _scene(said, aspect, rng, [_place(move, aspect, rng.random(2)) for move in moves])
+    starts = [_start(item, move, aspect, rng.random(2)) for item, move in zip(said.objects, moves, strict=True)]
+    scene = _scene(said, aspect, rng, moves, starts)
     if visible_share(scene, times=16, points=10) >= VISIBLE and visible_share(scene) >= VISIBLE + SLACK:
       return scene
   return _most_visible(said, aspect, rng)
 
 
-def _kinematics(item: grammar.Object, aspect: float, rng: np.random.Generator, ease: float) -> dict[str, np.ndarray]:
-  """Everything of an object but its place. `ease` in [0, 1] scales size and ways: 0 gives the smallest."""
-  within = lambda ends, share: ends[0] + (ends[1] - ends[0]) * share  # noqa: E731
-  size, motion = within(DIAMETER[item.size], rng.random() * min(1.0, 2 * ease)), grammar.MOTIONS[item.motion]
-  out = {"middle": size, "velocity": np.zeros(2), "hop": 0.0, "hop_rate": 0.0, "hop_phase": 0.0, "growth": 0.0, "turn": 0.0}
-  left, top, right, bottom = shapes.BOX[item.shape] * size
+class _Move(NamedTuple):
+  """Everything of an object but its place, as Scene names it."""
+
+  middle: float
+  velocity: tuple[float, float] = (0.0, 0.0)
+  hop: float = 0.0
+  hop_rate: float = 0.0
+  hop_phase: float = 0.0
+  growth: float = 0.0
+  turn: float = 0.0
+
+
+def _within(ends: tuple[float, float], share: float) -> float:
+  return ends[0] + (ends[1] - ends[0]) * share
+
+
+def _kinematics(item: grammar.Object, aspect: float, rng: np.random.Generator, ease: float) -> _Move:
+  """A random move of the object. `ease` in [0, 1] scales size and ways: 0 gives the smallest."""
+  size, motion = _within(DIAMETER[item.size], rng.random() * min(1.0, 2 * ease)), grammar.MOTIONS[item.motion]
+  left, top, right, bottom = (end * size for end in _BOX[item.shape])
   if motion in MOVES:
-    step = np.array(MOVES[motion], float)
+    step = MOVES[motion]
     length, extent = (aspect, right - left) if step[0] else (1.0, bottom - top)
     longest = min(TRAVEL[1] * length, length - 2 * MARGIN - extent)
-    out["velocity"] = step * within((TRAVEL[0] * length, longest), ease) / CLIP_SECONDS
-  elif motion == "spins":
-    out["turn"] = within(TURN, rng.random()) * 2 * np.pi / CLIP_SECONDS * rng.choice((-1, 1))
-  elif motion in ("grows", "shrinks"):
-    out["growth"] = math.log(within(GROWTH, ease)) / CLIP_SECONDS * (1 if motion == "grows" else -1)
-  elif motion == "bounces":
-    out["hop"] = within((HOP[0], min(HOP[1], 1 - 2 * MARGIN - (bottom - top))), ease)
-    out["hop_rate"], out["hop_phase"] = within(HOPS, rng.random()) / CLIP_SECONDS, rng.random()
-  return out | {"room": _room(item, out, aspect)}
+    way = _within((TRAVEL[0] * length, longest), ease)
+    return _Move(size, velocity=(step[0] * way / CLIP_SECONDS, step[1] * way / CLIP_SECONDS))
+  if motion == "spins":
+    turn = _within(TURN, rng.random()) * 2 * np.pi / CLIP_SECONDS
+    return _Move(size, turn=turn * (-1, 1)[int(rng.integers(2))])
+  if motion in ("grows", "shrinks"):
+    return _Move(size, growth=math.log(_within(GROWTH, ease)) / CLIP_SECONDS * (1 if motion == "grows" else -1))
+  if motion == "bounces":
+    hop = _within((HOP[0], min(HOP[1], 1 - 2 * MARGIN - (bottom - top))), ease)
+    return _Move(size, hop=hop, hop_rate=_within(HOPS, rng.random()) / CLIP_SECONDS, hop_phase=rng.random())
+  return _Move(size)
 
 
-def _room(item: grammar.Object, move: dict[str, np.ndarray], aspect: float) -> np.ndarray:
-  """[2 (first, last), 2 (x, y)]: starts from which the object stays in view."""
-  ends = move["middle"] * np.exp(np.array([-1, 1]) * move["growth"] * CLIP_SECONDS / 2)
-  box = np.full((2, 2), shapes.REACH[item.shape]) * [[-1], [1]] if move["turn"] else shapes.BOX[item.shape].reshape(2, 2)
-  box = box * ends.max()
-  way = move["velocity"] * CLIP_SECONDS
-  first = MARGIN - box[0] - np.minimum(way, 0) + [0, move["hop"]]
-  last = np.array([aspect, 1.0]) - MARGIN - box[1] - np.maximum(way, 0)
-  return np.stack([first, np.maximum(first, last)])
+def _start(item: grammar.Object, move: _Move, aspect: float, share: Sequence[float]) -> tuple[float, float]:
+  """Where it starts: at `share` (in [0, 1], x and y) of the room from which it stays in view."""
+  largest = move.middle * float(np.exp(abs(move.growth) * CLIP_SECONDS / 2)) if move.growth else move.middle
+  reach = float(shapes.REACH[item.shape])
+  box = (-reach, -reach, reach, reach) if move.turn else _BOX[item.shape]
+  start = []
+  for axis, (length, rise) in enumerate(((aspect, 0.0), (1.0, move.hop))):
+    way = move.velocity[axis] * CLIP_SECONDS
+    first = MARGIN - box[axis] * largest - min(way, 0.0) + rise
+    last = max(first, length - MARGIN - box[2 + axis] * largest - max(way, 0.0))
+    start.append(first + (last - first) * float(share[axis]))
+  return start[0], start[1]
 
 
-def _place(move: dict[str, np.ndarray], aspect: float, share: np.ndarray) -> dict[str, np.ndarray]:
-  """The move started at `share` (in [0, 1], x and y) of its room."""
-  first, last = move["room"]
-  return move | {"start": first + (last - first) * share}
-
-
-def _scene(said: Attributes, aspect: float, rng: np.random.Generator, moves: list[dict[str, np.ndarray]]) -> Scene:
+def _scene(said: Attributes, aspect: float, rng: np.random.Generator, moves: list[_Move], starts: list[tuple[float, float]]) -> Scene:
   name = grammar.BACKGROUNDS[said.background]
   bands = {"striped": ((1, 0), (0, 1))[int(rng.integers(2))], "checkered": (1, 1)}.get(name, (0, 0))
   objects = (*said.objects, said.objects[0])[:2]
   per_object = {field: np.array([getattr(item, field) for item in objects], np.int32) for field in ("size", "colour", "shape", "motion")}
-  moves = (moves * 2)[:2]
-  fields = ("start", "velocity", "hop", "hop_rate", "hop_phase", "middle", "growth", "turn")
+  first, second = (moves * 2)[:2]
   return Scene(
     aspect=np.float32(aspect),
     background=np.int32(said.background),
@@ -180,7 +202,8 @@ def _scene(said: Attributes, aspect: float, rng: np.random.Generator, moves: lis
     phase=rng.uniform(0, 2, 2).astype(np.float32),
     present=np.array([1, len(said.objects) == 2], np.float32),
     **per_object,
-    **{field: np.array([move[field] for move in moves], np.float32) for field in fields},
+    start=np.array((starts * 2)[:2], np.float32),
+    **{field: np.array(pair, np.float32) for field, *pair in zip(_Move._fields, first, second, strict=True)},
   )
 
 
@@ -190,16 +213,30 @@ def visible_share(scene: Scene, times: int = 128, points: int = 20) -> float:
     return 1.0
   t = np.arange(times, dtype=np.float32) * (CLIP_SECONDS / times)
   place, size = position(scene, t), diameter(scene, t)
-  reach = shapes.REACH[scene.shape].astype(np.float32)
-  near = np.linalg.norm(place[:, 0] - place[:, 1], axis=-1) < size @ reach
+  gap = np.abs(place[:, 0] + _middles(scene, 0) * size[:, :1] - place[:, 1] - _middles(scene, 1) * size[:, 1:])
+  near = (gap < 0.5 * (_widths(scene, 0) * size[:, :1] + _widths(scene, 1) * size[:, 1:]) + size[:, 1:] * _CELL).all(axis=1)
   if not near.any():
     return 1.0
   place, size, turn = place[near], size[near], angle(scene, t[near])
-  inside = _interior(int(scene.shape[0]), points)  # [P, 2]
-  world = place[:, None, 0] + _rotate(inside[None] * size[:, :1, None], turn[:, :1])  # [T, P, 2]
-  local = _rotate(world - place[:, None, 1], -turn[:, 1:]) / size[:, 1:, None]
-  hidden = _lookup(int(scene.shape[1]), local)
-  return float(1.0 - hidden.mean(axis=1).max())
+  axes, inside, grid = _interior(int(scene.shape[0]), points)
+  if scene.turn.any():
+    world = place[:, None, 0] + _rotate(grid * size[:, :1, None], turn[:, :1])  # [T, P, 2]
+    local = _rotate(world - place[:, None, 1], -turn[:, 1:]) / size[:, 1:, None]
+    hidden = _lookup(int(scene.shape[1]), local[..., 0], local[..., 1]).sum(axis=1)
+  else:  # columns and rows stay columns and rows
+    x, y = ((place[:, :1, n] + axes[n] * size[:, :1] - place[:, 1:, n]) / size[:, 1:] for n in (0, 1))
+    hidden = _lookup(int(scene.shape[1]), x[:, None, :], y[:, :, None]).reshape(len(x), -1) @ inside
+  return float(1.0 - float(hidden.max()) / len(grid))
+
+
+def _middles(scene: Scene, i: int) -> np.ndarray:
+  """Middle [2] of a box that object i never leaves, in diameters from its origin."""
+  return _TURNED_BOX[scene.shape[i], int(scene.turn[i] != 0), 0]
+
+
+def _widths(scene: Scene, i: int) -> np.ndarray:
+  """Width and height [2] of that box."""
+  return _TURNED_BOX[scene.shape[i], int(scene.turn[i] != 0), 1]
 
 
 def _rotate(points: np.ndarray, turn: np.ndarray) -> np.ndarray:
@@ -209,15 +246,16 @@ def _rotate(points: np.ndarray, turn: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _interior(shape: int, points: int) -> np.ndarray:
-  """The points of a grid of points x points over the shape's bounding box that lie in it."""
+def _interior(shape: int, points: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
+  """A grid of points x points over the shape's bounding box: columns and rows, 1 for each point in the shape (else 0), those [P, 2]."""
   left, top, right, bottom = shapes.BOX[shape]
   middle = (np.arange(points) + 0.5) / points
-  grid = np.stack(np.meshgrid(left + (right - left) * middle, top + (bottom - top) * middle), axis=-1).reshape(-1, 2)
-  return grid[shapes.contains(shape, grid)].astype(np.float32)
+  axes = left + (right - left) * middle, top + (bottom - top) * middle
+  grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
+  inside = shapes.contains(shape, grid)
+  return tuple(axis.astype(np.float32) for axis in axes), inside.astype(np.float32), grid[inside].astype(np.float32)
 
 
-_BITMAP = 96  # cells across [-0.75, 0.75]
 
 
 @functools.cache
@@ -226,11 +264,16 @@ def _bitmap(shape: int) -> np.ndarray:
   return shapes.contains(shape, np.stack(np.meshgrid(middle, middle), axis=-1))
 
 
-def _lookup(shape: int, points: np.ndarray) -> np.ndarray:
-  cell = ((points + 0.75) * np.float32(_BITMAP / 1.5)).astype(np.int32)
-  inside = np.all((cell >= 0) & (cell < _BITMAP), axis=-1)
-  cell = np.clip(cell, 0, _BITMAP - 1)
-  return _bitmap(shape)[cell[..., 1], cell[..., 0]] & inside
+@functools.cache
+def _framed(shape: int) -> np.ndarray:
+  """The bitmap as 0 and 1, in a frame of 0."""
+  return np.pad(_bitmap(shape), 1).astype(np.float32)
+
+
+def _lookup(shape: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """1 for points in the shape, else 0; x and y broadcast."""
+  column, row = (np.minimum(np.maximum((axis + 0.75) * np.float32(_BITMAP / 1.5), -1), _BITMAP).astype(np.intp) for axis in (x, y))
+  return _framed(shape)[row + 1, column + 1]
 
 
 def _most_visible(said: Attributes, aspect: float, rng: np.random.Generator) -> Scene:
@@ -238,11 +281,12 @@ def _most_visible(said: Attributes, aspect: float, rng: np.random.Generator) -> 
   moves = [_kinematics(item, aspect, rng, 0.0) for item in said.objects]
   state = rng.bit_generator.state
   best, best_share = None, -1.0
-  grid = [np.array([x, y]) for x in (0.0, 1.0, 0.5, 0.25, 0.75) for y in (0.0, 1.0, 0.5)]
+  grid = [(x, y) for x in (0.0, 1.0, 0.5, 0.25, 0.75) for y in (0.0, 1.0, 0.5)]
   for first in grid:
     for second in grid:
       rng.bit_generator.state = state
-      scene = _scene(said, aspect, rng, [_place(moves[0], aspect, first), _place(moves[1], aspect, second)])
+      starts = [_start(item, move, aspect, at) for item, move, at in zip(said.objects, moves, (first, second), strict=True)]
+      scene = _scene(said, aspect, rng, moves, starts)
       share = visible_share(scene)
       if share > best_share:
         best, best_share = scene, share

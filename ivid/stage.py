@@ -119,7 +119,7 @@ class Stage:
   # Conditioning.
 
   def makes_pictures(self, frames: int) -> bool:
-    """Whether a batch of so many frames holds no videos, so that time mixing need not be computed: a single frame of a base is a picture."""
+    """Whether a batch of so many frames holds no videos, so that no time mixing is computed: one frame of a base is a picture."""
     return frames == 1 and self.spec.task is Task.BASE
 
   def augmented(self, small: jax.Array, *, frames: int, height: int, width: int, logsnr: jax.Array, noise: jax.Array) -> jax.Array:

@@ -204,7 +204,8 @@ class _Part:
       ends = (ax.min(axis=0), ax.max(axis=0), ay.min(axis=0), ay.max(axis=0))
     low_x, high_x, low_y, high_y = (end.tolist() for end in ends)
     self.boxes = [
-      (_between(*y, rows), _between(*x, columns)) for x, y in zip(zip(low_x, high_x, strict=True), zip(low_y, high_y, strict=True), strict=True)
+      (_between(*y, rows), _between(*x, columns))
+      for x, y in zip(zip(low_x, high_x, strict=True), zip(low_y, high_y, strict=True), strict=True)
     ]
     self.cover = self._boxed(rows, columns)
 

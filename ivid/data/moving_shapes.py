@@ -256,8 +256,6 @@ def _interior(shape: int, points: int) -> tuple[tuple[np.ndarray, np.ndarray], n
   return tuple(axis.astype(np.float32) for axis in axes), inside.astype(np.float32), grid[inside].astype(np.float32)
 
 
-
-
 @functools.cache
 def _bitmap(shape: int) -> np.ndarray:
   middle = (np.arange(_BITMAP) + 0.5) / _BITMAP * 1.5 - 0.75

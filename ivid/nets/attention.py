@@ -1,4 +1,4 @@
-"""Attention over frames, over a frame's positions, over both at once, and to the text; queries and keys RMS-normalised, softmax in float32."""
+"""Attention over frames, a frame's positions, both at once, and to the text; queries and keys RMS-normalised, softmax in float32."""
 
 from __future__ import annotations
 

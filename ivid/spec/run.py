@@ -10,7 +10,6 @@ from ivid.spec.batch import CaptionLayout
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.stage import LossWeight, is_power_of_two
 
-
 DEFAULT_STEPS = 10_000
 
 

@@ -6,8 +6,9 @@ import ast
 import importlib.util
 import json
 import pathlib
+import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 from absl import flags
@@ -86,27 +87,50 @@ def config_json(config: ml_collections.ConfigDict) -> str:
 
 
 def _override(config: ml_collections.ConfigDict, override: str) -> None:
+  """Sets KEY=VALUE; KEY has dots, and places in a sequence in brackets: train.phases[0].steps."""
   key, equals, text = override.partition("=")
   if not equals:
     raise ValueError(f"--config.{key}: expected --config.{key}=VALUE")
-  *parents, last = key.split(".")
-  node = config
-  for i, name in enumerate((*parents, last)):
-    if not isinstance(node, ml_collections.ConfigDict) or name not in node:
-      known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
-      raise ValueError(f"unknown key 'config.{'.'.join((*parents, last)[: i + 1])}': {formats.expected_key(name, known)}")
-    if i < len(parents):
-      node = node[name]
+  path = [int(part[1:-1]) if re.fullmatch(r"\[\d+\]", part) else part for part in key.replace("[", ".[").split(".")]
+  _changed(config, path, _literal(text), f"--config.{key}={text}", "config")
+
+
+def _changed(node: Any, path: Sequence[str | int], value: Any, said: str, at: str) -> Any:
+  """`node` with the value at the end of the path: a ConfigDict itself, sequences and what lies in them as copies.
+
+  Args:
+    said: the override, for errors.
+    at: the path to the node.
+  """
+  if not path:
+    # A ConfigDict checks types too, but takes a bool for a float.
+    if isinstance(value, bool) and isinstance(node, float):
+      raise ValueError(f"{said}: expected float, such as {node!r}")
+    return value
+  name, rest = path[0], path[1:]
+  if isinstance(node, ml_collections.ConfigDict):
+    if name not in node:
+      raise ValueError(f"unknown key '{at}.{name}': {formats.expected_key(str(name), list(node))}")
+    new = _changed(node[name], rest, value, said, f"{at}.{name}")
+    try:
+      node[name] = new
+    except TypeError:
+      raise ValueError(f"{said}: expected {type(node[name]).__name__}, such as {node[name]!r}") from None
+    return node
+  if isinstance(node, tuple | list) and isinstance(name, int):
+    if name >= len(node):
+      raise ValueError(f"{said}: {at} has {len(node)}, expected [0] to [{len(node) - 1}]")
+    return type(node)([*node[:name], _changed(node[name], rest, value, said, f"{at}[{name}]"), *node[name + 1 :]])
+  if isinstance(node, dict):  # of a sequence: the spec knows its keys
+    return node | {name: _changed(node.get(name), rest, value, said, f"{at}.{name}")}
+  raise ValueError(f"unknown key '{at}.{name}': {at} is {node!r}, expected no more of a path")
+
+
+def _literal(text: str) -> Any:
   try:
-    value = ast.literal_eval(text)
+    return ast.literal_eval(text)
   except (ValueError, SyntaxError):
-    value = {"true": True, "false": False}.get(text.lower(), text)
-  try:
-    if isinstance(value, bool) and isinstance(node[last], float):  # a ConfigDict would take it for 1.0
-      raise TypeError
-    node[last] = value
-  except TypeError:
-    raise ValueError(f"--config.{key}={text}: expected {type(node[last]).__name__}, such as {node[last]!r}") from None
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def shipped_configs() -> list[str]:

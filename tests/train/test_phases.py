@@ -1,0 +1,200 @@
+"""Phases of a run: their specs, their order, where they begin, and that a run through them is the same however often it is stopped."""
+
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from ivid.bin.config import load_run
+from ivid.bin.fit import fit
+from ivid.data.pipeline import Split, make_pipeline
+from ivid.parallel import distributed
+from ivid.spec import convert
+from ivid.spec.run import OptimizerSpec, PhaseSpec, TrainSpec
+from ivid.train import checkpoint, phases
+
+IMAGES = PhaseSpec("images", steps=4, frames=1, batch_size=16, learning_rate=2e-3, logsnr_shift=1.0)
+SPREAD = PhaseSpec("spread", steps=3, frames=2, batch_size=8, image_fraction=0.5)
+NEAR = PhaseSpec("near", steps=2, frames=2, neighbours=True)
+WHOLE = PhaseSpec("whole", steps=3)
+TRAIN = TrainSpec(
+  phases=(IMAGES, SPREAD, NEAR, WHOLE),
+  batch_size=8,
+  eval_every=0,
+  sample_every=0,
+  optimizer=OptimizerSpec(warmup_steps=2, final_fraction=0.1),
+)
+
+
+def tiny_run(**changes):
+  """tiny:base on a network of one level, through three phases of two steps, each of another size."""
+  run = load_run("tiny:base")
+  stage = run.cascade.stage("base")
+  stage = dataclasses.replace(stage, unet=dataclasses.replace(stage.unet, levels=stage.unet.levels[1:], given=True))
+  cascade = dataclasses.replace(run.cascade, stages=(stage, *run.cascade.stages[1:]))
+  short = tuple(dataclasses.replace(phase, steps=2) for phase in (IMAGES, SPREAD, WHOLE))
+  given = dict(phases=short, steps=None, batch_size=8, image_fraction=0.0, eval_every=0, sample_every=0, log_every=1)
+  every = dataclasses.replace(run.train.checkpoint, every=1)
+  train = dataclasses.replace(run.train, checkpoint=every, **(given | changes))
+  return dataclasses.replace(run, cascade=cascade, train=train), stage
+
+
+def test_phases_take_the_run_s_values_where_they_have_none():
+  images, spread, near, whole = phases.resolve(TRAIN)
+  assert (images.train.frames, images.train.batch_size, images.train.optimizer.learning_rate, images.train.logsnr_shift) == (
+    1,
+    16,
+    2e-3,
+    1.0,
+  )
+  assert (spread.train.frames, spread.train.image_fraction, spread.train.optimizer.learning_rate) == (2, 0.5, 1e-3)
+  assert (near.train.frames, near.train.crop.frames, near.train.batch_size) == (0, 2, 8)
+  assert (whole.train.frames, whole.train.crop.frames, whole.train.logsnr_shift, whole.train.phases) == (0, 0, None, ())
+
+
+def test_steps_and_examples_count_on_over_phases():
+  found = phases.resolve(TRAIN)
+  assert [(phase.first_step, phase.end, phase.first_index) for phase in found] == [(0, 4, 0), (4, 7, 64), (7, 9, 88), (9, 12, 104)]
+  assert found[1].index_at(6) == 64 + 2 * 8
+  assert [phases.phase_at(found, step).name for step in (0, 3, 4, 8, 9, 12)] == ["images", "images", "spread", "near", "whole", "whole"]
+
+
+@pytest.mark.parametrize(
+  ("step", "total", "names", "ends"),
+  [
+    (0, 12, "images spread near whole", [4, 7, 9, 12]),
+    (4, 12, "spread near whole", [7, 9, 12]),
+    (5, 8, "spread near", [7, 8]),
+    (12, 12, "", []),
+  ],
+)
+def test_remaining(step, total, names, ends):
+  left = phases.remaining(phases.resolve(TRAIN), step, total)
+  assert ([phase.name for phase in left], [phase.end for phase in left]) == (names.split(), ends)
+
+
+def test_a_run_without_phases_is_one():
+  (only,) = phases.resolve(TrainSpec(steps=7, batch_size=3))
+  assert (only.name, only.end, only.index_at(5)) == ("", 7, 15)
+
+
+def test_each_phase_warms_up_from_where_the_last_one_ended():
+  rate = phases.learning_rate(phases.resolve(TRAIN))
+  values = [float(rate(step)) for step in range(12)]
+  assert values[0] == 0.0 and values[2] == pytest.approx(2e-3)
+  assert values[4] == pytest.approx(2e-4) and values[6] == pytest.approx(1e-3)  # from a tenth of 2e-3 to the run's own peak
+  assert float(rate(12)) == pytest.approx(1e-4)
+
+
+def test_neighbouring_frames_follow_each_other_and_spread_ones_do_not():
+  run, stage = tiny_run()
+  for spec, fps in ((SPREAD, stage.output.fps / 2), (NEAR, stage.output.fps)):
+    train = phases.resolve(dataclasses.replace(TRAIN, phases=(dataclasses.replace(spec, image_fraction=0.0),)))[0].train
+    batch = next(make_pipeline(data=run.data, train=train, stage=stage))
+    assert batch["video"].shape[1] == 2 and batch["fps"] == pytest.approx(fps)
+
+
+def test_rows_of_images_are_counted_from_the_phase_s_first_example():
+  run, stage = tiny_run()
+  train = phases.resolve(dataclasses.replace(TRAIN, phases=(SPREAD,)))[0].train
+  batch = next(make_pipeline(data=run.data, train=train, stage=stage, first_index=25))
+  assert batch["is_video"].tolist() == [False, True] * 4
+  assert batch["index"].tolist() == list(range(25, 33))
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"phases": [{"name": "a", "steps": 0}]}, "train.phases: phase 'a' has steps=0: expected 1 or more"),
+    ({"phases": [{"name": "a"}]}, "missing key 'train.phases[0].steps'"),
+    ({"phases": [{"name": "a", "steps": 1, "frame": 2}]}, "unknown key 'train.phases[0].frame'"),
+    ({"phases": [{"name": "a", "steps": 1, "neighbours": True}]}, "neighbours=True and frames=None"),
+    ({"phases": [{"name": "a", "steps": 1}] * 2}, "a name of its own"),
+    ({"phases": [{"name": "a", "steps": 3}], "steps": 4}, "train.steps=4: expected at most the 3"),
+  ],
+)
+def test_bad_phases_are_refused_in_one_line(change, message):
+  with pytest.raises(ValueError) as error:
+    convert.from_dict(TrainSpec, change, "train")
+  assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_frames_that_do_not_divide_the_clip_name_their_phase(tmp_path):
+  run, stage = tiny_run(phases=(IMAGES, dataclasses.replace(SPREAD, frames=3)))
+  with pytest.raises(ValueError, match=r"phase 'spread': train.frames=3 does not divide the 4 frames of stage base: nearest"):
+    fit(run, stage, tmp_path)
+
+
+def test_a_run_through_phases_stopped_anywhere_ends_the_same(tmp_path):
+  run, stage = tiny_run()
+  assert fit(run, stage, tmp_path / "whole")
+  for steps in (1, 2, 3, 5, 6):  # inside each phase, and at each change
+    part = dataclasses.replace(run, train=dataclasses.replace(run.train, steps=steps))
+    assert fit(part, stage, tmp_path / "parts")
+  assert checkpoint.latest_step(tmp_path / "parts") == 6
+  whole, parts = (checkpoint.load_ema(tmp_path / name)[1] for name in ("whole", "parts"))
+  assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True))
+  rows = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+  assert [row["train/examples"] for row in rows] == [16, 32, 40, 48, 56, 64]
+
+
+def test_another_earlier_phase_is_refused(tmp_path):
+  run, stage = tiny_run(steps=3)
+  fit(run, stage, tmp_path)
+  other = tuple(dataclasses.replace(phase, batch_size=8) for phase in run.train.phases)
+  with pytest.raises(ValueError, match=r"has seen 40 examples in 3 steps, train.batch_size=8 and the phases before would make 24"):
+    fit(dataclasses.replace(run, train=dataclasses.replace(run.train, phases=other, steps=None)), stage, tmp_path)
+
+
+def test_a_run_ends_after_its_time_and_goes_on(tmp_path, monkeypatch):
+  run, stage = tiny_run()
+  clock = itertools.count()  # a second for every look at it
+  monkeypatch.setattr(distributed, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+  assert not fit(run, stage, tmp_path / "parts", seconds=3.5)
+  assert checkpoint.latest_step(tmp_path / "parts") == 3
+  assert fit(run, stage, tmp_path / "parts")
+  assert checkpoint.latest_step(tmp_path / "parts") == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_in_each_phase(tmp_path, number):
+  """From the command line: a run that is killed once in each phase ends with the same weights as one that never was."""
+  command = [sys.executable, "-m", "ivid", "train", "--config=nano:base", "--config.train.sample_every=0", "--config.train.eval_every=0"]
+  command += [
+    "--config.data.caption_pool=0",
+    "--config.train.checkpoint.every=1",
+    "--config.train.log_every=1",
+    "--config.train.adherence_every=0",
+  ]
+  command += [f"--config.train.phases[{i}].steps=4" for i in range(3)] + [f"--config.train.phases[{i}].batch_size=4" for i in range(3)]
+  environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+  subprocess.run([*command, f"--workdir={tmp_path / 'whole'}"], env=environment, check=True, capture_output=True)
+  killed = tmp_path / "killed"
+  for until in (2, 5, 9, None):
+    run = subprocess.Popen([*command, f"--workdir={killed}"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while until and run.poll() is None and checkpoint.latest_step(killed) < until:
+      time.sleep(0.05)
+    if until:
+      run.send_signal(number)
+    status = run.wait()
+    assert status == 0 or (until and number is signal.SIGKILL)
+  whole, parts = (checkpoint.load_ema(tmp_path / name)[1] for name in ("whole", "killed"))
+  assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True))
+
+
+def test_evaluation_batches_are_of_the_phase(tmp_path):
+  """The validation set has the phase's frames, and starts at its own first example whatever came before."""
+  run, stage = tiny_run()
+  for phase in phases.resolve(run.train):
+    first = next(make_pipeline(data=run.data, train=phase.train, stage=stage, split=Split.EVAL))
+    assert first["index"][0] == 0 and first["video"].shape[1] == (phase.train.frames or stage.output.frames)

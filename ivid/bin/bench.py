@@ -1,9 +1,10 @@
-"""Speed of the networks and of embedding captions against a matrix product timed in the same run, and of sampling.
+"""Speed of the networks and of embedding captions against a matrix product timed in the same run, of sampling, and of training's input.
 
 ivid bench unet --config=nano
 ivid bench unet --config=nano --stages=base,ssr1 --repeats=7 --json=bench.json
 ivid bench sample --cascade=nano --steps=2
 ivid bench text --encoders=t5_v1_1_small,byt5_small --batch_size=64
+ivid bench data --config=nano:base
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from typing import Any
 from absl import flags
 
 from ivid.bin.cache import enable_compilation_cache
-from ivid.bin.config import define_config, find_cascade, load_run, parse_flags
+from ivid.bin.config import define_config, find_cascade, load_run, parse_flags, split_overrides
 from ivid.bin.timing import MATRIX, interleaved
 from ivid.media.files import whole_file
 from ivid.spec.errors import nearest
 from ivid.spec.run import RunSpec
 
-SUBJECTS = ("unet", "sample", "text")
+SUBJECTS = ("unet", "sample", "text", "data")
 TOKENS = 64
 
 
 def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
   flags.DEFINE_list("stages", [], "unet: stages to time; all by default.", flag_values=values)
-  flags.DEFINE_integer("repeats", 5, "unet, text: timed runs of each; the median counts.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("repeats", 5, "unet, text, data: timed runs of each; the median counts.", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("batch_size", None, "unet: clips (or crops) a run (1). text: captions (64).", lower_bound=1, flag_values=values)
   flags.DEFINE_list("encoders", ["t5_v1_1_small"], "text: published sizes to time, with random weights.", flag_values=values)
   flags.DEFINE_string("cascade", "nano", "sample: folder of a cascade, or the name of one that ships.", flag_values=values)
@@ -38,12 +39,15 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
+  argv, overrides = split_overrides(argv)
   values = parse_flags(argv, define_flags)
   subject = next((arg for arg in argv[1:] if not arg.startswith("-")), "")
   if subject not in SUBJECTS:
     raise ValueError(f"what to bench? {subject!r}: {nearest(subject, SUBJECTS)}")
   enable_compilation_cache()
-  header, made, shown = {"unet": _networks, "sample": _sampling, "text": _text}[subject](values)
+  if overrides and subject != "data":
+    raise ValueError(f"--config.{overrides[0]}: expected for `ivid bench data` alone")
+  header, made, shown = _data(values, overrides) if subject == "data" else SHOWN[subject](values)
   print(header)
   rows = []
   for row in made:
@@ -82,6 +86,16 @@ def _text(values: flags.FlagValues) -> tuple[str, Rows, Callable[[dict[str, Any]
     t5_spec(name)  # refuses before the first is timed
   rows = bench_text.bench_text(values.encoders, batch_size=values.batch_size or 64, repeats=values.repeats)
   return bench_text.format_header(), rows, bench_text.format_row
+
+
+def _data(values: flags.FlagValues, overrides: Sequence[str]) -> tuple[str, Rows, Callable[[dict[str, Any]], str]]:
+  from ivid.bin import bench_data
+
+  run = load_run(values.config or "nano:base", overrides)
+  return bench_data.format_header(), bench_data.bench_data(run, repeats=values.repeats), bench_data.format_row
+
+
+SHOWN = {"unet": _networks, "sample": _sampling, "text": _text}
 
 
 def bench_stage(run: RunSpec, *, batch_size: int, repeats: int) -> dict[str, Any]:

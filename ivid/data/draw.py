@@ -202,11 +202,8 @@ class _Part:
     else:
       self._outline = ax, ay, _, _ = _outline(scene, i, poses, view, np, int(shapes.NUM_EDGES[scene.shape[i]]))
       ends = (ax.min(axis=0), ax.max(axis=0), ay.min(axis=0), ay.max(axis=0))
-    low_x, high_x, low_y, high_y = (end.tolist() for end in ends)
-    self.boxes = [
-      (_between(*y, rows), _between(*x, columns))
-      for x, y in zip(zip(low_x, high_x, strict=True), zip(low_y, high_y, strict=True), strict=True)
-    ]
+    spans = zip(*(end.tolist() for end in ends), strict=True)
+    self.boxes = [(_between(y0, y1, rows), _between(x0, x1, columns)) for x0, x1, y0, y1 in spans]
     self.cover = self._boxed(rows, columns)
 
   def at(self, which: np.ndarray, x: np.ndarray, y: np.ndarray, step: float) -> np.ndarray:

@@ -7,14 +7,13 @@ by (seed, index, stream), so a scene is a function of those and the options.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ivid.data import grammar, shapes
+from ivid.data import grammar, shapes, visibility
 from ivid.data.grammar import Attributes
 
 CLIP_SECONDS = 128 / 24
@@ -33,13 +32,8 @@ SLACK = 0.02  # visibility is estimated on a grid of points
 TRIES = 30
 MIN_ASPECT = 1.0
 
-_BITMAP = 96  # cells across [-0.75, 0.75]
-_CELL = np.float32(1.5 / _BITMAP)  # what a bitmap's shape may reach too far
 _UPWARDS = np.array([0, 1], np.float32)
 _BOX = shapes.BOX.tolist()
-# [32, upright or turning, (middle, width), 2]
-_SPAN = np.stack([shapes.BOX, shapes.REACH[:, None] * (-1, -1, 1, 1)], axis=1)
-_TURNED_BOX = np.stack([(_SPAN[..., :2] + _SPAN[..., 2:]) / 2, _SPAN[..., 2:] - _SPAN[..., :2]], axis=2).astype(np.float32)
 MOVES = {"moves left": (-1, 0), "moves right": (1, 0), "moves up": (0, -1), "moves down": (0, 1)}
 
 
@@ -212,66 +206,8 @@ def visible_share(scene: Scene, times: int = 128, points: int = 20) -> float:
   if num_objects(scene) < 2:
     return 1.0
   t = np.arange(times, dtype=np.float32) * (CLIP_SECONDS / times)
-  place, size = position(scene, t), diameter(scene, t)
-  gap = np.abs(place[:, 0] + _middles(scene, 0) * size[:, :1] - place[:, 1] - _middles(scene, 1) * size[:, 1:])
-  near = (gap < 0.5 * (_widths(scene, 0) * size[:, :1] + _widths(scene, 1) * size[:, 1:]) + size[:, 1:] * _CELL).all(axis=1)
-  if not near.any():
-    return 1.0
-  place, size, turn = place[near], size[near], angle(scene, t[near])
-  axes, inside, grid = _interior(int(scene.shape[0]), points)
-  if scene.turn.any():
-    world = place[:, None, 0] + _rotate(grid * size[:, :1, None], turn[:, :1])  # [T, P, 2]
-    local = _rotate(world - place[:, None, 1], -turn[:, 1:]) / size[:, 1:, None]
-    hidden = _lookup(int(scene.shape[1]), local[..., 0], local[..., 1]).sum(axis=1)
-  else:  # columns and rows stay columns and rows
-    x, y = ((place[:, :1, n] + axes[n] * size[:, :1] - place[:, 1:, n]) / size[:, 1:] for n in (0, 1))
-    hidden = _lookup(int(scene.shape[1]), x[:, None, :], y[:, :, None]).reshape(len(x), -1) @ inside
-  return float(1.0 - float(hidden.max()) / len(grid))
-
-
-def _middles(scene: Scene, i: int) -> np.ndarray:
-  """Middle [2] of a box that object i never leaves, in diameters from its origin."""
-  return _TURNED_BOX[scene.shape[i], int(scene.turn[i] != 0), 0]
-
-
-def _widths(scene: Scene, i: int) -> np.ndarray:
-  """Width and height [2] of that box."""
-  return _TURNED_BOX[scene.shape[i], int(scene.turn[i] != 0), 1]
-
-
-def _rotate(points: np.ndarray, turn: np.ndarray) -> np.ndarray:
-  """Points [T, P, 2] turned clockwise (y is downwards) by angles [T, 1]."""
-  x, y, c, s = points[..., 0], points[..., 1], np.cos(turn), np.sin(turn)
-  return np.stack([c * x - s * y, s * x + c * y], axis=-1)
-
-
-@functools.cache
-def _interior(shape: int, points: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
-  """A grid of points x points over the shape's bounding box: columns and rows, 1 for each point in the shape (else 0), those [P, 2]."""
-  left, top, right, bottom = shapes.BOX[shape]
-  middle = (np.arange(points) + 0.5) / points
-  axes = left + (right - left) * middle, top + (bottom - top) * middle
-  grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
-  inside = shapes.contains(shape, grid)
-  return tuple(axis.astype(np.float32) for axis in axes), inside.astype(np.float32), grid[inside].astype(np.float32)
-
-
-@functools.cache
-def _bitmap(shape: int) -> np.ndarray:
-  middle = (np.arange(_BITMAP) + 0.5) / _BITMAP * 1.5 - 0.75
-  return shapes.contains(shape, np.stack(np.meshgrid(middle, middle), axis=-1))
-
-
-@functools.cache
-def _framed(shape: int) -> np.ndarray:
-  """The bitmap as 0 and 1, in a frame of 0."""
-  return np.pad(_bitmap(shape), 1).astype(np.float32)
-
-
-def _lookup(shape: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """1 for points in the shape, else 0; x and y broadcast."""
-  column, row = (np.minimum(np.maximum((axis + 0.75) * np.float32(_BITMAP / 1.5), -1), _BITMAP).astype(np.intp) for axis in (x, y))
-  return _framed(shape)[row + 1, column + 1]
+  shape = (int(scene.shape[0]), int(scene.shape[1]))
+  return 1.0 - visibility.largest_hidden_share(shape, position(scene, t), diameter(scene, t), angle(scene, t), points)
 
 
 def _most_visible(said: Attributes, aspect: float, rng: np.random.Generator) -> Scene:

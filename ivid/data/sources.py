@@ -64,6 +64,10 @@ class MovingShapes:
     picture = self._draw(scene, self.view.times(first), corner)
     return Example(picture, (caption or self._caption(scene, rng, motion=True),), True, self.view.clip.fps)
 
+  def scene(self, index: int) -> moving_shapes.Scene:
+    """The scene of an example, of its first frame where they are images."""
+    return self._scene(index, int(self.view.is_image or self._train.is_image(index)))[1]
+
   def _image(self, index: int, frame: int) -> tuple[np.ndarray, str]:
     """One moment of a scene of its own [H, W, 3], and its caption."""
     rng, scene, caption = self._scene(index, 1 + frame)

@@ -50,6 +50,19 @@ def test_sample(capsys, tmp_path):
     assert row["overlap"] == 1.0 and row["output"] in printed
 
 
+def test_data(capsys, tmp_path):
+  path = tmp_path / "bench.json"
+  options = ["--config.data.caption_pool=32", f"--config.data.cache={tmp_path}", "--repeats=1", f"--json={path}"]
+  assert main(["bench", "data", "--config=tiny:base", *options]) == 0
+  rows, printed = json.loads(path.read_text()), capsys.readouterr()
+  assert [row["size"] for row in rows] == ["1x12x20", "4x12x20"] and all(row["view"] in printed.out for row in rows)
+  for row in rows:
+    seconds = row["seconds"]
+    assert row["caption_pool"] == 32 and 0 < seconds["draw"] < seconds["example"] and 0 < seconds["text"]
+    assert row["examples_per_second"] == pytest.approx(1 / (seconds["example"] + seconds["text"]))
+  assert "embedding" in printed.err and len(list(tmp_path.glob("embeddings/nano-*/rows-*.npy"))) == 1
+
+
 def test_peak_memory_is_of_the_stage_alone():
   reset_peak()
   before = peak_bytes()
@@ -64,7 +77,9 @@ def test_peak_memory_is_of_the_stage_alone():
   ("args", "message"),
   [
     (["unit"], "did you mean 'unet'?"),
-    ([], "expected one of unet, sample, text"),
+    ([], "expected one of unet, sample, text, data"),
+    (["text", "--config.data.threads=2"], "--config.data.threads=2: expected for `ivid bench data` alone"),
+    (["data", "--config.data.name=tfds:clips"], "data.name='tfds:clips': expected moving_shapes"),
     (["sample", "--cascade=nanoo"], "no cascade 'nanoo'"),
     (["sample", "--stop_stage=tsr9"], "unknown stage 'tsr9': did you mean"),
     (["unet", "--stages=bsae"], "unknown stage 'bsae': did you mean 'base'?"),

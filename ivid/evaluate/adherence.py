@@ -14,7 +14,8 @@ from scipy import ndimage
 from ivid.data import grammar
 from ivid.data.grammar import BACKGROUNDS, COLOUR_NAMES, FIRST_LETTER, LARGE, MOTIONS, SHAPES, SIZES, SMALL, Attributes
 from ivid.evaluate.coverage import EIGHT, SOLID, Layer, background, chroma, layers
-from ivid.evaluate.templates import Fit, Patch, fit_spinning, fit_upright, lines
+from ivid.evaluate.fits import Fit, fit_spinning, fit_upright, lines
+from ivid.evaluate.templates import Patch
 from ivid.spec.stage import Filter
 from ivid.video.resize import resize
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -17,6 +18,10 @@ TURNS = np.array([s * w for s in (-1, 1) for w in np.linspace(0.5, 1.05, 11)])  
 OFFSETS = np.linspace(-0.05, 0.05, 5)  # of the second look
 LIKELY = 10  # shapes, by the first frame, where a spinning one is upright
 FREE = 10  # spinning fits whose place is refined, where some of the object is hidden
+# Of single pictures: angles of the first look in a turn, and at how many of them a shape looks the same.
+ANGLES = 16
+FOLDS = {"square": 4, "cross": 4, "triangle": 3, "star": 5} | {f"letter {c}": 2 for c in "HINSXZ"}
+TINY, STRANGE_DOUBT = 0.15, 3.0  # no picture of the world has a shape so small, in shares of the limit, or a small letter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,3 +128,31 @@ def fit_spinning(patch: Patch, blur: float, limit: float, hidden: np.ndarray, ke
     fits.append(Fit(int(shape[k]), *(track[k] for track in pose[:3]), float(turns[k]), float(left[k])))
     shape, turns = shape[order[:FREE]], turns[order[:FREE]]
   return min(fits, key=lambda fit: fit.error)
+
+
+@functools.cache
+def _turned() -> tuple[np.ndarray, np.ndarray]:
+  """Shapes [K] and turns [K] of the first look at a single picture: ANGLES of every shape, as far as they differ."""
+  pairs = []
+  for shape, name in enumerate(SHAPES):
+    folds = ANGLES if shape in ROUND else FOLDS.get(name, 1)
+    count = -(-ANGLES // folds)
+    pairs += [(shape, k / (folds * count)) for k in range(count)]
+  shape, turns = zip(*pairs, strict=True)
+  return np.array(shape), np.array(turns)
+
+
+def fit_turned(patch: Patch, blur: float, limit: float, hidden: np.ndarray, keep: int = 16) -> Fit:
+  """The shape, turned by any angle, that fits a single picture best. Its time is 1, so that `turns` is the angle. See `fit_upright`."""
+  shape, turns = _turned()
+  pose = guess(patch, shape, turns)
+  if hidden.any():
+    pose = refine(patch, shape, pose, blur, 2, limit)
+  best = np.argsort(error(patch, coverage(patch, shape, pose, blur)))[:keep]
+  shape = shape[best]
+  pose = refine(patch, shape, pose.pick(best), blur, 4, limit, turning=True)
+  errors = error(patch, coverage(patch, shape, pose, blur))
+  share = pose.diameter[:, 0] / limit
+  strange = (share < TINY) | ((share < SMALL_LETTER) & (shape >= FIRST_LETTER))
+  k = int((errors * np.where(strange, STRANGE_DOUBT, 1.0)).argmin())
+  return Fit(int(shape[k]), *(track[k] for track in pose[:3]), float(pose.turn[k, 0] / (2 * np.pi)), float(errors[k]))

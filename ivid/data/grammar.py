@@ -33,6 +33,7 @@ BACKGROUNDS = ("black", "gray", "white", "striped", "checkered")
 SMALL, LARGE = range(2)
 FIRST_LETTER = SHAPES.index("letter A")
 SPINS = MOTIONS.index("spins")
+STAYS_STILL = MOTIONS.index("stays still")
 # Shapes that look the same (or nearly) at every angle.
 ROUND = frozenset(SHAPES.index(name) for name in ("circle", "ring", "letter O"))
 # The letters outnumber the other shapes 26 to 6; they are drawn this often, so that every plain shape stays common.
@@ -119,8 +120,8 @@ def _sample_object(rng: np.random.Generator, wanted: bool) -> Object:
       return item
 
 
-def parse(text: str) -> Attributes:
-  """The attributes of a caption written by `caption`.
+def parse(text: str, *, motion: bool = True) -> Attributes:
+  """The attributes of a caption written by `caption`; without `motion`, by `image_caption`: its objects stay still, as far as it goes.
 
   Raises:
     ValueError: the first word that does not fit, and the nearest one that would; or a combination the world does not have.
@@ -128,7 +129,7 @@ def parse(text: str) -> Attributes:
   words = text.split()
   objects, at = [], 0
   while True:
-    item, at = _parse_object(words, at)
+    item, at = _parse_object(words, at, motion)
     objects.append(item)
     choice, at = _take(words, at, ("on", "and") if len(objects) == 1 else ("on",))
     if choice == 0:
@@ -141,13 +142,13 @@ def parse(text: str) -> Attributes:
   return _checked(text, Attributes(tuple(objects), background))
 
 
-def _parse_object(words: list[str], at: int) -> tuple[Object, int]:
+def _parse_object(words: list[str], at: int, motion: bool) -> tuple[Object, int]:
   _, at = _take(words, at, ("a",))
   size, at = _take(words, at, SIZES)
   colour, at = _take(words, at, COLOUR_NAMES)
   shape, at = _take(words, at, SHAPES)
-  motion, at = _take(words, at, MOTIONS)
-  return Object(size, colour, shape, motion), at
+  moves, at = _take(words, at, MOTIONS) if motion else (STAYS_STILL, at)
+  return Object(size, colour, shape, moves), at
 
 
 def _take(words: list[str], at: int, names: tuple[str, ...]) -> tuple[int, int]:

@@ -1,24 +1,29 @@
 """Does a clip show what its moving_shapes prompt says: what is seen, from the pixels alone, and how it compares.
 
-`observe` never reads the prompt. `score` compares what it saw with the prompt, attribute by attribute.
+`observe` never reads the prompt. `score` compares what it (or `observe_image` of a single picture) saw with the prompt, attribute by
+attribute.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 from scipy import ndimage
 
 from ivid.data import grammar
 from ivid.data.grammar import BACKGROUNDS, COLOUR_NAMES, FIRST_LETTER, LARGE, MOTIONS, SHAPES, SIZES, SMALL, Attributes
-from ivid.evaluate.coverage import EIGHT, SOLID, Layer, background, chroma, layers
-from ivid.evaluate.templates import Fit, Patch, fit_spinning, fit_upright, lines
+from ivid.evaluate.coverage import EIGHT, SOLID, Layer, background, layers
+from ivid.evaluate.fits import Fit, fit_spinning, fit_upright, lines
+from ivid.evaluate.templates import Patch
 from ivid.spec.stage import Filter
 from ivid.video.resize import resize
 
 ATTRIBUTES = ("count", "colour", "shape", "size", "motion", "background")
+IMAGE_ATTRIBUTES = tuple(name for name in ATTRIBUTES if name != "motion")
+PLAIN_SHAPE, LETTER = "plain_shape", "letter"  # the two kinds of shapes, apart
 ROWS, FRAMES = 48, 16  # larger and longer clips are shrunk to these
 LETTER_ROWS = 48  # fewer rows do not tell letters apart
 MIN_ROWS, MIN_FRAMES = 24, 8
@@ -42,6 +47,7 @@ class Seen:
   """One object of a clip: indices into SIZES, COLOUR_NAMES, SHAPES and MOTIONS, UNCLEAR (-1) for what is none of them.
 
   Attributes:
+    motion: None in a single picture.
     diameter: at the middle of the clip, in heights.
     error: what the shape leaves unexplained, a share of the object's square.
   """
@@ -49,32 +55,35 @@ class Seen:
   size: int
   colour: int
   shape: int
-  motion: int
+  motion: int | None
   diameter: float
   error: float
 
   @property
-  def words(self) -> tuple[str, str, str, str]:
+  def words(self) -> tuple[str, ...]:
+    """Size, colour, shape and, of a clip, motion."""
     tables = (SIZES, COLOUR_NAMES, SHAPES, MOTIONS)
     indices = (self.size, self.colour, self.shape, self.motion)
-    return tuple("unclear" if i == UNCLEAR else table[i] for i, table in zip(indices, tables, strict=True))
+    return tuple("unclear" if i == UNCLEAR else table[i] for i, table in zip(indices, tables, strict=True) if i is not None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-  """What a clip shows.
+  """What a clip or a single picture shows.
 
   Attributes:
     count: objects, fragments included.
     objects: one for each colour, the largest first.
     background: index into BACKGROUNDS, or UNCLEAR.
-    letters: whether the clip has enough rows to tell letters apart.
+    letters: whether there are enough rows to tell letters apart.
+    still: whether it is a single picture, which knows no motion.
   """
 
   count: int
   objects: tuple[Seen, ...]
   background: int
   letters: bool
+  still: bool = False
 
   @property
   def text(self) -> str:
@@ -95,14 +104,18 @@ def observe(clip: np.ndarray) -> Observation:
     ValueError: another type or shape, or a clip too short or too small.
   """
   check(clip)
-  small = _shrink(clip)
-  T, H, W, _ = small.shape
   time = np.arange(len(clip))[_frames(len(clip))] / len(clip)
+  return observe_layers(clip, lambda layer, hidden: _seen(layer, hidden, time))
+
+
+def observe_layers(clip: np.ndarray, see: Callable[[Layer, np.ndarray], Seen], *, still: bool = False) -> Observation:
+  """Counts, backgrounds and what `see` says of each colour of a clip, given its layer and where others may be in front [T, H, W]."""
+  small = _shrink(clip)
   found = layers(small)
-  noise = float(np.median(np.abs(chroma(small)))) / 0.6745 if found else 0.0
-  others = [np.any([other.cover > SOLID / 2 for other in found if other is not layer] or [np.zeros((T, H, W), bool)], 0) for layer in found]
-  objects = tuple(_seen(layer, hidden, time, noise) for layer, hidden in zip(found, others, strict=True))
-  return Observation(sum(layer.parts for layer in found), objects, background(small, found), clip.shape[1] >= LETTER_ROWS)
+  nothing = np.zeros(small.shape[:3], bool)
+  hidden = [np.any([other.cover > SOLID / 2 for other in found if other is not layer] or [nothing], axis=0) for layer in found]
+  objects = tuple(map(see, found, hidden))
+  return Observation(sum(layer.parts for layer in found), objects, background(small, found), clip.shape[1] >= LETTER_ROWS, still)
 
 
 def check(clip: np.ndarray) -> None:
@@ -114,35 +127,44 @@ def check(clip: np.ndarray) -> None:
     raise ValueError(f"clip {size}: expected {MIN_FRAMES} frames and {MIN_ROWS} rows or more, at least as wide as high")
 
 
-def score(seen: Observation, said: Attributes) -> dict[str, bool]:
+def score(seen: Observation, said: Attributes) -> dict[str, bool | None]:
   """Whether each of ATTRIBUTES is as the prompt says, of both objects where it has two, and "all" of them.
 
-  Objects are matched where most agrees, colours first. Letters pass for each other where the clip is too small for them.
+  Objects are matched where most agrees, colours first. Letters pass for each other where the clip is too small for them. A single picture
+  has IMAGE_ATTRIBUTES, and PLAIN_SHAPE and LETTER: the shapes of each kind, None where the prompt has none.
   """
-  pairs = _matched(seen, said)
+  votes = _matched(seen, said)
   out = {"count": seen.count == len(said.objects)}
-  for index, name in enumerate(("colour", "shape", "size", "motion")):
-    out[name] = all(item is not None and _agree(item, asked, seen.letters)[index] for item, asked in pairs)
+  for name in ATTRIBUTES[1:-1]:
+    out[name] = all(vote.get(name, False) for vote in votes)
   out["background"] = seen.background == said.background
-  return out | {"all": all(out.values())}
+  if not seen.still:
+    return out | {"all": all(out.values())}
+  del out["motion"]
+  out["all"] = all(out.values())
+  for kind in (PLAIN_SHAPE, LETTER):
+    mine = [
+      vote.get("shape", False) for vote, item in zip(votes, said.objects, strict=True) if (item.shape >= FIRST_LETTER) == (kind == LETTER)
+    ]
+    out[kind] = all(mine) if mine else None
+  return out
 
 
-def _agree(item: Seen, asked: grammar.Object, letters: bool) -> tuple[bool, bool, bool, bool]:
-  """Colour, shape, size and motion."""
+def _agree(item: Seen, asked: grammar.Object, letters: bool) -> dict[str, bool]:
   shape = item.shape == asked.shape or (not letters and min(item.shape, asked.shape) >= FIRST_LETTER)
-  return item.colour == asked.colour, shape, item.size == asked.size, item.motion == asked.motion
+  return dict(colour=item.colour == asked.colour, shape=shape, size=item.size == asked.size, motion=item.motion == asked.motion)
 
 
-def _matched(seen: Observation, said: Attributes) -> list[tuple[Seen | None, grammar.Object]]:
-  """Every object of the prompt with a seen one of its own, or None."""
-  candidates = [*seen.objects, *[None] * len(said.objects)]
+def _matched(seen: Observation, said: Attributes) -> list[dict[str, bool]]:
+  """What agrees of every object of the prompt with a seen one of its own; nothing where there is none."""
+
+  def votes(choice: tuple[Seen | None, ...]) -> list[dict[str, bool]]:
+    return [{} if item is None else _agree(item, asked, seen.letters) for item, asked in zip(choice, said.objects, strict=True)]
 
   def agreement(choice: tuple[Seen | None, ...]) -> float:
-    votes = [_agree(item, asked, seen.letters) for item, asked in zip(choice, said.objects, strict=True) if item is not None]
-    return sum(1.5 * vote[0] + sum(vote[1:]) + 0.1 for vote in votes)
+    return sum(sum(vote.values()) + 0.5 * vote["colour"] + 0.1 for vote in votes(choice) if vote)
 
-  best = max(itertools.permutations(candidates, len(said.objects)), key=agreement)
-  return list(zip(best, said.objects, strict=True))
+  return votes(max(itertools.permutations([*seen.objects, *[None] * len(said.objects)], len(said.objects)), key=agreement))
 
 
 def _frames(count: int) -> np.ndarray:
@@ -158,33 +180,41 @@ def _shrink(clip: np.ndarray) -> np.ndarray:
   return np.stack([resize(clip[k], rows, columns, Filter.BOX).astype(np.float32) for k in _frames(len(clip))])
 
 
-def _seen(layer: Layer, hidden: np.ndarray, time: np.ndarray, noise: float) -> Seen:
-  """The object of a layer. `hidden` [T, H, W]: where others may be in front. `noise`: of chroma, RGB units."""
-  touched = (ndimage.binary_dilation(hidden, EIGHT) & (layer.near & (layer.cover > SOLID / 2))).any(axis=(1, 2))
+def touched(layer: Layer, hidden: np.ndarray) -> np.ndarray:
+  """[T] whether others, where `hidden` [T, H, W] says, touch the layer."""
+  return (ndimage.binary_dilation(hidden, EIGHT) & (layer.near & (layer.cover > SOLID / 2))).any(axis=(1, 2))
+
+
+def _seen(layer: Layer, hidden: np.ndarray, time: np.ndarray) -> Seen:
+  """The object of a layer. `hidden` [T, H, W]: where others may be in front."""
   H = hidden.shape[1]
   shown = layer.near.any(axis=(1, 2))
   if shown.sum() < MIN_FRAMES:
     return Seen(UNCLEAR, layer.colour, UNCLEAR, UNCLEAR, 0.0, 1.0)
-  patch = _patch(layer, hidden, time, shown)
-  contact = touched[shown]
-  upright = _best(fit_upright, patch, H, contact)
+  patch = cut_out(layer, hidden, time, shown)
+  contact = touched(layer, hidden)[shown]
+  upright = best_fit(fit_upright, patch, H, contact)
   fit = upright
   if _changes(patch) > SPIN_CHANGE and _stays(patch, H):
-    spinning = _best(fit_spinning, patch, H, contact)
+    spinning = best_fit(fit_spinning, patch, H, contact)
     fit = spinning if spinning.error < STEADY * upright.error else upright
   motion = grammar.SPINS if fit.turns else _motion(fit, patch.time, hidden.shape)
   middle = float(np.exp(np.interp(0.5, patch.time, lines(np.log(fit.diameter)[None], patch.time)[0]))) / H
-  size = UNCLEAR if not SMALLEST < middle < LARGEST else SMALL if middle < MIDDLE else LARGE
-  return Seen(size, layer.colour, fit.shape, motion, middle, fit.error)
+  return Seen(size_of(middle), layer.colour, fit.shape, motion, middle, fit.error)
 
 
-def _best(fit, patch: Patch, rows: int, contact: np.ndarray) -> Fit:
+def size_of(diameter: float, middle: float = MIDDLE) -> int:
+  """Index into SIZES of a diameter in heights, UNCLEAR where the world has none such. `middle`: where small becomes large."""
+  return UNCLEAR if not SMALLEST < diameter < LARGEST else SMALL if diameter < middle else LARGE
+
+
+def best_fit(fit: Callable[..., Fit], patch: Patch, rows: int, contact: np.ndarray) -> Fit:
   """The better of the fits to a sharp and to a soft clip, the second only where the first leaves something."""
   first = fit(patch, BLURS[0], LONGEST * rows, contact)
   return first if first.error < SHARP else min(first, fit(patch, BLURS[1], LONGEST * rows, contact), key=lambda f: f.error)
 
 
-def _patch(layer: Layer, hidden: np.ndarray, time: np.ndarray, shown: np.ndarray) -> Patch:
+def cut_out(layer: Layer, hidden: np.ndarray, time: np.ndarray, shown: np.ndarray) -> Patch:
   """The layer cut out in a window of one size for all frames."""
   frames = np.flatnonzero(shown)
   near = layer.near[frames]

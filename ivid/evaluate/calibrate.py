@@ -1,6 +1,6 @@
-"""How often the adherence evaluator is right, on drawn clips whose scenes are known.
+"""How often the adherence evaluator is right, on drawn clips or single images whose scenes are known.
 
-python -m ivid.evaluate.calibrate ROWS SCENES [--seed=0] [--degrade]
+python -m ivid.evaluate.calibrate ROWS SCENES [--images] [--seed=0] [--degrade]
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from ivid.data import grammar
 from ivid.data.draw import draw, to_uint8
 from ivid.data.grammar import BACKGROUNDS, COLOURS, FIRST_LETTER, LARGE, MOTIONS, SHAPES, SIZES, Attributes, Object
 from ivid.data.moving_shapes import CLIP_SECONDS, Scene, attributes, make_scene
-from ivid.evaluate.adherence import ATTRIBUTES, Observation, observe, score
+from ivid.data.sources import moment
+from ivid.evaluate.adherence import ATTRIBUTES, IMAGE_ATTRIBUTES, Observation, observe, score
+from ivid.evaluate.images import observe_image
 
 STREAM = 101  # scenes of their own
 ASPECT = 5 / 3
@@ -34,19 +36,26 @@ def make_clip(scene: Scene, rows: int, frames: int = FRAMES) -> np.ndarray:
   return to_uint8(draw(scene, times=times, height=rows, width=round(rows * ASPECT)))
 
 
+def make_image(scene: Scene, rows: int, rng: np.random.Generator) -> np.ndarray:
+  """A moment of the scene, as training draws one, as a picture uint8 [rows, W, 3]."""
+  return to_uint8(draw(scene, times=np.array([moment(scene, rng)]), height=rows, width=round(rows * ASPECT)))[0]
+
+
 def degrade(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """The clip blurred within frames (Gaussian, BLUR pixels) and with normal noise of NOISE added."""
-  soft = ndimage.gaussian_filter(clip.astype(np.float32), (0, BLUR, BLUR, 0))
+  """The clip (or picture) blurred within frames (Gaussian, BLUR pixels) and with normal noise of NOISE added."""
+  soft = ndimage.gaussian_filter(clip.astype(np.float32), (0, BLUR, BLUR, 0)[-clip.ndim :])
   return np.clip(soft + 127.5 * NOISE * rng.standard_normal(clip.shape, np.float32) + 0.5, 0, 255).astype(np.uint8)
 
 
-def change_one(said: Attributes, rng: np.random.Generator, letters: bool = True) -> tuple[str, Attributes]:
+def change_one(said: Attributes, rng: np.random.Generator, letters: bool = True, motion: bool = True) -> tuple[str, Attributes]:
   """The prompt with one attribute (of one object) drawn anew, really different; which one, and the prompt.
 
-  Without `letters`, a letter never becomes another letter. "count" takes the second object away, or adds one.
+  Without `letters`, a letter never becomes another letter; without `motion`, none changes. "count" takes the second object away, or adds
+  one.
   """
+  changes = [name for name in CHANGES if motion or name != "motion"]
   for _ in range(TRIES):
-    name = CHANGES[int(rng.integers(len(CHANGES)))]
+    name = changes[int(rng.integers(len(changes)))]
     objects, behind = list(said.objects), said.background
     k = int(rng.integers(len(objects)))
     if name == "background":
@@ -76,20 +85,20 @@ def _possible(objects: list[Object]) -> bool:
   return distinct and all(item.valid and (item.shape < FIRST_LETTER or item.size == LARGE) for item in objects)
 
 
-def failures(rows: int, scenes: int, seed: int = 0, degraded: bool = False, two_objects: bool | None = None):
+def judged(rows: int, scenes: int, seed: int = 0, degraded: bool = False, two_objects: bool | None = None, images: bool = False):
   """Yields (index, what was asked, what was seen, score) of each scene; see `measure`."""
   for index in range(scenes):
     two = index % 2 == 1 if two_objects is None else two_objects
     scene = make_scene(seed, index, two_objects=two, stream=STREAM)
-    clip = make_clip(scene, rows)
+    shown = make_image(scene, rows, np.random.default_rng([seed, index, 2])) if images else make_clip(scene, rows)
     if degraded:
-      clip = degrade(clip, np.random.default_rng([seed, index]))
-    seen = observe(clip)
+      shown = degrade(shown, np.random.default_rng([seed, index]))
+    seen = _look(shown)
     yield index, attributes(scene), seen, score(seen, attributes(scene))
 
 
 def measure(
-  rows: int, scenes: int, seed: int = 0, degraded: bool = False, two_objects: bool | None = None, report=None
+  rows: int, scenes: int, seed: int = 0, degraded: bool = False, two_objects: bool | None = None, images: bool = False, report=None
 ) -> dict[str, float]:
   """Shares of drawn clips on which each attribute, and all, is found right; "caught": changed prompts reported wrong.
 
@@ -97,31 +106,35 @@ def measure(
     rows: of the clips, 5/3 as wide, 16 frames.
     degraded: blurred and noisy, as a half-trained stage draws.
     two_objects: None draws one and two objects in turn.
+    images: single images instead of clips, of every motion, and prompts without it.
     report: called with (index, asked, seen, score) where something is wrong.
   """
-  right = {name: 0 for name in (*ATTRIBUTES, "all", "caught")}
-  for index, said, seen, scored in failures(rows, scenes, seed, degraded, two_objects):
-    _, changed = change_one(said, np.random.default_rng([seed, index, 1]), seen.letters)
-    for name, value in scored.items():
-      right[name] += value
-    right["caught"] += not score(seen, changed)["all"]
+  right = {name: 0 for name in (*(IMAGE_ATTRIBUTES if images else ATTRIBUTES), "all", "caught")}
+  for index, said, seen, scored in judged(rows, scenes, seed, degraded, two_objects, images):
+    _, changed = change_one(said, np.random.default_rng([seed, index, 1]), seen.letters, motion=not images)
+    for name in right:
+      right[name] += not score(seen, changed)["all"] if name == "caught" else scored[name]
     if report and not scored["all"]:
       report(index, said, seen, scored)
   return {name: count / max(scenes, 1) for name, count in right.items()}
 
 
-def seconds_to_observe(clip: np.ndarray, repeats: int = 3) -> float:
-  """Shortest time that `observe` takes, seconds."""
+def seconds_to_observe(shown: np.ndarray, repeats: int = 3) -> float:
+  """Shortest time that it takes to look at a clip [T, H, W, 3] or a picture [H, W, 3], seconds."""
   times = []
   for _ in range(repeats):
     begin = time.perf_counter()
-    observe(clip)
+    _look(shown)
     times.append(time.perf_counter() - begin)
   return min(times)
 
 
-def _print(index: int, said: Attributes, seen: Observation, scored: dict[str, bool]):
-  wrong = ",".join(name for name in ATTRIBUTES if not scored[name])
+def _look(shown: np.ndarray) -> Observation:
+  return observe_image(shown) if shown.ndim == 3 else observe(shown)
+
+
+def _print(index: int, said: Attributes, seen: Observation, scored: dict[str, bool | None]):
+  wrong = ",".join(name for name in ATTRIBUTES if not scored.get(name, True))
   errors = " ".join(f"{item.error:.3f}/{item.diameter:.2f}" for item in seen.objects)
   print(f"{index} {wrong}: {grammar.caption(said.objects, said.background)}\n    saw {seen.text} [{errors}]", file=sys.stderr)
 
@@ -130,10 +143,11 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("rows", type=int)
   parser.add_argument("scenes", type=int)
+  parser.add_argument("--images", action="store_true")
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--degrade", action="store_true")
   args = parser.parse_args()
-  print(json.dumps(measure(args.rows, args.scenes, args.seed, args.degrade, report=_print)))
+  print(json.dumps(measure(args.rows, args.scenes, args.seed, args.degrade, images=args.images, report=_print)))
 
 
 if __name__ == "__main__":

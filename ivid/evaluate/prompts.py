@@ -15,22 +15,28 @@ ONE, TWO = "one", "two"
 HELD_OUT = "_held_out"
 # Objects that training draws, and objects that it never does; one and two objects always apart.
 GROUPS = (ONE, TWO, ONE + HELD_OUT, TWO + HELD_OUT)
+REPEATS = 10_000  # prompts drawn again in a row: there are hardly any others
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """A caption by the template, what it says, and the group that it is reported in."""
+  """A caption by the template, what it says, the group that it is reported in, and whether it asks for a single image."""
 
   text: str
   attributes: grammar.Attributes
   group: str
+  image: bool = False
 
 
-def seeded_prompts(seed: int, count: int, groups: tuple[str, ...] = GROUPS) -> list[Prompt]:
+def seeded_prompts(seed: int, count: int, groups: tuple[str, ...] = GROUPS, *, images: bool = False) -> list[Prompt]:
   """`count` different prompts of each group, the groups in turn: the first n of a longer list are the list of n.
 
+  Args:
+    images: captions of single images. Their attributes keep the motion that was drawn, which the caption leaves out: what is held out from
+      clips is not from images, since training draws the same object with another motion.
+
   Raises:
-    ValueError: count below 1, or an unknown group.
+    ValueError: count below 1 or more than there are, or an unknown group.
   """
   if count < 1:
     raise ValueError(f"prompts={count}: expected 1 or more")
@@ -40,31 +46,35 @@ def seeded_prompts(seed: int, count: int, groups: tuple[str, ...] = GROUPS) -> l
   rngs = {group: np.random.default_rng([seed, GROUPS.index(group)]) for group in groups}
   seen: set[str] = set()
   prompts = []
-  for _ in range(count):
+  write = grammar.image_caption if images else grammar.caption
+  for number in range(count):
     for group, rng in rngs.items():
-      while True:
+      for _ in range(REPEATS):
         attributes = grammar.sample_attributes(rng, group.startswith(TWO), held_out=group.endswith(HELD_OUT))
-        text = grammar.caption(attributes.objects, attributes.background)
+        text = write(attributes.objects, attributes.background)
         if text not in seen:
           break
+      else:
+        raise ValueError(f"prompts={count}: there are few more than {number} different ones of group {group}: expected {number} or fewer")
       seen.add(text)
-      prompts.append(Prompt(text, attributes, group))
+      prompts.append(Prompt(text, attributes, group, images))
   return prompts
 
 
-def parse_prompt(text: str) -> Prompt:
-  """The prompt and its group: held out only if all of its objects are, as `seeded_prompts` draws them.
+def parse_prompt(text: str, *, image: bool = False) -> Prompt:
+  """The prompt and its group: held out only if all of its objects are, as `seeded_prompts` draws them; never where it asks for an `image`.
 
   Raises:
     ValueError: the caption is none of the template's; names the word and the nearest one that would fit.
   """
-  attributes = grammar.parse(text)
+  attributes = grammar.parse(text, motion=not image)
   group = ONE if len(attributes.objects) == 1 else TWO
-  return Prompt(text, attributes, group + HELD_OUT if all(map(grammar.held_out, attributes.objects)) else group)
+  held_out = not image and all(map(grammar.held_out, attributes.objects))
+  return Prompt(text, attributes, group + HELD_OUT if held_out else group, image)
 
 
-def read_prompts(path: str | os.PathLike) -> list[Prompt]:
-  """One prompt a line; empty lines and lines that begin with # do not count.
+def read_prompts(path: str | os.PathLike, *, images: bool = False) -> list[Prompt]:
+  """One prompt a line, of clips or of single `images`; empty lines and lines that begin with # do not count.
 
   Raises:
     ValueError: a line outside the grammar, by its number; or no prompt at all.
@@ -75,7 +85,7 @@ def read_prompts(path: str | os.PathLike) -> list[Prompt]:
     if not text or text.startswith("#"):
       continue
     try:
-      prompts.append(parse_prompt(text))
+      prompts.append(parse_prompt(text, image=images))
     except ValueError as error:
       raise ValueError(f"{path}, line {number}: {error}") from None
   if not prompts:

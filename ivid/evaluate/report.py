@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from ivid.data.grammar import BACKGROUNDS, COLOUR_NAMES, FIRST_LETTER, MOTIONS, SHAPES, SIZES
-from ivid.evaluate.adherence import UNCLEAR, Observation, observe, score
+from ivid.evaluate.adherence import LETTER, PLAIN_SHAPE, UNCLEAR, Observation, observe, score
+from ivid.evaluate.images import observe_image
 from ivid.evaluate.prompts import Prompt
 from ivid.evaluate.summary import confusion, summarize
 from ivid.media.files import whole_file
 from ivid.media.pictures import write_png
 from ivid.media.plot import plot_confusion
-from ivid.media.sheet import contact_sheet, even_frames
+from ivid.media.sheet import contact_sheet, even_frames, table
 from ivid.spec import formats
 
 RESULTS, CONFUSION, FAILURES, FIRST = "adherence.json", "confusion.png", "failures.png", "first.png"
@@ -25,28 +26,28 @@ FIRST_PROMPTS = 16
 MAX_FAILURES = 24
 COLUMNS = 8
 SHEET_HEIGHT = 48  # rows of a sheet's frames, about
+IMAGE_COLUMNS, IMAGE_WIDTH = 4, 180  # of a sheet of single images
 PLAIN_SHAPES = SHAPES[:FIRST_LETTER]
-LETTER = "letter"
 UNCLEAR_NAME, MISSING = "unclear", "nothing"
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """One clip: what was asked, what was seen, what of it is right, and a few small frames [t, h, w, 3] uint8 for the sheets."""
+  """One clip or image: what was asked, what was seen, what of it is right, and a few small frames [t, h, w, 3] uint8 for the sheets."""
 
   prompt: Prompt
   seen: Observation
-  right: dict[str, bool]
+  right: dict[str, bool | None]
   frames: np.ndarray
 
 
 def judge(prompt: Prompt, clip: np.ndarray) -> Result:
-  """The result of one clip uint8 [T, H, W, 3].
+  """The result of one clip uint8 [T, H, W, 3]; of its first frame, where the prompt asks for an image.
 
   Raises:
     ValueError: a clip that is too short or too small.
   """
-  seen = observe(clip)
+  seen = observe_image(clip[0]) if prompt.image else observe(clip)
   return Result(prompt, seen, score(seen, prompt.attributes), _thumbnails(clip))
 
 
@@ -61,7 +62,9 @@ def write_report(folder: pathlib.Path, results: Sequence[Result], made_by: dict[
   clips = [
     dict(prompt=result.prompt.text, group=result.prompt.group, seen=result.seen.text, right=dict(result.right)) for result in results
   ]
-  record = formats.stamped(dict(metric="adherence", made_by=made_by, clips=len(results), summary=summary, results=clips))
+  images = any(result.prompt.image for result in results)
+  found = dict(metric="adherence", images=images, made_by=made_by, clips=len(results), summary=summary, results=clips)
+  record = formats.stamped(found)
   with whole_file(folder / RESULTS) as temporary:
     pathlib.Path(temporary).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
   plot_confusion(confusion_matrices(results), folder / CONFUSION)
@@ -75,22 +78,26 @@ def write_report(folder: pathlib.Path, results: Sequence[Result], made_by: dict[
 
 
 def format_summary(summary: dict[str, dict[str, dict]]) -> str:
-  """A table: a line a group, a column an attribute, in percent with the 95% interval of "all"."""
+  """A table: a line a group, a column an attribute, in percent with the 95% interval of "all"; "-" where no prompt has it."""
   columns = list(next(iter(summary.values())))
-  lines = [f"{'prompts':14} {'clips':>5} " + " ".join(f"{name:>10}" for name in columns)]
+  lines = [f"{'prompts':14} {'of':>5} " + " ".join(f"{name:>11}" for name in columns)]
   for group, rates in summary.items():
-    cells = " ".join(f"{100 * rates[name]['rate']:9.1f}%" for name in columns)
+    found = [rates[name]["rate"] for name in columns]
+    cells = " ".join(f"{'-':>11}" if share is None else f"{100 * share:10.1f}%" for share in found)
     whole = rates["all"]
     lines.append(f"{group:14} {whole['of']:5} {cells}  (all: {100 * whole['low']:.1f} to {100 * whole['high']:.1f}%)")
   return "\n".join(lines)
 
 
 def confusion_matrices(results: Iterable[Result]) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-  """Rows asked, columns seen, of each object's size, colour, shape (all letters together) and motion, and of the background.
+  """Rows asked, columns seen, of each object's size, colour, shape (all letters together) and, in clips, motion, and of the background.
 
   The objects of a prompt and of a clip are paired by colour, the others in order; what has no partner was seen as "nothing".
   """
+  results = list(results)
   tables = {"size": SIZES, "colour": COLOUR_NAMES, "shape": (*PLAIN_SHAPES, LETTER), "motion": MOTIONS, "background": BACKGROUNDS}
+  if any(result.prompt.image for result in results):
+    del tables["motion"]
   pairs: dict[str, list[tuple[str, str]]] = {name: [] for name in tables}
   for result in results:
     behind = result.seen.background
@@ -103,7 +110,7 @@ def confusion_matrices(results: Iterable[Result]) -> dict[str, tuple[tuple[str, 
       if same is not None:
         left.remove(same)
       words = same.words if same is not None else (MISSING,) * 4
-      for name, asked, seen in zip(("size", "colour", "shape", "motion"), item.words, words, strict=True):
+      for name, asked, seen in zip(list(tables)[:-1], item.words, words, strict=False):  # without the motion, of an image
         pairs[name].append((_kind(asked), _kind(seen)))
   return {
     name: (names := (*table, UNCLEAR_NAME, MISSING), confusion(*zip(*pairs[name], strict=True), names)) for name, table in tables.items()
@@ -121,10 +128,23 @@ def _thumbnails(clip: np.ndarray) -> np.ndarray:
 
 
 def _write_sheet(path: pathlib.Path, results: Sequence[Result]) -> None:
+  if results[0].prompt.image:
+    return _write_images(path, results)
   captions = [f"asked: {result.prompt.text}\nseen: {result.seen.text}; wrong: {_wrong(result)}" for result in results]
   frames = [result.frames for result in results]
   write_png(path, contact_sheet(frames, captions=captions, columns=COLUMNS, scale=max(1, SHEET_HEIGHT // frames[0].shape[1])))
 
 
+def _write_images(path: pathlib.Path, results: Sequence[Result]) -> None:
+  """Rows of IMAGE_COLUMNS images, magnified, what was asked and seen below each."""
+  rows = []
+  for start in range(0, len(results), IMAGE_COLUMNS):
+    some = results[start : start + IMAGE_COLUMNS]
+    texts = [f"asked: {result.prompt.text}\nseen: {result.seen.text}; wrong: {_wrong(result)}" for result in some]
+    rows += [[result.frames[0] for result in some], texts if len(some) > 1 else [*texts, ""]]  # a text alone would run across the sheet
+  write_png(path, table(rows, scale=max(1, IMAGE_WIDTH // results[0].frames.shape[2])))
+
+
 def _wrong(result: Result) -> str:
-  return ", ".join(name for name, right in result.right.items() if not right and name != "all") or "nothing"
+  kinds = ("all", PLAIN_SHAPE, LETTER)  # said by the others
+  return ", ".join(name for name, right in result.right.items() if not right and name not in kinds) or "nothing"

@@ -22,7 +22,7 @@ TINY = load_run("tiny:base").cascade
 NANO = load_run("nano:base").cascade
 # Imagen Video, figure 6, in thousandths; and the project's budget of arithmetic for one evaluation.
 NANO_SIZES = dict(base=5.6e6, tsr1=1.7e6, ssr1=1.4e6, ssr2=1.2e6, tsr2=0.78e6, tsr3=0.63e6, ssr3=0.34e6)
-NANO_GFLOP = dict(base=5, tsr1=8, ssr1=12, ssr2=40, tsr2=60, tsr3=120, ssr3=700)
+NANO_GFLOP = dict(base=9, tsr1=8, ssr1=12, ssr2=40, tsr2=60, tsr3=120, ssr3=700)
 KEY = jax.random.key(3)
 
 

@@ -86,8 +86,10 @@ def free_port() -> int:
 def start(line: Sequence[str], variables: dict[str, str]) -> subprocess.Popen:
   """One process, found with this checkout's ivid from any folder, in a group of its own so that Ctrl-C reaches it through us alone."""
   path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+  # Safe path: started in this folder, `python -m` would take queue.py for the standard library's.
+  added = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", **variables}
   pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-  return subprocess.Popen(line, env={**os.environ, "PYTHONPATH": path, **variables}, start_new_session=True, **pipes)
+  return subprocess.Popen(line, env={**os.environ, **added}, start_new_session=True, **pipes)
 
 
 class Group:

@@ -19,7 +19,7 @@ from absl import flags
 from ivid.bin.cache import enable_compilation_cache
 from ivid.bin.config import config_json, define_config, find_cascade, load_config, parse_flags, split_overrides
 from ivid.bin.hosts import define_hosts, join_hosts
-from ivid.bin.workdir import local_path, shared_folder
+from ivid.bin.workdir import local_path, shared_folder, write_status
 from ivid.spec import convert
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
@@ -47,6 +47,8 @@ def main(argv: Sequence[str]) -> None:
   enable_compilation_cache()
   workdir = local_path(values.workdir)
   join_hosts(values)
+  from ivid.parallel.distributed import is_first
+  from ivid.train.checkpoint import latest_step
   from ivid.train.distill import check_teacher, plan_phases, student_stage
 
   stage = run.cascade.stage(run.stage)
@@ -56,7 +58,9 @@ def main(argv: Sequence[str]) -> None:
   for phase in phases:
     student_stage(stage, phase, "")  # refuses now what it would refuse later
   with shared_folder(workdir, config_json(config)):
-    _distill(run, stage, workdir, teacher, params)
+    done = _distill(run, stage, workdir, teacher, params)
+    if is_first():
+      write_status(workdir, done=done, step=sum(latest_step(workdir / phase.name) for phase in phases))
 
 
 def load_teacher(source: str, stage: str) -> tuple[StageSpec, Any]:
@@ -76,7 +80,8 @@ def load_teacher(source: str, stage: str) -> tuple[StageSpec, Any]:
   return cascade.check(stage).spec, cascade.load_stage(stage)
 
 
-def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: StageSpec, params: Any) -> None:
+def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: StageSpec, params: Any) -> bool:
+  """Whether all students are made; False where one was stopped, after saving."""
   import jax
 
   from ivid.bin.distill_report import Report
@@ -101,7 +106,7 @@ def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: Sta
       folder.mkdir(parents=True, exist_ok=True)
       lesson = Lesson(taught_by, run.distill.loss_weight)
       if not fit(phase_run(run, phase), student, folder, lesson=lesson, teacher=weights):
-        return
+        return False
     else:
       _check_finished(checkpoint.load_spec(folder), student, folder)
     made[phase.name] = (dataclasses.replace(student, text_encoder=teacher.text_encoder), jax.device_get(checkpoint.load_ema(folder)[1]))
@@ -113,6 +118,7 @@ def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: Sta
     report.write()
     print(workdir / "report.md")
   wait_for_all("report")
+  return True
 
 
 def _check_finished(have: StageSpec, want: StageSpec, folder: pathlib.Path) -> None:

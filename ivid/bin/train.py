@@ -16,7 +16,7 @@ from absl import flags
 from ivid.bin.cache import enable_compilation_cache
 from ivid.bin.config import config_json, define_config, load_config, parse_flags, split_overrides
 from ivid.bin.hosts import define_hosts, join_hosts
-from ivid.bin.workdir import local_path, shared_folder
+from ivid.bin.workdir import local_path, shared_folder, write_status
 from ivid.spec import convert
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
@@ -49,8 +49,12 @@ def main(argv: Sequence[str]) -> None:
   join_hosts(values)
   with shared_folder(workdir, config_json(config)):
     from ivid.bin.fit import fit  # after the flags are known to be right: starting JAX takes seconds
+    from ivid.parallel.distributed import is_first
+    from ivid.train.checkpoint import latest_step
 
-    fit(run, stage, workdir, seconds=60.0 * values.max_minutes or math.inf)
+    done = fit(run, stage, workdir, seconds=60.0 * values.max_minutes or math.inf)
+    if is_first():
+      write_status(workdir, done=done, step=latest_step(workdir))
 
 
 def _dry_run(run: RunSpec, stage: StageSpec, json_path: str | None) -> None:

@@ -1,13 +1,16 @@
-"""The work folder of a run: one trainer at a time, shared by its processes."""
+"""The work folder of a run: one trainer at a time, shared by its processes; and how the last one ended."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import pathlib
 from collections.abc import Iterator
 from typing import IO
+
+STATUS = "status.json"
 
 
 def local_path(workdir: str) -> pathlib.Path:
@@ -19,7 +22,7 @@ def local_path(workdir: str) -> pathlib.Path:
 
 
 def claim(workdir: pathlib.Path, config_json: str) -> IO:
-  """Makes the work folder and records the config and the process id (to pause a background run: kill -STOP).
+  """Makes the work folder and records the config and the process id (to pause a background run: kill -STOP); status.json goes.
 
   Returns:
     An open file whose lock keeps other trainers out of the folder; the system lets go of it however this process ends.
@@ -33,13 +36,30 @@ def claim(workdir: pathlib.Path, config_json: str) -> IO:
       lock.close()
       pid = (workdir / "pid").read_text(encoding="utf-8")
       raise ValueError(f"--workdir={workdir} is in use by process {pid}: expected a folder that no other trainer writes") from None
-    for name, text in (("config.json", config_json), ("pid", str(os.getpid()))):
-      temporary = workdir / f".{name}.{os.getpid()}"
-      temporary.write_text(text, encoding="utf-8")
-      os.replace(temporary, workdir / name)
+    (workdir / STATUS).unlink(missing_ok=True)  # of the command before
+    _write(workdir / "config.json", config_json)
+    _write(workdir / "pid", str(os.getpid()))
   except OSError as error:
     raise ValueError(f"--workdir={workdir} is not writable: {error.strerror}") from None
   return lock
+
+
+def write_status(workdir: pathlib.Path, *, done: bool, step: int) -> None:
+  """Writes status.json: how the command that claimed the folder ended. Without the file it runs, or was killed, or failed.
+
+  Exit status 0 alone does not tell: a run that saved because it was asked to stop ends with it too.
+
+  Args:
+    done: the run came to its end; otherwise it stopped before that, and the same command resumes.
+    step: of its last checkpoint.
+  """
+  _write(workdir / STATUS, json.dumps({"format": 1, "state": "done" if done else "stopped", "step": step}) + "\n")
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  temporary.write_text(text, encoding="utf-8")
+  os.replace(temporary, path)
 
 
 @contextlib.contextmanager

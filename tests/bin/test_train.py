@@ -61,6 +61,23 @@ def test_work_folder_of_a_running_trainer(capsys, tmp_path):
   claim(tmp_path, "{}").close()  # free again
 
 
+@pytest.mark.parametrize(("done", "state"), [(True, "done"), (False, "stopped")])
+def test_how_the_run_ended_is_left_in_the_work_folder(monkeypatch, tmp_path, done, state):
+  status, checkpoint = tmp_path / "status.json", tmp_path / "checkpoints" / "7"
+  status.write_text("of the command before")
+
+  def fit(run, stage, workdir):
+    assert not status.exists()
+    (workdir / "checkpoints" / "5").mkdir(parents=True)
+    checkpoint.mkdir()
+    return done
+
+  monkeypatch.setattr("ivid.bin.fit.fit", fit)
+  assert main(["train", TINY, f"--workdir={tmp_path}"]) == 0
+  assert json.loads(status.read_text()) == {"format": 1, "state": state, "step": 7}
+  assert not list(tmp_path.glob(".status*"))
+
+
 def test_dry_run(capsys, tmp_path):
   path = tmp_path / "report.json"
   assert main(["train", "--config=tiny:ssr1", "--dry_run", f"--json={path}"]) == 0

@@ -49,11 +49,13 @@ def test_a_run_of_two_processes(whole, tmp_path):
   launch.process.send_signal(signal.SIGTERM)
   assert launch.process.wait(timeout=120) == 0, launch.printed
   assert "SIGTERM: passed on" in launch.printed and "and saved; the same command resumes" in launch.printed
+  assert json.loads((workdir / "status.json").read_text())["state"] == "stopped"
   one = tmp_path / "one"
   shutil.copytree(workdir, one)
 
   launch = start(workdir)
   assert launch.process.wait(timeout=600) == 0, launch.printed
+  assert json.loads((workdir / "status.json").read_text()) == {"format": 1, "state": "done", "step": STEPS}
   assert_equal(arrays(whole, STEPS), arrays(workdir, STEPS))
   for name in ("train/loss", "eval/loss"):
     assert metrics(workdir, name) == metrics(whole, name)

@@ -35,6 +35,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_float("fps", None, "prepare: frames per second (default: the clip lasts 5.33 s).", flag_values=values)
   flags.DEFINE_integer("seed", 0, "prepare: of the scenes.", flag_values=values)
   flags.DEFINE_string("input", None, "prepare: a folder of clips, each with its caption in a .txt file beside it.", flag_values=values)
+  flags.DEFINE_string("phase", "", "inspect: of train.phases (default: the last one).", flag_values=values)
   flags.DEFINE_enum("split", "train", ["train", "eval", "held_out"], "inspect: what to show.", flag_values=values)
 
   flags.DEFINE_string(
@@ -76,7 +77,7 @@ def _inspect(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   if out.suffix != ".png":
     raise ValueError(f"--out={values.out}: expected a name ending in .png, such as {out.with_suffix('.png')}")
   run = load_run(values.config, overrides)
-  write_png(out, stage_sheet(run, split=Split(values.split), count=values.num_clips or 4))
+  write_png(out, stage_sheet(run, phase=values.phase, split=Split(values.split), count=values.num_clips or 4))
   print(f"wrote {out}")
 
 

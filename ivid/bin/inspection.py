@@ -15,17 +15,24 @@ from ivid.media.sheet import contact_sheet
 from ivid.spec import batch as batches
 from ivid.spec.run import RunSpec
 from ivid.stage import Stage
+from ivid.train import phases
 from ivid.train.rngs import stream
+from ivid.train.run import noised_as
 from ivid.video import lowres as lowres_video
 
 LEVELS = (0.25, 0.5, 0.75)  # diffusion times u of the noised rows
 COLUMNS = 8
 
 
-def stage_sheet(run: RunSpec, *, split: Split, count: int) -> np.ndarray:
-  """For each of `count` examples: the caption, the target, z_t at a few levels, and the conditioning clip at the level of sampling."""
-  spec = run.cascade.stage(run.stage)
-  train = dataclasses.replace(run.train, batch_size=count, accumulation=1)
+def stage_sheet(run: RunSpec, *, phase: str, split: Split, count: int) -> np.ndarray:
+  """For each of `count` examples: the caption, the target, z_t at a few levels, and the conditioning clip at the level of sampling.
+
+  Args:
+    phase: of train.phases; empty: the last one.
+  """
+  train = phases.named(phases.resolve(run.train), phase).train
+  spec = noised_as(run.cascade.stage(run.stage), train)
+  train = dataclasses.replace(train, batch_size=count, accumulation=1)
   batch = next(make_pipeline(data=run.data, train=train, stage=spec, split=split))
   x = jnp.asarray(from_uint8(batch[batches.VIDEO]))
   keys = jax.vmap(jax.random.fold_in, (None, 0))(stream(train.seed, "inspect"), batch[batches.INDEX])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pathlib
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ from ivid.bin.cache import enable_compilation_cache
 from ivid.bin.config import config_json, define_config, load_config, parse_flags, split_overrides
 from ivid.bin.hosts import define_hosts, join_hosts
 from ivid.bin.workdir import local_path, shared_folder, write_status
+from ivid.media.files import whole_file
 from ivid.spec import convert
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
@@ -58,12 +58,21 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _dry_run(run: RunSpec, stage: StageSpec, json_path: str | None) -> None:
+  """Prints what each phase would take; JSON has the phases in a list, or is the report of a run without any."""
   from ivid.parallel.mesh import make_mesh
+  from ivid.train import phases
   from ivid.train.report import dry_run_report, format_report
 
-  report = dry_run_report(stage, run.train, make_mesh(run.mesh), max_tokens=run.cascade.text.max_tokens)
-  print(format_report(report))
+  mesh, reports = make_mesh(run.mesh), []
+  for phase in phases.remaining(phases.resolve(run.train), 0, run.train.total_steps):
+    report = dry_run_report(stage, phase.train, mesh, max_tokens=run.cascade.text.max_tokens)
+    phases.check_phases((phase,), stage)
+    if phase.name:
+      report |= dict(phase=phase.name, steps=phase.train.steps, first_step=phase.first_step, examples=phase.index_at(phase.end))
+      print(f"phase       {phase.name}: steps {phase.first_step} to {phase.end}, {report['examples']:,} examples at its end")
+    print(format_report(report))
+    reports.append(report)
   if json_path:
-    temporary = f"{json_path}.{os.getpid()}"
-    pathlib.Path(temporary).write_text(json.dumps(report, indent=1), encoding="utf-8")
-    os.replace(temporary, json_path)
+    report = dict(phases=reports) if run.train.phases else reports[0]
+    with whole_file(pathlib.Path(json_path)) as temporary:
+      pathlib.Path(temporary).write_text(json.dumps(report, indent=1), encoding="utf-8")

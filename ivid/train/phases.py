@@ -7,6 +7,7 @@ import dataclasses
 import optax
 
 from ivid.data.view import make_view
+from ivid.spec.errors import nearest
 from ivid.spec.run import OptimizerSpec, TrainSpec
 from ivid.spec.stage import StageSpec
 
@@ -66,6 +67,21 @@ def remaining(phases: tuple[Phase, ...], step: int, total: int) -> tuple[Phase, 
 def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
   """The phase of the update after `step` updates; the last one at the run's end."""
   return next((phase for phase in phases if step < phase.end), phases[-1])
+
+
+def named(phases: tuple[Phase, ...], name: str) -> Phase:
+  """The phase of that name; the last one where it is empty.
+
+  Raises:
+    ValueError: there is none.
+  """
+  if not name:
+    return phases[-1]
+  for phase in phases:
+    if phase.name == name:
+      return phase
+  known = [phase.name for phase in phases if phase.name]
+  raise ValueError(f"phase {name!r}: {nearest(name, known) if known else 'this run has none, expected no --phase'}")
 
 
 def check_phases(phases: tuple[Phase, ...], stage: StageSpec) -> None:

@@ -1,6 +1,7 @@
 """`ivid train`: what a wrong command prints, and the dry run."""
 
 import json
+import pathlib
 import os
 
 import jax
@@ -76,6 +77,20 @@ def test_how_the_run_ended_is_left_in_the_work_folder(monkeypatch, tmp_path, don
   assert main(["train", TINY, f"--workdir={tmp_path}"]) == 0
   assert json.loads(status.read_text()) == {"format": 1, "state": state, "step": 7}
   assert not list(tmp_path.glob(".status*"))
+
+
+def test_dry_run_of_phases(capsys, tmp_path):
+  path = tmp_path / "report.json"
+  config = str(pathlib.Path(__file__).parents[1] / "train" / "phased.py")
+  assert main(["train", f"--config={config}:base", "--dry_run", f"--json={path}", "--config.train.phases[1].steps=5"]) == 0
+  reports = json.loads(path.read_text())["phases"]
+  assert [(r["phase"], r["first_step"], r["steps"], r["examples"]) for r in reports] == [
+    ("images", 0, 4, 64),
+    ("spread", 4, 5, 104),
+    ("whole", 9, 4, 136),
+  ]
+  assert [r["batch"]["video"][:2] for r in reports] == [[16, 1], [8, 2], [8, 4]]
+  assert "phase       spread: steps 4 to 9, 104 examples at its end" in capsys.readouterr().out
 
 
 def test_dry_run(capsys, tmp_path):

@@ -67,7 +67,7 @@ def test_how_the_run_ended_is_left_in_the_work_folder(monkeypatch, tmp_path, don
   status, checkpoint = tmp_path / "status.json", tmp_path / "checkpoints" / "7"
   status.write_text("of the command before")
 
-  def fit(run, stage, workdir):
+  def fit(run, stage, workdir, *, seconds):
     assert not status.exists()
     (workdir / "checkpoints" / "5").mkdir(parents=True)
     checkpoint.mkdir()

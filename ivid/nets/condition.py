@@ -24,7 +24,7 @@ class Context(NamedTuple):
   """Inputs shared by all blocks.
 
   Attributes:
-    emb: [B, K, E] conditioning vector after its SiLU; K = 1, or T if there are pictures.
+    emb: [B, K, E] conditioning vector after its SiLU; K = 1, or T if there are pictures or frames carry their times.
     text: captions of pictures and of clips, their tokens normalised, and projected to the spec's text_width if it has one.
     is_video: [B] bool; time mixing is off where False, and left out where None.
     time: [B, T, FEATURES] sinusoids of each frame's time in seconds.
@@ -92,6 +92,10 @@ class Conditioner(nn.Module):
     pooled = PooledText(E, param_dtype=param_dtype, name="pooled_text")(text, text_mask)
     emb = emb[:, None] + captions.per_frame(pooled, **sizes)
     time = sinusoids(time, FEATURES, shortest=TIME_PERIODS[0], longest=TIME_PERIODS[1])
+    if self.spec.frame_time and is_video is not None:
+      names = (axes.FEATURES, axes.COND)
+      when = Dense(E, names, zero=True, bias=False, param_dtype=param_dtype, name="frame_time")(time)
+      emb = emb + jnp.where(is_video[:, None, None], when, 0.0)
     text = VectorNorm(axes.TEXT, center=True, dtype=dtype, param_dtype=param_dtype, name="text_norm")(text)
     if self.spec.text_patch > 1:
       text, text_mask = _joined(text, text_mask, self.spec.text_patch)

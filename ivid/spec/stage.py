@@ -133,6 +133,7 @@ class UNetSpec:
   # encoder's tokens cost each block more than its own positions do where every frame has a caption of its own.
   text_width: int = 0
   text_patch: int = 1  # with text_width: neighbouring tokens joined to one by that projection, as a byte by itself says little
+  frame_time: bool = False  # every block is told each frame's time too, not time mixing alone: where a caption's motion has come to by then
   # Reads frames that are given (those before a clip that is to go on, both ends of one between them) and their mask by a convolution of its
   # own, zero at initialisation.
   given: bool = False

@@ -1,8 +1,8 @@
 """`ivid train`: what a wrong command prints, and the dry run."""
 
 import json
-import pathlib
 import os
+import pathlib
 
 import jax
 import pytest

@@ -10,6 +10,7 @@ import pytest
 
 from ivid.spec.run import CheckpointSpec, TrainSpec
 from ivid.steps import init_state
+from ivid.train import phases
 from ivid.train.loop import Hook, Loop, NonFiniteLoss
 from ivid.train.metrics import MetricWriter
 
@@ -37,7 +38,7 @@ def run(tmp_path, losses, *, hooks=(), stop=lambda: False):
 
   saved = Saved()
   writer = MetricWriter(tmp_path)
-  loop = Loop(SPEC, step, values, jax.random.key(0), saved, writer, hooks)
+  loop = Loop(phases.resolve(SPEC)[0], SPEC.total_steps, step, values, jax.random.key(0), saved, writer, hooks)
   try:
     loop.run(init_state({}, optax.sgd(1.0)), stop=stop)
   finally:

@@ -9,10 +9,19 @@ import optax
 import pytest
 from flax import linen as nn
 
-from ivid.spec.run import OptimizerKind, OptimizerSpec
-from ivid.train.optimizer import MUON_RMS, learning_rate, make_optimizer
+from ivid.spec.run import OptimizerKind, OptimizerSpec, TrainSpec
+from ivid.train import phases
+from ivid.train.optimizer import MUON_RMS, make_optimizer
 
 SPEC = OptimizerSpec(learning_rate=0.1, warmup_steps=10, final_fraction=0.1)
+
+
+def learning_rate(spec, steps):
+  return phases.learning_rate(phases.resolve(TrainSpec(steps=steps, optimizer=spec)))
+
+
+def optimizer_of(spec, steps):
+  return make_optimizer(spec, rate=learning_rate(spec, steps), boxed=BOXED)
 
 
 def test_warm_up_and_cosine():
@@ -38,14 +47,14 @@ BOXED = {
 @pytest.mark.parametrize("kind", list(OptimizerKind))
 def test_all_kinds_go_downhill(kind):
   params = jax.tree.map(lambda b: jnp.ones_like(b.value), BOXED, is_leaf=lambda b: isinstance(b, nn.LogicallyPartitioned))
-  optimizer = make_optimizer(dataclasses.replace(SPEC, kind=kind, warmup_steps=0), steps=100, boxed=BOXED)
+  optimizer = optimizer_of(dataclasses.replace(SPEC, kind=kind, warmup_steps=0), 100)
   state = optimizer.init(params)
   updates, _ = optimizer.update(params, state, params)
   assert all(float(jnp.sum(update)) < 0 for update in jax.tree.leaves(updates))
 
 
 def test_muon_orthogonalises_each_stacked_layer_by_itself():
-  optimizer = make_optimizer(dataclasses.replace(SPEC, kind=OptimizerKind.MUON, warmup_steps=0, clip_norm=1e9), steps=100, boxed=BOXED)
+  optimizer = optimizer_of(dataclasses.replace(SPEC, kind=OptimizerKind.MUON, warmup_steps=0, clip_norm=1e9), 100)
   grads = {name: jax.random.normal(jax.random.key(i), box.value.shape) for i, (name, box) in enumerate(BOXED.items())}
   scaled = dict(grads, kernel=grads["kernel"].at[0].multiply(100.0))
   zeros = jax.tree.map(jnp.zeros_like, grads)
@@ -61,7 +70,7 @@ def test_muon_orthogonalises_each_stacked_layer_by_itself():
 
 
 def test_clipping():
-  optimizer = make_optimizer(dataclasses.replace(SPEC, warmup_steps=0, clip_norm=1e-3), steps=10, boxed=BOXED)
+  optimizer = optimizer_of(dataclasses.replace(SPEC, warmup_steps=0, clip_norm=1e-3), 10)
   assert isinstance(optimizer, optax.GradientTransformation)
   params = {"a": jnp.zeros(4)}
   adam = optax.chain(optax.clip_by_global_norm(1e-3))

@@ -1,9 +1,10 @@
 """Measure what clips show: adherence to their prompts, from the pixels alone; and what super-resolution adds to ground truth.
 
-ivid evaluate --metric=adherence --cascade=nano --stop_stage=ssr1 --prompts=25 --out=eval
-ivid evaluate --metric=adherence --clips=out --out=eval
-ivid evaluate --metric=upsampling --cascade=nano --start_stage=tsr1 --stop_stage=tsr3 --prompts=4 --out=eval
-ivid evaluate --metric=upsampling --clips=FOLDER --start_stage=ssr2 --stop_stage=ssr2 --out=eval
+ivid evaluate --metrics=adherence --cascade=nano --stop_stage=ssr1 --prompts=25 --out=eval
+ivid evaluate --metrics=adherence --cascade=nano --images --prompts=100 --out=eval
+ivid evaluate --metrics=adherence --clips=out --out=eval
+ivid evaluate --metrics=upsampling --cascade=nano --start_stage=tsr1 --stop_stage=tsr3 --prompts=4 --out=eval
+ivid evaluate --metrics=upsampling --clips=FOLDER --start_stage=ssr2 --stop_stage=ssr2 --out=eval
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
   from ivid.spec.clip import ClipShape
   from ivid.spec.stage import StageSpec
 
-METRICS = ("adherence", "upsampling")
+METRICS = ADHERENCE, UPSAMPLING = ("adherence", "upsampling")
 OVERRIDES = ("steps", "sampler", "guidance", "threshold", "aug_snr")
 DEFAULT_CASCADE = "nano"
 BATCH = 8  # clips sampled together
@@ -38,7 +39,9 @@ BATCH = 8  # clips sampled together
 
 def define_flags(values: flags.FlagValues) -> None:
   f = dict(flag_values=values)
-  flags.DEFINE_string("metric", METRICS[0], f"What to measure: {', '.join(METRICS)}.", **f)
+  flags.DEFINE_list("metrics", [ADHERENCE], f"What to measure: {', '.join(METRICS)}.", **f)
+  flags.DEFINE_alias("metric", "metrics", **f)
+  flags.DEFINE_bool("images", False, "With adherence: single images of the base stage, by prompts without motion.", **f)
   flags.DEFINE_string("clips", "", "Folder of clips to judge instead of sampling a cascade; with upsampling: of ground truth.", **f)
   flags.DEFINE_string("prompts_file", "", "Text file with a prompt a line, in the grammar of moving_shapes.", **f)
   flags.DEFINE_integer("prompts", 25, "Prompts of each seeded group: one and two objects, drawn in training and held out from it.", **f)
@@ -49,29 +52,48 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string("stop_stage", "", "Stage whose clips are judged (default: the last trained one of the chain).", **f)
   for name in OVERRIDES:
     flags.DEFINE_string(name, "", "As in ivid sample.", **f)
-  flags.DEFINE_integer("batch_size", BATCH, "Clips sampled together.", **f)
+  flags.DEFINE_integer("batch_size", BATCH, "Clips or images sampled together.", **f)
   flags.DEFINE_string("out", "eval", "Folder of the results.", **f)
 
 
 def main(argv: Sequence[str]) -> None:
   values = parse_flags(argv, define_flags)
-  if values.metric not in METRICS:
-    raise ValueError(f"metric {values.metric!r}: {nearest(values.metric, METRICS)}")
+  _check(values)
+  for metric in dict.fromkeys(values.metrics):
+    {ADHERENCE: _adherence, UPSAMPLING: _upsampling}[metric](values)
+
+
+def _check(values: flags.FlagValues) -> None:
+  """Refuses flags that do not go together before anything is read or computed."""
+  if not values.metrics:
+    raise ValueError(f"--metrics is empty: expected one of {', '.join(METRICS)}, or several with commas")
+  for metric in values.metrics:
+    if metric not in METRICS:
+      raise ValueError(f"metric {metric!r}: {nearest(metric, METRICS)}")
   if values.batch_size < 1:
     raise ValueError(f"batch_size={values.batch_size}: expected 1 or more")
-  if values.metric == "upsampling":
-    return _upsampling(values)
+  if values.images and UPSAMPLING in values.metrics:
+    raise ValueError("--images with metric upsampling: expected --metrics=adherence")
+  if values.images and values.clips:
+    raise ValueError(f"--images beside --clips={values.clips}: expected --cascade, whose base stage makes the images")
+  if UPSAMPLING in values.metrics:
+    return
   if values.start_stage:
-    raise ValueError(f"--start_stage={values.start_stage} with metric adherence: expected --metric=upsampling, or --stop_stage alone")
+    raise ValueError(f"--start_stage={values.start_stage} with metric adherence: expected --metrics=upsampling, or --stop_stage alone")
   if values.clips and (values.cascade or values.stop_stage):
     raise ValueError("--clips beside --cascade or --stop_stage: expected clips to judge, or a cascade to sample")
+
+
+def _adherence(values: flags.FlagValues) -> None:
+  """Judges a folder's clips, or a cascade's clips or images of prompts; prints a row a group of prompts."""
   from ivid.evaluate import prompts, report
 
-  given = prompts.read_prompts(values.prompts_file) if values.prompts_file else None
+  given = prompts.read_prompts(values.prompts_file, images=values.images) if values.prompts_file else None
   if values.clips:
     pairs, made_by = _from_folder(values.clips, given)
   else:
-    chosen = given or prompts.seeded_prompts(values.seed, values.prompts, tuple(values.groups) or prompts.GROUPS)
+    groups = tuple(values.groups) or prompts.GROUPS
+    chosen = given or prompts.seeded_prompts(values.seed, values.prompts, groups, images=values.images)
     pairs, made_by = _from_cascade(values, chosen)
   results = [report.judge(prompt, clip) for prompt, clip in pairs]
   out = pathlib.Path(values.out)
@@ -105,7 +127,9 @@ def _from_cascade(values: flags.FlagValues, chosen: list[Prompt]) -> tuple[Itera
   from ivid.sample.cascade import run_cascade
   from ivid.sample.keys import Sample
 
-  cascade, stages, made_by = _stages(values)
+  cascade, stages, made_by = _stages(values, ADHERENCE)
+  if values.images:
+    stages = (_one_image(stages),)
   samples = [Sample(prompt.text, values.seed, 0) for prompt in chosen]
 
   def clips() -> Iterator[tuple[Prompt, np.ndarray]]:
@@ -116,7 +140,26 @@ def _from_cascade(values: flags.FlagValues, chosen: list[Prompt]) -> tuple[Itera
   return clips(), made_by
 
 
-def _stages(values: flags.FlagValues) -> tuple[Cascade, tuple[StageSpec, ...], dict[str, Any]]:
+def _one_image(stages: Sequence[StageSpec]) -> StageSpec:
+  """The base stage at one frame, which is a picture and no video (Stage.makes_pictures).
+
+  Raises:
+    ValueError: more stages, or images too small to be judged.
+  """
+  import numpy as np
+
+  from ivid.evaluate.images import check_image
+  from ivid.spec.run import TrainSpec
+  from ivid.train.view import training_view
+
+  if len(stages) > 1:
+    raise ValueError(f"--images with --stop_stage={stages[-1].name}: expected {stages[0].name}, the base, alone")
+  view = training_view(stages[0], TrainSpec(frames=1))
+  check_image(np.zeros(view.output.array[1:], np.uint8))
+  return view
+
+
+def _stages(values: flags.FlagValues, metric: str) -> tuple[Cascade, tuple[StageSpec, ...], dict[str, Any]]:
   """The cascade, its stages as they are to be sampled, and a record of both."""
   from ivid.sample import plan
   from ivid.spec import convert
@@ -124,10 +167,13 @@ def _stages(values: flags.FlagValues) -> tuple[Cascade, tuple[StageSpec, ...], d
   enable_compilation_cache()
   cascade = find_cascade(values.cascade or DEFAULT_CASCADE)
   start = values.start_stage
-  if values.metric == "upsampling" and not start:
+  stop = values.stop_stage or (cascade.spec.stage_names[0] if values.images else "")
+  if metric == ADHERENCE:
+    start = ""
+  elif not start:
     start = cascade.spec.stage_names[min(1, len(cascade.spec.stages) - 1)]
   overrides = plan.Overrides(**{name: values[name].value for name in OVERRIDES})
-  stages = plan.plan_stages(cascade, start=start, stop=values.stop_stage, overrides=overrides)
+  stages = plan.plan_stages(cascade, start=start, stop=stop, overrides=overrides)
   record = [
     dict(
       name=spec.name,
@@ -144,7 +190,7 @@ def _upsampling(values: flags.FlagValues) -> None:
   """Ground truth, drawn or a user's, through the stages; prints a row a stage."""
   from ivid.evaluate import upsampling
 
-  cascade, stages, made_by = _stages(values)
+  cascade, stages, made_by = _stages(values, UPSAMPLING)
   if stages[0].lowres is None:
     raise ValueError(f"start_stage={stages[0].name} has no input: expected one of {', '.join(cascade.spec.stage_names[1:])}")
   whole = cascade.spec.stages[-1].output  # stages before may squeeze what it shows

@@ -151,9 +151,9 @@ class _Part:
     if train.sample_every and held_out:
       hooks.append(Hook(train.sample_every, make_sampler(self.stage, self.run, self.encoder, self.workdir, self.writer)))
     if train.adherence_every:
-      from ivid.bin.adherence import make_adherence
+      from ivid.bin.adherence import adherence_curves
 
-      hooks.append(Hook(train.adherence_every, make_adherence(self.stage, self.run, self.encoder)))
+      hooks += [Hook(train.adherence_every, curve) for curve in adherence_curves(self.stage, self.run, self.encoder)]
     return hooks
 
 

@@ -1,7 +1,9 @@
 """`ivid evaluate`: a folder of clips, a cascade, and wrong commands."""
 
+import dataclasses
 import json
 
+import jax
 import pytest
 
 from ivid.__main__ import main
@@ -9,6 +11,12 @@ from ivid.data import grammar
 from ivid.data.moving_shapes import attributes, make_scene
 from ivid.evaluate.calibrate import make_clip
 from ivid.media.clips import write_clip
+from ivid.sample.bundle import write_cascade
+from ivid.spec.cascade import CascadeSpec
+from ivid.spec.clip import ClipShape
+from ivid.spec.stage import Task
+from ivid.text import encoder, t5
+from tests.sample import tiny
 
 
 def test_a_folder_of_real_clips(capsys, tmp_path):
@@ -23,10 +31,59 @@ def test_a_folder_of_real_clips(capsys, tmp_path):
   assert sum(group["background"]["right"] for group in record["summary"].values()) == 3
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  """A cascade of one base large enough to be judged, with random weights, and a stage that was never trained."""
+  folder = tmp_path_factory.mktemp("cascade")
+  text = dataclasses.replace(tiny.TEXT, max_tokens=128)
+  encoder.save_encoder(folder / "text", text, t5.init_params(jax.random.key(0), text))
+  size = ClipShape(frames=4, height=24, width=40, fps=0.75)
+  stages = [
+    tiny.tiny_stage("base", Task.BASE, size),
+    tiny.tiny_stage("tsr1", Task.TSR, dataclasses.replace(size, frames=8, fps=1.5), lowres=size),
+  ]
+  stages = [dataclasses.replace(stage, text_encoder=encoder.load_encoder(folder / "text").hash) for stage in stages]
+  trained = {stage.name: (stage, tiny.random_params(stage, 0), 100) for stage in stages}
+  return write_cascade(folder / "judged", CascadeSpec("judged", text, tuple(stages)), trained, folder / "text").folder
+
+
+def test_single_images_of_a_cascade(base, capsys, tmp_path):
+  options = ["evaluate", f"--cascade={base}", "--images", "--steps=2", "--guidance=3", "--batch_size=1", f"--out={tmp_path}"]
+  assert main([*options, "--metrics=adherence", "--prompts=1"]) == 0
+  assert "plain_shape" in capsys.readouterr().out
+  record = json.loads((tmp_path / "adherence.json").read_text())
+  (stage,) = record["made_by"]["stages"]
+  assert record["images"] and record["clips"] == 4 and list(record["summary"]) == ["one", "two", "one_held_out", "two_held_out"]
+  assert stage["name"] == "base" and stage["sampling"]["steps"] == 2 and stage["sampling"]["guidance"]["weight"] == 3.0
+  assert all("motion" not in result["right"] for result in record["results"])
+  (tmp_path / "prompts.txt").write_text("a large red circle on a black background\n")
+  assert main([*options, f"--prompts_file={tmp_path / 'prompts.txt'}"]) == 0
+  record = json.loads((tmp_path / "adherence.json").read_text())
+  assert [result["prompt"] for result in record["results"]] == ["a large red circle on a black background"]
+  capsys.readouterr()
+  assert main([*options, "--stop_stage=tsr1"]) == 1
+  assert "--images with --stop_stage=tsr1: expected base, the base, alone" in capsys.readouterr().err
+  (tmp_path / "prompts.txt").write_text("a large red circle moves left on a black background\n")
+  assert main([*options, f"--prompts_file={tmp_path / 'prompts.txt'}"]) == 1
+  assert "prompts.txt, line 1: caption word 5, 'moves'" in capsys.readouterr().err
+
+
+def test_images_too_small_to_be_judged(capsys, tmp_path):
+  cascade = tiny.write_tiny(tmp_path)
+  assert main(["evaluate", f"--cascade={cascade.folder}", "--images", f"--out={tmp_path / 'eval'}"]) == 1
+  assert "picture 8x12: expected 24 rows or more" in capsys.readouterr().err and not (tmp_path / "eval").exists()
+
+
 @pytest.mark.parametrize(
   ("args", "message"),
   [
     (["--metric=adherance"], "metric 'adherance': did you mean 'adherence'?"),
+    (["--metrics=adherence,upsamplin"], "metric 'upsamplin': did you mean 'upsampling'?"),
+    (["--metrics="], "--metrics is empty: expected one of adherence, upsampling"),
+    (["--images", "--metrics=upsampling"], "--images with metric upsampling: expected --metrics=adherence"),
+    (["--images", "--clips=a"], "--images beside --clips=a: expected --cascade"),
+    (["--images", "--prompts=0"], "prompts=0: expected 1 or more"),
+    (["--start_stage=tsr1"], "--start_stage=tsr1 with metric adherence: expected --metrics=upsampling"),
     (["--batch_size=0"], "batch_size=0: expected 1 or more"),
     (["--prompts=0"], "prompts=0: expected 1 or more"),
     (["--groups=tow"], "prompt group 'tow'"),

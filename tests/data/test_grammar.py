@@ -29,6 +29,16 @@ def test_every_caption_parses_back():
     assert grammar.parse(grammar.caption(said.objects, said.background)) == said
 
 
+def test_every_image_caption_parses_back_to_what_stays_still():
+  rng = np.random.default_rng(0)
+  for index in range(200):
+    said = grammar.sample_attributes(rng, index % 2 == 1)
+    still = tuple(Object(item.size, item.colour, item.shape, grammar.STAYS_STILL) for item in said.objects)
+    assert grammar.parse(grammar.image_caption(said.objects, said.background), motion=False) == Attributes(still, said.background)
+  with pytest.raises(ValueError, match="caption word 5, 'spins': expected one of on, and"):
+    grammar.parse("a large red star spins on a black background", motion=False)
+
+
 def test_caption_text():
   objects = (grammar.Object(1, 0, 0, 0), grammar.Object(1, 5, 6, 5))
   assert grammar.caption(objects[:1], 0) == "a large red circle moves left on a black background"

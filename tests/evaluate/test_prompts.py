@@ -21,6 +21,30 @@ def test_groups_hold_what_they_say():
     assert parse_prompt(prompt.text) == prompt
 
 
+def test_images_leave_the_motion_out():
+  prompts = seeded_prompts(0, 30, images=True)
+  assert len({prompt.text for prompt in prompts}) == len(prompts) == 120 and seeded_prompts(0, 5, images=True) == prompts[:20]
+  for prompt in prompts:
+    assert prompt.image and not any(motion in prompt.text for motion in grammar.MOTIONS)
+    assert {grammar.held_out(item) for item in prompt.attributes.objects} == {prompt.group.endswith("held_out")}
+    parsed = parse_prompt(prompt.text, image=True)
+    assert parsed.image and parsed.group == prompt.group.removesuffix("_held_out")
+    assert [item.words[:3] for item in parsed.attributes.objects] == [item.words[:3] for item in prompt.attributes.objects]
+
+
+def test_more_prompts_than_there_are():
+  with pytest.raises(ValueError, match="prompts=1600: there are few more than 1520 different ones of group one: expected 1520 or fewer"):
+    seeded_prompts(0, 1600, ("one",), images=True)
+
+
+def test_file_of_images(tmp_path):
+  path = tmp_path / "prompts.txt"
+  path.write_text("a large red circle on a black background\n")
+  assert read_prompts(path, images=True)[0].group == "one"
+  with pytest.raises(ValueError, match="line 1: caption word 5, 'on': expected one of moves left"):
+    read_prompts(path)
+
+
 def test_file(tmp_path):
   path = tmp_path / "prompts.txt"
   path.write_text("# two\n\na large red circle moves left on a black background\na small blue star spins on a gray background\n")

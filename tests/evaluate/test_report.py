@@ -9,8 +9,8 @@ from PIL import Image
 from ivid.data import grammar
 from ivid.data.moving_shapes import attributes, make_scene
 from ivid.evaluate import report
-from ivid.evaluate.calibrate import make_clip
-from ivid.evaluate.prompts import parse_prompt
+from ivid.evaluate.calibrate import make_clip, make_image
+from ivid.evaluate.prompts import parse_prompt, seeded_prompts
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +53,27 @@ def test_confusion_pairs_objects_by_colour(results):
   assert counts.sum() == 5 and np.trace(counts) == 5  # one clip of two objects
   names, counts = report.confusion_matrices(results[4:])["colour"]
   assert counts.sum() == 1 and np.trace(counts) == 0
+
+
+def test_report_of_images(tmp_path):
+  results = []
+  for prompt in seeded_prompts(3, 3, ("one", "two"), images=True):
+    scene = make_scene(0, len(results), said=prompt.attributes)
+    results.append(report.judge(prompt, make_image(scene, 24, np.random.default_rng(0))[None]))
+  wrong = results[0].prompt.text.replace(*(("red", "blue") if " red " in results[0].prompt.text else (_colour(results[0].prompt), "red")))
+  results.append(report.judge(parse_prompt(wrong, image=True), results[0].frames))
+  summary = report.write_report(tmp_path, results, {})
+  record = json.loads((tmp_path / report.RESULTS).read_text())
+  assert record["images"] and [row["right"]["all"] for row in record["results"]] == [True] * 6 + [False]
+  assert "motion" not in summary["one"] and summary["two"]["all"]["right"] == 3
+  matrices = report.confusion_matrices(results)
+  assert list(matrices) == ["size", "colour", "shape", "background"] and matrices["colour"][1].sum() == 10
+  with Image.open(tmp_path / report.FIRST) as first, Image.open(tmp_path / report.FAILURES) as failures:
+    assert first.width > 3 * 160 and first.height < 4 * first.width and np.asarray(failures).std() > 5
+
+
+def test_a_kind_that_no_prompt_has_is_a_dash():
+  prompt = parse_prompt("a large red circle on a black background", image=True)
+  result = report.judge(prompt, make_image(make_scene(0, 0, said=prompt.attributes), 24, np.random.default_rng(0))[None])
+  text = report.format_summary(report.summarize(["one"], [result.right]))
+  assert text.splitlines()[1].split()[:10] == ["one", "1", *["100.0%"] * 7, "-"]

@@ -23,9 +23,10 @@ TEXT = RNG.standard_normal((8, 1, 24, 16)).astype(np.float32)
 SMALL = {n: RNG.uniform(-1, 1, (8, *SPEC.stage(n).lowres.input.array)).astype(np.float32) for n in ("tsr1", "ssr1")}
 
 
-def draw(name, rows, *, mesh=None, sampling=None, aug_snr=None, progress=None):
-  """Clips of the samples numbered `rows`."""
+def draw(name, rows, *, mesh=None, sampling=None, aug_snr=None, progress=None, output=None):
+  """Clips of the samples numbered `rows`; `output`: what is another in the stage's output."""
   spec, rows = SPEC.stage(name), list(rows)
+  spec = dataclasses.replace(spec, output=dataclasses.replace(spec.output, **(output or {})))
   if aug_snr:
     spec = dataclasses.replace(spec, lowres=dataclasses.replace(spec.lowres, aug_snr=aug_snr))
   return stage_sampler.sample_stage(
@@ -96,6 +97,12 @@ def test_one_step_is_the_denoiser():
   level = np.full(1, stage.spec.diffusion.logsnr_min, np.float32)
   x_hat = Program("guided", stage.guided).jit()(PARAMS["base"], z, level, cond, np.float32(1.0))
   np.testing.assert_allclose(draw("base", [0], sampling=sampling), np.clip(x_hat, -1, 1), atol=ROUNDING)
+
+
+def test_one_frame_of_a_base_is_a_picture_which_has_no_rate():
+  one, other = (draw("base", [0], output=dict(frames=1, fps=fps)) for fps in (1.0, 50.0))
+  np.testing.assert_allclose(one, other, atol=ROUNDING)
+  assert np.abs(draw("base", [0], output=dict(fps=50.0)) - draw("base", [0])).mean() > 1e-3
 
 
 def test_progress_counts_steps():

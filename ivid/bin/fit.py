@@ -75,10 +75,12 @@ def fit(
     _say(f"follow with: tensorboard --logdir={workdir / 'tb'}")
     try:
       for phase in phases.remaining(all_phases, int(state.step), total):
+        if phase.name:
+          _say(f"phase {phase.name}: steps {phase.first_step} to {phase.end}")
         part = _Part(dataclasses.replace(run, train=phase.train), Stage(stage), phase, make(phase.train), encoder, workdir, writer)
         loop = _loop(part, int(state.step), checkpointer, total, teacher)
         state = loop.run(state, stop=stop)
-        if int(state.step) < min(phase.end, total):
+        if int(state.step) < phase.end:
           break
     finally:
       checkpointer.close()

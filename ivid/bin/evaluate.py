@@ -41,7 +41,7 @@ def define_flags(values: flags.FlagValues) -> None:
   f = dict(flag_values=values)
   flags.DEFINE_list("metrics", [ADHERENCE], f"What to measure: {', '.join(METRICS)}.", **f)
   flags.DEFINE_alias("metric", "metrics", **f)
-  flags.DEFINE_bool("images", False, "With adherence: single images of the base stage, by prompts without motion.", **f)
+  flags.DEFINE_bool("images", False, "With adherence: single images of the base stage, of prompts without motion.", **f)
   flags.DEFINE_string("clips", "", "Folder of clips to judge instead of sampling a cascade; with upsampling: of ground truth.", **f)
   flags.DEFINE_string("prompts_file", "", "Text file with a prompt a line, in the grammar of moving_shapes.", **f)
   flags.DEFINE_integer("prompts", 25, "Prompts of each seeded group: one and two objects, drawn in training and held out from it.", **f)
@@ -85,7 +85,7 @@ def _check(values: flags.FlagValues) -> None:
 
 
 def _adherence(values: flags.FlagValues) -> None:
-  """Judges a folder's clips, or a cascade's clips or images of prompts; prints a row a group of prompts."""
+  """Judges a folder's clips, or a cascade's clips or images of prompts; prints one row per group of prompts."""
   from ivid.evaluate import prompts, report
 
   given = prompts.read_prompts(values.prompts_file, images=values.images) if values.prompts_file else None

@@ -78,7 +78,7 @@ def write_report(folder: pathlib.Path, results: Sequence[Result], made_by: dict[
 
 
 def format_summary(summary: dict[str, dict[str, dict]]) -> str:
-  """A table: a line a group, a column an attribute, in percent with the 95% interval of "all"; "-" where no prompt has it."""
+  """A table: one line per group, one column per attribute, in percent with the 95% interval of "all"; "-" where no prompt has it."""
   columns = list(next(iter(summary.values())))
   lines = [f"{'prompts':14} {'of':>5} " + " ".join(f"{name:>11}" for name in columns)]
   for group, rates in summary.items():

@@ -101,17 +101,22 @@ def _first_state(
     step = int(state.step)
     phase = phases.phase_at(all_phases, step)
     if next_index != phase.index_at(step):
-      raise ValueError(
-        f"{workdir} has seen {next_index} examples in {step} steps, train.batch_size={phase.train.batch_size}"
-        f"{' and the phases before' if phase.first_step else ''} would make {phase.index_at(step)}: expected those that it was trained "
-        "with, or a new --workdir and train.init_from"
-      )
+      raise ValueError(_other_batches(phase, workdir, step, next_index))
     _say(f"resuming {workdir} at step {step}{f' of phase {phase.name}' if phase.name else ''}")
     return state
   state = training.init.jit()(stream(run.train.seed, "init"))
   if teacher is not None:
     return warm_start(state, teacher)
   return warm_start(state, initial_weights(run.train.init_from, run.stage)) if run.train.init_from else state
+
+
+def _other_batches(phase: Phase, workdir: pathlib.Path, step: int, next_index: int) -> str:
+  """What is said of a work folder that has seen another number of examples than the run's phases would have shown it."""
+  expected = "expected the same, or a new --workdir and train.init_from"
+  if not phase.name:
+    return f"train.batch_size={phase.train.batch_size}: {workdir} was trained with {next_index / max(step, 1):g}; {expected}"
+  shown = phase.index_at(step)
+  return f"train.phases: {workdir} has seen {next_index} examples in {step} steps, up to phase {phase.name} these show {shown}; {expected}"
 
 
 @dataclasses.dataclass(frozen=True)

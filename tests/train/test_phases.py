@@ -153,7 +153,7 @@ def test_another_earlier_phase_is_refused(tmp_path):
   run, stage = tiny_run(steps=3)
   fit(run, stage, tmp_path)
   other = tuple(dataclasses.replace(phase, batch_size=8) for phase in run.train.phases)
-  with pytest.raises(ValueError, match=r"has seen 40 examples in 3 steps, train.batch_size=8 and the phases before would make 24"):
+  with pytest.raises(ValueError, match=r"has seen 40 examples in 3 steps, up to phase spread these show 24; expected the same"):
     fit(dataclasses.replace(run, train=dataclasses.replace(run.train, phases=other, steps=None)), stage, tmp_path)
 
 

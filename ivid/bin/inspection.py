@@ -26,7 +26,7 @@ def stage_sheet(run: RunSpec, *, split: Split, count: int) -> np.ndarray:
   """For each of `count` examples: the caption, the target, z_t at a few levels, and the conditioning clip at the level of sampling."""
   spec = run.cascade.stage(run.stage)
   train = dataclasses.replace(run.train, batch_size=count, accumulation=1)
-  batch = next(make_pipeline(data=run.data, train=train, stage=spec, split=split))
+  batch = next(make_pipeline(data=run.data.in_process(), train=train, stage=spec, split=split))
   x = jnp.asarray(from_uint8(batch[batches.VIDEO]))
   keys = jax.vmap(jax.random.fold_in, (None, 0))(stream(train.seed, "inspect"), batch[batches.INDEX])
   eps = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)

@@ -34,6 +34,8 @@ def get_config(stage: str = "base") -> ml_collections.ConfigDict:
         two_objects=0.3,
         text_encoder="nano",
         embeddings="",
+        draw="host",
+        workers=0,
         threads=1,
         prefetch=2,
       ),

@@ -57,6 +57,8 @@ def get_config(stage: str = "base") -> ml_collections.ConfigDict:
         two_objects=0.3,
         text_encoder="t5_xxl",
         embeddings="",
+        draw="host",
+        workers=0,
         threads=16,
         prefetch=8,
       ),

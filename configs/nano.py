@@ -48,6 +48,8 @@ def _data() -> dict:
     cache="",
     text_encoder="nano",
     embeddings="",
+    draw="host",
+    workers=0,
     threads=1,
     prefetch=2,
   )

@@ -58,7 +58,7 @@ def get_config(stage: str = "base") -> ml_collections.ConfigDict:
         adherence_prompts=0,
       ),
       mesh=dict(data=-1, fsdp=1, tensor=1),
-      data=dict(name="moving_shapes", dir="", caption_pool=0, cache="", text_encoder="nano", embeddings=""),
+      data=dict(name="moving_shapes", dir="", caption_pool=0, cache="", text_encoder="nano", embeddings="", draw="host", workers=0),
     ),
     convert_dict=True,
   )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -9,7 +10,7 @@ import math
 import pathlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -19,16 +20,18 @@ from ivid.bin.captions import open_text
 from ivid.bin.config import find_cascade
 from ivid.bin.samples import make_sampler
 from ivid.data.pipeline import Split, make_pipeline
+from ivid.data.view import make_view
 from ivid.parallel.distributed import StopSignal, alone, connect, is_first
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import process_rows
-from ivid.spec.run import RunSpec
+from ivid.spec.run import Draw, RunSpec
 from ivid.spec.stage import StageSpec
 from ivid.stage import Stage, Teacher
 from ivid.steps import TrainState
 from ivid.text.embedder import Embedder
 from ivid.train import checkpoint, phases
 from ivid.train.checkpoint import Checkpointer
+from ivid.train.drawing import drawn_first, make_drawing
 from ivid.train.loop import Hook, Loop
 from ivid.train.metrics import MetricWriter
 from ivid.train.phases import Phase
@@ -79,7 +82,8 @@ def fit(
           _say(f"phase {phase.name}: steps {phase.first_step} to {phase.end}")
         part = _Part(dataclasses.replace(run, train=phase.train), Stage(stage), phase, make(phase.train), encoder, workdir, writer)
         loop = _loop(part, int(state.step), checkpointer, total, teacher)
-        state = loop.run(state, stop=stop)
+        with contextlib.closing(loop.batches):
+          state = loop.run(state, stop=stop)
         if int(state.step) < phase.end:
           break
     finally:
@@ -131,18 +135,14 @@ class _Part:
   workdir: pathlib.Path
   writer: MetricWriter
 
-  def batches(self, split: Split, step: int) -> Iterator[dict[str, jax.Array]]:
+  def batches(self, split: Split, step: int) -> Generator[dict[str, jax.Array]]:
     """Batches from update `step` of the run on, or from the first one of validation."""
-    train = self.phase.train
-    counted = dict(first_index=self.phase.first_index, start_step=step - self.phase.first_step) if split is Split.TRAIN else {}
-    host = make_pipeline(
-      data=self.run.data,
-      train=train,
-      stage=self.stage.spec,
-      split=split,
-      rows=process_rows(self.training.mesh, train.batch_size),
-      **counted,
-    )
+    train, stage, rows = self.phase.train, self.stage.spec, process_rows(self.training.mesh, self.phase.train.batch_size)
+    if split is Split.TRAIN:
+      counted = dict(first_index=self.phase.first_index, start_step=step - self.phase.first_step)
+      host = make_pipeline(data=self.run.data, train=train, stage=stage, rows=rows, **counted)
+    else:
+      host = make_pipeline(data=self.run.data.in_process(), train=train, stage=stage, rows=rows, split=split)
     return device_batches(host, self._embed, self.training.batch)
 
   def _embed(self, captions: list[str]):
@@ -170,10 +170,13 @@ def _loop(part: _Part, step: int, checkpointer: Checkpointer, total: int, teache
   if teacher is not None:
     placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), teacher, training.state.params)
     taught = Teacher(placed, np.float32(training.stage.spec.student.steps))
+  step_fn = update if taught is None else lambda state, batch, key: update(state, taught, batch, key)
+  if part.run.data.draw is Draw.DEVICE:
+    step_fn = drawn_first(step_fn, make_drawing(make_view(part.phase.train, part.stage.spec), training.batch, training.mesh))
   return Loop(
     phase=part.phase,
     total=total,
-    step_fn=update if taught is None else lambda state, batch, key: update(state, taught, batch, key),
+    step_fn=step_fn,
     batches=part.batches(Split.TRAIN, step),
     key=stream(part.phase.train.seed, "loss"),
     checkpointer=checkpointer,

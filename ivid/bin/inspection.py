@@ -33,7 +33,7 @@ def stage_sheet(run: RunSpec, *, phase: str, split: Split, count: int) -> np.nda
   train = phases.named(phases.resolve(run.train), phase).train
   spec = noised_as(run.cascade.stage(run.stage), train)
   train = dataclasses.replace(train, batch_size=count, accumulation=1)
-  batch = next(make_pipeline(data=run.data, train=train, stage=spec, split=split))
+  batch = next(make_pipeline(data=run.data.in_process(), train=train, stage=spec, split=split))
   x = jnp.asarray(from_uint8(batch[batches.VIDEO]))
   keys = jax.vmap(jax.random.fold_in, (None, 0))(stream(train.seed, "inspect"), batch[batches.INDEX])
   eps = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)

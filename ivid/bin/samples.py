@@ -88,7 +88,7 @@ def held_out_clips(stage: StageSpec, run: RunSpec, encoder: Embedder, count: int
   """The first `count` clips of the validation set."""
   spec = training_view(stage, run.train)
   videos = dataclasses.replace(run.train, image_fraction=0.0, batch_size=count, accumulation=1)
-  host = make_pipeline(data=run.data, train=videos, stage=stage, start_step=0, split=Split.EVAL)
+  host = make_pipeline(data=run.data.in_process(), train=videos, stage=stage, start_step=0, split=Split.EVAL)
   batch = next(iter(itertools.islice(host, 1)))
   captions = [row[0] for row in batch["captions"]]
   text, mask = encoder.embed(captions, length=run.cascade.text.max_tokens)

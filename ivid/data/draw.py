@@ -21,6 +21,7 @@ FINE_ROWS = 96
 ROUND_ROWS = 2  # rows per sub-pixel on which a circle's chords are measured
 SHORT = 1e-3  # pixels: an edge's sideways extent within a row counts as at least this
 NEAR = 0.01  # pixels: an edge that ends so far to the left of a pixel adds nothing to it, rounding and SHORT included
+UNROLL = 4  # edges of all objects that one turn of XLA's loop adds
 CHUNK = 60_000  # numbers that numpy handles at a time, to stay in the cache
 RGB = np.array(list(COLOURS.values()), np.float32)
 # Of every shape: x and y of both ends of its edges [32, 2 axes, 2 ends, E, 1].
@@ -43,12 +44,12 @@ def draw(scene: Scene, *, times, height: int, width: int, crop: tuple | None = N
     return _draw_sparse(scene, np.asarray(times, np.float32), view, fine)
   x, y = _grid(xp, rows * fine, columns * fine, 1.0 / fine)
   covers, poses = [], _poses(scene, times, xp)
-  for i in range(2):
-    edges, ellipse = _outline(scene, i, poses, view, xp), _ellipse(scene, i, poses, view, xp)
-    edges = tuple(edge[..., None, None] for edge in edges)  # [E, T, 1, 1]
-    round_cover = _round_coverage(xp, tuple(e[:, None, None] for e in ellipse), x, y, 1.0 / fine)
-    cover = xp.where(xp.asarray(shapes.IS_ROUND)[scene.shape[i]], round_cover, _polygon_coverage(xp, edges, x, y, 1.0 / fine))
-    covers.append(cover * scene.present[i])
+  outlines = zip(*(_outline(scene, i, poses, view, xp) for i in range(2)), strict=True)
+  edges = tuple(xp.stack(pair, axis=1)[..., None, None] for pair in outlines)  # [E, 2, T, 1, 1]
+  for i, cover in enumerate(_polygon_coverage(xp, edges, x, y, 1.0 / fine)):
+    ellipse = tuple(e[:, None, None] for e in _ellipse(scene, i, poses, view, xp))
+    round_cover = _round_coverage(xp, ellipse, x, y, 1.0 / fine)
+    covers.append(xp.where(xp.asarray(shapes.IS_ROUND)[scene.shape[i]], round_cover, cover) * scene.present[i])
   picture = _composite(xp, scene, _light(xp, scene, view, x, y, 1.0 / fine), covers)
   return picture.reshape(len(times), rows, fine, columns, fine, 3).mean(axis=(2, 4))
 
@@ -103,7 +104,16 @@ def _polygon_coverage(xp, edges, x, y, step: float):
   Edges lead ([E, ...]); x and y broadcast behind them.
   """
   ax, ay, _, by = edges
-  return xp.minimum(xp.maximum(_edge_shares(xp, (ax, ay, by, _slope(xp, edges)), x, y, step).sum(axis=0), 0.0), 1.0)
+  edges = (ax, ay, by, _slope(xp, edges))
+  if xp is np:
+    total = _edge_shares(xp, edges, x, y, step).sum(axis=0)
+  else:
+    import jax  # numpy draws without it
+
+    # One edge after the other: XLA on a CPU would make room for all of them at once, and take fourteen times as long.
+    zeros = xp.zeros(np.broadcast_shapes(ax.shape[1:], x.shape, y.shape), xp.float32)
+    total, _ = jax.lax.scan(lambda added, edge: (added + _edge_shares(xp, edge, x, y, step), None), zeros, edges, unroll=UNROLL)
+  return xp.minimum(xp.maximum(total, 0.0), 1.0)
 
 
 def _slope(xp, edges):

@@ -22,7 +22,7 @@ CHOICES = 1  # seeds the draws around a scene (crop, caption), apart from the sc
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """One row of a batch: uint8 [T, H, W, 3], and one caption, or one a frame where the frames are independent images."""
+  """One row of a batch: uint8 [T, H, W, 3] (or what draws it, ivid.data.frames), and one caption, or one a frame of independent images."""
 
   video: np.ndarray
   captions: tuple[str, ...]

@@ -10,9 +10,10 @@ from ivid.data import grammar, moving_shapes
 from ivid.data.caption_pool import training_caption, training_pool
 from ivid.data.draw import draw, to_uint8
 from ivid.data.example import CHOICES, STREAMS, Example, Source, Split
+from ivid.data.frames import pack
 from ivid.data.view import View, make_view
 from ivid.spec.errors import nearest
-from ivid.spec.run import DataSpec, TrainSpec
+from ivid.spec.run import DataSpec, Draw, TrainSpec
 from ivid.spec.stage import StageSpec
 
 DURATION_SLACK = 1e-3  # seconds
@@ -36,7 +37,8 @@ def make_source(*, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Sp
 class MovingShapes:
   """Clips of moving_shapes at a stage's output, from (train.seed, split, index).
 
-  Rows that train.is_image names, and every row of a view of one frame, are independent images.
+  Rows that train.is_image names, and every row of a view of one frame, are independent images. With data.draw=device an example's video is
+  what draws it (ivid.data.frames).
   """
 
   def __init__(self, *, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split, first_index: int = 0):
@@ -69,7 +71,7 @@ class MovingShapes:
     return self._scene(index, int(self.view.is_image or self._train.is_image(index)))[1]
 
   def _image(self, index: int, frame: int) -> tuple[np.ndarray, str]:
-    """One moment of a scene of its own [H, W, 3], and its caption."""
+    """One moment of a scene of its own [H, W, 3] (or [N]), and its caption."""
     rng, scene, caption = self._scene(index, 1 + frame)
     corner = self.view.corner(rng)[1:]
     return self._draw(scene, np.array([moment(scene, rng)]), corner)[0], caption or self._caption(scene, rng, motion=False)
@@ -90,6 +92,8 @@ class MovingShapes:
 
   def _draw(self, scene: moving_shapes.Scene, times: np.ndarray, corner: list[int]) -> np.ndarray:
     view = self.view
+    if self._data.draw is Draw.DEVICE:
+      return pack(scene, times, corner)
     crop = (*corner, view.height, view.width)
     return to_uint8(draw(scene, times=times, height=view.clip.height, width=view.clip.width, crop=crop))
 

@@ -8,6 +8,8 @@ from ivid.spec.stage import StageSpec
 
 # One row per entry: the axes behind the batch axis are written in the Imagen Video letters.
 VIDEO = "video"  # [B, T, H, W, 3] uint8, RGB; T independent pictures where is_video is False
+# [B, T, N] float32, what draws `video` (ivid.data.frames): in its place until the devices have drawn it.
+FRAMES = "frames"
 TEXT = "text"  # [G, M, L, D] bfloat16 embeddings, see CaptionLayout; [B, 1, L, D] without packed images
 TEXT_MASK = "text_mask"  # [G, M, L] bool, True on tokens
 IS_VIDEO = "is_video"  # [B] bool

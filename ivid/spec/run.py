@@ -207,6 +207,13 @@ class MeshSpec:
   height: int = 1
 
 
+class Draw(enum.Enum):
+  """Where the pictures of moving_shapes are drawn."""
+
+  HOST = "host"  # by numpy, in the processes that feed
+  DEVICE = "device"  # by the devices that train: what is fed are the scenes, a twentieth of the bytes
+
+
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
   name: str = "moving_shapes"  # drawn on the fly; "tfds:NAME" reads a prepared TFDS data set
@@ -218,15 +225,25 @@ class DataSpec:
   caption_pool: int = 0  # moving_shapes: training captions come from a pool of so many, embedded once; 0: each is made anew
   cache: str = ""  # folder for the pool's embeddings; empty: $XDG_CACHE_HOME/ivid or ~/.cache/ivid
   embeddings: str = ""  # folder that `ivid data embed` wrote; the text encoder is then not loaded
+  draw: Draw = Draw.HOST
+  workers: int = 0  # processes that make training's batches; 0: `threads` of the training process itself do
   threads: int = 1
   prefetch: int = 2
 
   def __post_init__(self):
+    if self.workers < 0:
+      raise ValueError(f"data.workers={self.workers}: expected 0 or more")
+    if self.draw is Draw.DEVICE and self.name != "moving_shapes":
+      raise ValueError(f"data.draw=device: data.name={self.name!r} is not drawn: expected moving_shapes, or data.draw=host")
     if self.caption_pool < 0 or self.caption_pool % 2:
       raise ValueError(
         f"data.caption_pool={self.caption_pool}: expected 0 or an even number, half of it for images "
         f"(nearest: {max(0, self.caption_pool + 1)})"
       )
+
+  def in_process(self) -> DataSpec:
+    """The same examples as pixels that this process makes: for the few batches of validation and of pictures to look at."""
+    return dataclasses.replace(self, draw=Draw.HOST, workers=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
@@ -160,29 +161,31 @@ def warm_start(state: TrainState, params: Any) -> TrainState:
 
 
 def device_batches(
-  host: Iterator[Mapping[str, Any]], embed: EmbedFn, batch: Mapping[str, jax.ShapeDtypeStruct]
-) -> Iterator[dict[str, jax.Array]]:
-  """Batches as `batch` describes them (Training.batch), from this process's rows (sharding.process_rows) with captions."""
+  host: Generator[Mapping[str, Any]], embed: EmbedFn, batch: Mapping[str, jax.ShapeDtypeStruct]
+) -> Generator[dict[str, jax.Array]]:
+  """Batches as `batch` describes them (Training.batch), from this process's rows (sharding.process_rows) with captions.
+
+  Frames that the devices are to draw stand for `video` (ivid.train.drawing). Closing the generator closes `host`.
+  """
   size, frames, *_ = batch[batches.VIDEO].shape
   per_group = batch[batches.TEXT].shape[1]
   layout = batches.CaptionLayout.of(batch[batches.TEXT].shape[:2], batch_size=size, frames=frames)
-  for example in host:
-    captions = example["captions"]
-    if layout.images == layout.rows:  # a caption a frame throughout
-      captions = [row * (frames // len(row)) for row in captions]
-    text, mask = embed([caption for row in captions for caption in row])
-    arrays = {
-      batches.VIDEO: example["video"],
-      batches.TEXT: text.reshape(-1, per_group, *text.shape[1:]),
-      batches.TEXT_MASK: mask.reshape(-1, per_group, mask.shape[-1]),
-      batches.IS_VIDEO: example["is_video"],
-      batches.FPS: example["fps"],
-      batches.INDEX: example["index"],
-    }
-    yield {
-      name: jax.make_array_from_process_local_data(batch[name].sharding, np.asarray(a), (batch[name].shape[0], *np.shape(a)[1:]))
-      for name, a in arrays.items()
-    }
+  described = {**batch, batches.FRAMES: batch[batches.VIDEO]}  # in the same rows
+  with contextlib.closing(host):
+    for example in host:
+      captions = example["captions"]
+      if layout.images == layout.rows:  # a caption a frame throughout
+        captions = [row * (frames // len(row)) for row in captions]
+      text, mask = embed([caption for row in captions for caption in row])
+      arrays = {name: array for name, array in example.items() if name != "captions"}
+      arrays[batches.TEXT] = text.reshape(-1, per_group, *text.shape[1:])
+      arrays[batches.TEXT_MASK] = mask.reshape(-1, per_group, mask.shape[-1])
+      yield {name: _placed(array, described[name]) for name, array in arrays.items()}
+
+
+def _placed(rows: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+  """This process's rows of an array that has as many in all as `like`, and lies as it does."""
+  return jax.make_array_from_process_local_data(like.sharding, np.asarray(rows), (like.shape[0], *np.shape(rows)[1:]))
 
 
 def make_evaluation(

@@ -59,6 +59,7 @@ def test_data(capsys, tmp_path):
   for row in rows:
     seconds = row["seconds"]
     assert row["caption_pool"] == 32 and 0 < seconds["draw"] < seconds["example"] and 0 < seconds["text"]
+    assert 0 < seconds["scene"] < seconds["example"] and 0 < seconds["devices"]
     assert row["examples_per_second"] == pytest.approx(1 / (seconds["example"] + seconds["text"]))
   assert "embedding" in printed.err and len(list(tmp_path.glob("embeddings/nano-*/rows-*.npy"))) == 1
 

@@ -1,0 +1,72 @@
+"""What a process feeds: its rows of every batch, made from examples by index. Light to import, as worker processes do."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ivid.data.example import Example, Split
+from ivid.data.sources import make_source
+from ivid.spec import batch as batches
+from ivid.spec.run import DataSpec, Draw, TrainSpec
+from ivid.spec.stage import StageSpec
+
+CAPTIONS = "captions"  # list[list[str]], one a clip and one a frame of packed images; embedded before it reaches a device
+LAST_INDEX = 2**31 - 1  # indices are int32
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+  """These rows of every batch, from one on; small enough to be sent to another process.
+
+  Attributes:
+    first_index: of the run's phase.
+    start: index of the first row of the first batch.
+    rows: of every batch, in rising order.
+  """
+
+  data: DataSpec
+  train: TrainSpec
+  stage: StageSpec
+  split: Split
+  first_index: int
+  start: int
+  rows: tuple[int, ...]
+
+  def open(self) -> Rows:
+    """Raises ValueError: whatever the source does not accept."""
+    return Rows(self)
+
+
+class Rows:
+  """A feed with its source, read in any order: place p is (index, example), the rows of one batch behind those of the other."""
+
+  def __init__(self, feed: Feed):
+    self._feed = feed
+    self._source = make_source(data=feed.data, train=feed.train, stage=feed.stage, split=feed.split, first_index=feed.first_index)
+
+  def __len__(self) -> int:
+    return ((LAST_INDEX - self._feed.start) // self._feed.train.batch_size) * len(self._feed.rows)
+
+  def __getitem__(self, place: int) -> tuple[int, Example]:
+    step, row = divmod(place, len(self._feed.rows))
+    index = self._feed.start + step * self._feed.train.batch_size + self._feed.rows[row]
+    return index, self._source[index]
+
+  def batch(self, number: int) -> dict[str, Any]:
+    """Batch number `number` of the feed."""
+    count = len(self._feed.rows)
+    return self.collate([self[place] for place in range(number * count, (number + 1) * count)])
+
+  def collate(self, pairs: list[tuple[int, Example]]) -> dict[str, Any]:
+    """Pairs of index and example as one batch."""
+    examples = [example for _, example in pairs]
+    return {
+      batches.FRAMES if self._feed.data.draw is Draw.DEVICE else batches.VIDEO: np.stack([e.video for e in examples]),
+      CAPTIONS: [list(e.captions) for e in examples],
+      batches.IS_VIDEO: np.array([e.is_video for e in examples]),
+      batches.FPS: np.array([e.fps for e in examples], np.float32),
+      batches.INDEX: np.array([index for index, _ in pairs], np.int32),
+    }

@@ -1,0 +1,37 @@
+"""Pictures of moving_shapes drawn by the devices that train on them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ivid.data import frames
+from ivid.data.view import View
+from ivid.programs import Program
+from ivid.spec import batch as batches
+
+
+def make_drawing(view: View, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh) -> Program:
+  """Program: frames [B, T, N] -> video [B, T, H, W, 3] of `batch` (Training.batch), each row on the devices where it is trained on."""
+  video = batch[batches.VIDEO]
+  taken = jax.ShapeDtypeStruct((*video.shape[:2], frames.length()), np.float32, sharding=video.sharding)
+  return Program("draw", functools.partial(frames.draw_frames, view=view), (taken,), out_shardings=video.sharding, mesh=mesh)
+
+
+def drawn_first(step_fn: Callable[..., Any], drawing: Program) -> Callable[..., Any]:
+  """step_fn(state, batch, key), given batches with `frames` in place of `video`.
+
+  It draws where the step is called, not where batches are fed: all processes then run their programs in one order.
+  """
+  draw = drawing.jit()
+
+  def step(state: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> Any:
+    rest = {name: array for name, array in batch.items() if name != batches.FRAMES}
+    return step_fn(state, {**rest, batches.VIDEO: draw(batch[batches.FRAMES])}, key)
+
+  return step

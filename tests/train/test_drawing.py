@@ -1,0 +1,106 @@
+"""Batches that the devices draw: the pixels of numpy, each row where it is trained on; and a run on them."""
+
+import dataclasses
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from ivid.bin.config import load_run
+from ivid.bin.fit import fit
+from ivid.data import frames
+from ivid.data.moving_shapes import make_scene
+from ivid.data.pipeline import make_pipeline
+from ivid.data.view import make_view
+from ivid.parallel import hlo
+from ivid.parallel.mesh import make_mesh
+from ivid.spec import batch as batches
+from ivid.spec.run import CropSpec, DataSpec, Draw, MeshSpec, PhaseSpec
+from ivid.train.drawing import make_drawing
+from ivid.train.run import device_batches, make_training
+
+RUN = load_run("tiny:base")
+DEVICE = dataclasses.replace(RUN.data, draw=Draw.DEVICE)
+SHARE = 1e-3  # of values that may differ by 1: nano's do in 8e-5
+
+
+def test_frames_hold_the_scene():
+  scene = make_scene(3, 4, two_objects=True)
+  packed = frames.pack(scene, np.array([0.5, 1.25]), (7, 300))
+  assert packed.shape == (2, frames.length()) and packed.dtype == np.float32
+  for row, seconds in zip(packed, (0.5, 1.25), strict=True):
+    found, time, corner = frames.unpack(row)
+    assert time == seconds and corner == (7, 300)
+    for have, want in zip(found, scene, strict=True):
+      np.testing.assert_array_equal(have, want)
+      assert have.dtype == want.dtype and have.shape == np.shape(want)
+
+
+def drawn(stage, train, training, program):
+  """The same batches, drawn by the devices and by numpy."""
+  embed = lambda captions: (np.zeros((len(captions), 2, stage.unet.text_dim), np.float32), np.ones((len(captions), 2), bool))  # noqa: E731
+  fed = device_batches(make_pipeline(data=DEVICE, train=train, stage=stage), embed, training.batch)
+  host = make_pipeline(data=RUN.data, train=train, stage=stage)
+  draw = program.jit()
+  while True:
+    batch = next(fed)
+    assert batches.VIDEO not in batch and batch[batches.FRAMES].sharding == training.batch[batches.VIDEO].sharding
+    video = draw(batch[batches.FRAMES])
+    assert video.sharding.is_equivalent_to(training.batch[batches.VIDEO].sharding, video.ndim)
+    yield video, next(host)[batches.VIDEO]
+
+
+@pytest.mark.parametrize(
+  ("name", "changes"),
+  [
+    ("base", dict(image_fraction=0.5)),  # clips and packed images in one batch
+    ("base", dict(frames=1)),
+    ("ssr1", dict(crop=CropSpec(frames=4, height=16, width=24))),
+  ],
+  ids=["mixed", "images", "crops"],
+)
+def test_pixels_are_those_of_numpy(name, changes):
+  run = load_run(f"tiny:{name}")
+  stage, train = run.cascade.stage(name), dataclasses.replace(run.train, **changes)
+  different, total = 0, 0
+  with jax.set_mesh(mesh := make_mesh(MeshSpec(data=4, fsdp=2))):
+    training = make_training(stage, train, mesh, max_tokens=2)
+    program = make_drawing(make_view(train, stage), training.batch, mesh)
+    for video, want in itertools.islice(drawn(stage, train, training, program), 6):
+      described = training.batch[batches.VIDEO]
+      assert (video.shape, video.dtype) == (described.shape, described.dtype) == (want.shape, want.dtype)
+      apart = np.abs(np.asarray(video).astype(int) - want)
+      assert apart.max() <= 1
+      different, total = different + np.count_nonzero(apart), total + apart.size
+    assert not hlo.program_cost(program.lower().compile().as_text()).collectives  # each row by itself
+  assert different <= SHARE * total
+
+
+def test_a_run_draws_on_the_devices_from_workers_and_resumes(tmp_path):
+  """Two phases, with packed images, stopped in the second: the losses of a run that numpy draws for."""
+  stage = RUN.cascade.stage("base")
+  stage = dataclasses.replace(stage, unet=dataclasses.replace(stage.unet, levels=stage.unet.levels[1:]))
+  cascade = dataclasses.replace(RUN.cascade, stages=(stage, *RUN.cascade.stages[1:]))
+  parts = (PhaseSpec("images", steps=1, frames=1), PhaseSpec("clips", steps=2, image_fraction=0.5))
+  train = dataclasses.replace(RUN.train, phases=parts, steps=None, eval_every=0, log_every=1)
+  losses = {}
+  for data, stops in ((RUN.data, (None,)), (dataclasses.replace(DEVICE, workers=1), (2, None))):
+    folder = tmp_path / data.draw.value
+    for steps in stops:
+      run = dataclasses.replace(
+        RUN, cascade=cascade, data=data, train=dataclasses.replace(train, steps=steps), mesh=MeshSpec(data=2, fsdp=1)
+      )
+      assert fit(run, stage, folder)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses[data.draw] = [row["train/loss"] for row in rows if "train/loss" in row]
+  assert len(losses[Draw.HOST]) == 3
+  np.testing.assert_allclose(losses[Draw.DEVICE], losses[Draw.HOST], rtol=1e-3)
+
+
+def test_only_what_is_drawn_can_be_drawn():
+  with pytest.raises(ValueError, match="data.draw=device: data.name='tfds:clips' is not drawn: expected moving_shapes, or data.draw=host"):
+    DataSpec(name="tfds:clips", draw=Draw.DEVICE)
+  with pytest.raises(ValueError, match="data.draw='divice': did you mean 'device'"):
+    load_run("tiny:base", ["data.draw=divice"])

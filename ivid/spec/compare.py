@@ -10,8 +10,8 @@ from ivid.spec.stage import StageSpec
 
 # Defaults that sampling may change: no part of the function that the weights are trained for.
 SAMPLING_DEFAULTS = ("sampling", "lowres.aug_snr")
-# How a level is run, not what it computes.
-EXECUTION = (".remat", ".saved", ".unroll")
+# How a network is run, not what it computes: a run in bfloat16 goes on in float32 on a machine that is slow at bfloat16, and the other way.
+EXECUTION = (".remat", ".saved", ".unroll", ".dtype")
 
 
 def stage_difference(have: StageSpec, want: StageSpec, *, text_encoder: bool = True) -> str:

@@ -103,6 +103,15 @@ def test_other_functions_are_refused_and_sampling_defaults_are_not(base_only):
   assert open_cascade(folder / "out").check("base").step == 100
 
 
+def test_weights_trained_in_bfloat16_are_sampled_as_the_cascade_says(base_only):
+  folder, spec, stages = base_only
+  base, params, step = stages["base"]
+  rough = dataclasses.replace(base, unet=dataclasses.replace(base.unet, dtype="bfloat16"))
+  cascade = write_cascade(folder / "new", spec, {"base": (rough, params, step)}, folder / "text")
+  assert cascade.check("base").spec.unet.dtype == "bfloat16" and cascade.spec.stage("base").unet.dtype == "float32"
+  assert jax.tree.leaves(cascade.load_stage("base"))[0].dtype == np.float32
+
+
 def test_stages_swapped_on_disk_are_refused(base_only):
   folder, spec, stages = base_only
   write_cascade(folder / "out", spec, {"tsr1": stages["tsr1"]}, folder / "text")

@@ -24,6 +24,13 @@ def test_how_a_level_is_run_does_not_count():
   assert stage_difference(SSR1, other) == ""
 
 
+def test_the_activations_dtype_does_not_count_but_the_weights_does():
+  rough = dataclasses.replace(SSR1, unet=dataclasses.replace(SSR1.unet, dtype="bfloat16"))
+  assert stage_difference(SSR1, rough) == "" == stage_difference(rough, SSR1)
+  small = dataclasses.replace(SSR1, unet=dataclasses.replace(SSR1.unet, param_dtype="bfloat16"))
+  assert stage_difference(small, SSR1) == "unet.param_dtype='bfloat16', expected 'float32'"
+
+
 def test_first_field_with_both_values():
   other = dataclasses.replace(SSR1, unet=dataclasses.replace(SSR1.unet, head_dim=8))
   assert stage_difference(other, SSR1) == "unet.head_dim=8, expected 16"

@@ -72,6 +72,13 @@ def test_checkpoint_of_another_stage(on_eight, saved):
     Checkpointer(saved, CheckpointSpec(), other).restore(on_eight[0].state)
 
 
+def test_a_run_goes_on_in_bfloat16(on_eight, saved):
+  rough = dataclasses.replace(SPEC, unet=dataclasses.replace(SPEC.unet, dtype="bfloat16"))
+  made = make_training(rough, RUN.train, make_mesh(MeshSpec(data=1, fsdp=-1)), max_tokens=8)
+  restored, _ = Checkpointer(saved, CheckpointSpec(), rough).restore(made.state)
+  assert_equal(restored.replace(step=0), on_eight[1].replace(step=0))
+
+
 def test_missing_checkpoint(tmp_path):
   with pytest.raises(ValueError, match="no checkpoint in .*expected the work folder of a run"):
     load_ema(tmp_path)

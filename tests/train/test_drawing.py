@@ -89,9 +89,7 @@ def test_a_run_draws_on_the_devices_from_workers_and_resumes(tmp_path):
   for data, stops in ((RUN.data, (None,)), (dataclasses.replace(DEVICE, workers=1), (2, None))):
     folder = tmp_path / data.draw.value
     for steps in stops:
-      run = dataclasses.replace(
-        RUN, cascade=cascade, data=data, train=dataclasses.replace(train, steps=steps), mesh=MeshSpec(data=2, fsdp=1)
-      )
+      run = dataclasses.replace(RUN, cascade=cascade, data=data, train=dataclasses.replace(train, steps=steps))
       assert fit(run, stage, folder)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses[data.draw] = [row["train/loss"] for row in rows if "train/loss" in row]

@@ -18,6 +18,7 @@ from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import batch_sharding, process_rows, replicated, with_shardings
 from ivid.spec.run import CheckpointSpec, MeshSpec, TrainSpec
 from ivid.steps import TrainState
+from ivid.train import phases
 from ivid.train.checkpoint import Checkpointer
 from ivid.train.loop import Hook, Loop
 from ivid.train.metrics import MetricWriter
@@ -81,7 +82,7 @@ def main(argv):
       print(f"resuming at step {start}", flush=True)
     writer = MetricWriter(workdir, active=is_first(), from_step=start)
     step_fn = jax.jit(update, out_shardings=(shardings, replicated(mesh)))
-    loop = Loop(train, step_fn, batches(start), jax.random.key(0), checkpointer, writer, [Hook(1, hook)])
+    loop = Loop(phases.resolve(train)[0], train.total_steps, step_fn, batches(start), jax.random.key(0), checkpointer, writer, [Hook(1, hook)])
     stop = StopSignal(mesh)
     state = loop.run(state, stop=stop)
     checkpointer.close()

@@ -139,7 +139,7 @@ def test_frames_that_do_not_divide_the_clip_name_their_phase(tmp_path):
 def test_a_run_through_phases_stopped_anywhere_ends_the_same(tmp_path):
   run, stage = tiny_run()
   assert fit(run, stage, tmp_path / "whole")
-  for steps in (1, 2, 3, 5, 6):  # inside each phase, and at each change
+  for steps in (1, 4, 6):  # inside a phase, and at a change
     part = dataclasses.replace(run, train=dataclasses.replace(run.train, steps=steps))
     assert fit(part, stage, tmp_path / "parts")
   assert checkpoint.latest_step(tmp_path / "parts") == 6

@@ -82,7 +82,9 @@ def main(argv):
       print(f"resuming at step {start}", flush=True)
     writer = MetricWriter(workdir, active=is_first(), from_step=start)
     step_fn = jax.jit(update, out_shardings=(shardings, replicated(mesh)))
-    loop = Loop(phases.resolve(train)[0], train.total_steps, step_fn, batches(start), jax.random.key(0), checkpointer, writer, [Hook(1, hook)])
+    loop = Loop(
+      phases.resolve(train)[0], train.total_steps, step_fn, batches(start), jax.random.key(0), checkpointer, writer, [Hook(1, hook)]
+    )
     stop = StopSignal(mesh)
     state = loop.run(state, stop=stop)
     checkpointer.close()

@@ -32,7 +32,7 @@ def test_captions_lie_beside_their_rows(devices, rows, count):
 
   host = make_pipeline(data=RUN.data, train=train, stage=STAGE)
   example = next(host)
-  batch = next(device_batches((host for host in [example]), embed, training.batch))
+  batch = next(device_batches((one for one in [example]), embed, training.batch))
   for name, array in batch.items():
     assert array.shape == training.batch[name].shape and array.sharding == training.batch[name].sharding
   groups, captions = batch["text"].shape[:2]

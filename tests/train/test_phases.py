@@ -158,7 +158,7 @@ def test_another_earlier_phase_is_refused(tmp_path):
 
 
 def test_a_run_ends_after_its_time_and_goes_on(tmp_path, monkeypatch):
-  run, stage = tiny_run()
+  run, stage = tiny_run(phases=(dataclasses.replace(SPREAD, steps=6),))
   clock = itertools.count()  # a second for every look at it
   monkeypatch.setattr(distributed, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
   assert not fit(run, stage, tmp_path / "parts", seconds=3.5)

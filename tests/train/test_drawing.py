@@ -84,7 +84,7 @@ def test_a_run_draws_on_the_devices_from_a_worker_and_resumes(tmp_path):
   stage = dataclasses.replace(stage, unet=dataclasses.replace(stage.unet, levels=stage.unet.levels[:1]))
   cascade = dataclasses.replace(RUN.cascade, stages=(stage, *RUN.cascade.stages[1:]))
   # A phase's learning rate does not depend on where the run is stopped.
-  train = dataclasses.replace(RUN.train, phases=(PhaseSpec("only", steps=3),), image_fraction=0.5, eval_every=0, log_every=1)
+  train = dataclasses.replace(RUN.train, phases=(PhaseSpec("only", steps=3),), steps=None, image_fraction=0.5, eval_every=0, log_every=1)
   losses = {}
   for data, stops in ((RUN.data, (None,)), (dataclasses.replace(DEVICE, workers=1), (2, None))):
     folder = tmp_path / data.draw.value

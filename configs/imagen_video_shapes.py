@@ -10,7 +10,7 @@ import ml_collections
 
 def get_config(stage: str = "base") -> ml_collections.ConfigDict:
   """The cascade, and how to train `stage` of it."""
-  from ivid.bin.config import load_config  # configs stay importable without the package's heavier parts
+  from ivid.config import load_config  # configs stay importable without the package's heavier parts
 
   config = load_config(f"imagen_video:{stage}")
   text = load_config("nano").cascade.text

@@ -12,9 +12,9 @@ import pytest
 import tensorstore  # noqa: F401  Orbax's array reader, named here because a missing one shows as a hang
 
 from ivid.__main__ import main
-from ivid.bin.fit import initial_weights
+from ivid.runs.training import initial_weights
 from ivid.media.clips import read_clip, read_metadata
-from ivid.sample.bundle import CASCADE_FILE, open_cascade, write_cascade
+from ivid.sample.cascades import CASCADE_FILE, open_cascade, write_cascade
 from ivid.sample.outputs import load_metadata
 from ivid.spec.formats import FORMAT
 from ivid.stage import Stage, unbox

@@ -15,9 +15,9 @@ from typing import Any
 
 from absl import flags
 
-from ivid.bin.cache import enable_compilation_cache
-from ivid.bin.config import define_config, find_cascade, load_run, parse_flags, split_overrides
-from ivid.bin.timing import MATRIX, interleaved
+from ivid.runs.cache import enable_compilation_cache
+from ivid.config import define_config, find_cascade, load_run, parse_flags, split_overrides
+from ivid.measure.timing import MATRIX, interleaved
 from ivid.media.files import whole_file
 from ivid.spec.errors import nearest
 from ivid.spec.run import RunSpec
@@ -69,7 +69,7 @@ def _networks(values: flags.FlagValues) -> tuple[str, Rows, Callable[[dict[str, 
 
 
 def _sampling(values: flags.FlagValues) -> tuple[str, Rows, Callable[[dict[str, Any]], str]]:
-  from ivid.bin import bench_sample
+  from ivid.measure import sampling as bench_sample
   from ivid.sample import plan
 
   cascade = find_cascade(values.cascade)
@@ -79,7 +79,7 @@ def _sampling(values: flags.FlagValues) -> tuple[str, Rows, Callable[[dict[str, 
 
 
 def _text(values: flags.FlagValues) -> tuple[str, Rows, Callable[[dict[str, Any]], str]]:
-  from ivid.bin import bench_text
+  from ivid.measure import text as bench_text
   from ivid.spec.t5 import t5_spec
 
   for name in values.encoders:
@@ -89,7 +89,7 @@ def _text(values: flags.FlagValues) -> tuple[str, Rows, Callable[[dict[str, Any]
 
 
 def _data(values: flags.FlagValues, overrides: Sequence[str]) -> tuple[str, Rows, Callable[[dict[str, Any]], str]]:
-  from ivid.bin import bench_data
+  from ivid.measure import inputs as bench_data
 
   run = load_run(values.config or "nano:base", overrides)
   return bench_data.format_header(), bench_data.bench_data(run, repeats=values.repeats), bench_data.format_row
@@ -109,7 +109,7 @@ def bench_stage(run: RunSpec, *, batch_size: int, repeats: int) -> dict[str, Any
   from ivid.flops import count_flops, count_params
   from ivid.programs import Program
   from ivid.stage import Stage
-  from ivid.train.report import evaluation_args, evaluation_flops
+  from ivid.measure.dry_run import evaluation_args, evaluation_flops
 
   spec = run.cascade.stage(run.stage)
   whole = Stage(spec)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ivid.bin import config
+from ivid import config
 from ivid.spec.errors import nearest
 
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     if name not in known:
       raise ValueError(f"unknown stage {name!r} in {name}={workdir}: {nearest(name, known)}")
 
-  from ivid.sample.bundle import write_cascade
+  from ivid.sample.cascades import write_cascade
   from ivid.text.encoder import load_encoder
   from ivid.train.checkpoint import load_ema
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from ivid.bin.config import define_config, load_config, parse_flags, split_overrides
-from ivid.parallel.topology import Slice, parse_slice, set_environment, slice_devices
+from ivid.config import define_config, load_config, parse_flags, split_overrides
+from ivid.measure.topology import Slice, parse_slice, set_environment, slice_devices
 from ivid.spec import convert
 from ivid.spec.errors import nearest
 from ivid.spec.run import MeshSpec, RunSpec
@@ -85,10 +85,10 @@ def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> di
   beyond what the model sees, and the host.
   """
   from ivid.flops import count_params
-  from ivid.parallel import hlo
+  from ivid.measure import hlo
   from ivid.parallel.mesh import make_mesh
   from ivid.stage import Stage, needs_guidance, unbox
-  from ivid.train.report import evaluation_flops
+  from ivid.measure.dry_run import evaluation_flops
 
   mesh = make_mesh(run.mesh, slice_devices(found))
   stage = run.cascade.stage(run.stage)

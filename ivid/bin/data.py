@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ivid.bin.cache import enable_compilation_cache
-from ivid.bin.config import define_config, load_run, parse_flags, split_overrides, text_encoder_folder
+from ivid.runs.cache import enable_compilation_cache
+from ivid.config import define_config, load_run, parse_flags, split_overrides, text_encoder_folder
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import nearest
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _inspect(values: flags.FlagValues, overrides: Sequence[str]) -> None:
-  from ivid.bin.inspection import stage_sheet  # starts JAX
+  from ivid.runs.inspection import stage_sheet  # starts JAX
   from ivid.data.pipeline import Split
   from ivid.media.pictures import write_png
 
@@ -110,7 +110,7 @@ def _source(values: flags.FlagValues, what: str) -> str:
 def _import_t5(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   del overrides  # no config
   source = _source(values, "a T5X checkpoint or Hugging Face safetensors")
-  from ivid.text.importing import import_encoder  # starts JAX
+  from ivid.text.checkpoints.importing import import_encoder  # starts JAX
 
   kinds = dict(dtype=values.dtype, param_dtype=values.param_dtype or "", max_tokens=values.max_tokens)
   spec = import_encoder(source, values.out, tokenizer=values.tokenizer, size=values.model, name=values.name, **kinds)
@@ -121,7 +121,7 @@ def _export_t5(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   del overrides  # no config
   source = _source(values, "the folder of a text encoder, or a cascade that ships")
   from ivid.text.encoder import open_encoder
-  from ivid.text.t5x_format import write_t5x
+  from ivid.text.checkpoints.t5x import write_t5x
 
   spec, params = open_encoder(text_encoder_folder(source))
   write_t5x(values.out, params)
@@ -134,7 +134,7 @@ def _embed(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   enable_compilation_cache()
   from tqdm import tqdm
 
-  from ivid.bin.captions import embed_captions  # starts JAX
+  from ivid.runs.text import embed_captions  # starts JAX
 
   with tqdm(unit="shard", desc="captions") as bar:
 
@@ -162,7 +162,7 @@ def clip_shape(size: str, fps: float | None) -> ClipShape:
   match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", size)
   if not match:
     raise ValueError(f"--size={size}: expected frames x height x width, such as 16x24x40")
-  from ivid.data.moving_shapes import CLIP_SECONDS
+  from ivid.moving_shapes.scene import CLIP_SECONDS
 
   frames, height, width = map(int, match.groups())
   return ClipShape(frames, height, width, fps or frames / CLIP_SECONDS)

@@ -16,10 +16,10 @@ from typing import Any
 
 from absl import flags
 
-from ivid.bin.cache import enable_compilation_cache
-from ivid.bin.config import config_json, define_config, find_cascade, load_config, parse_flags, split_overrides
+from ivid.runs.cache import enable_compilation_cache
+from ivid.config import config_json, define_config, find_cascade, load_config, parse_flags, split_overrides
 from ivid.bin.hosts import define_hosts, join_hosts
-from ivid.bin.workdir import local_path, shared_folder, write_status
+from ivid.runs.workdir import local_path, shared_folder, write_status
 from ivid.spec import convert
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
@@ -84,13 +84,13 @@ def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: Sta
   """Whether all students are made; False where one was stopped, after saving."""
   import jax
 
-  from ivid.bin.distill_report import Report
-  from ivid.bin.fit import fit
+  from ivid.runs.distill_report import Report
+  from ivid.runs.training import fit
   from ivid.parallel.distributed import is_first, wait_for_all
   from ivid.train import checkpoint
   from ivid.train.distill import phase_run, plan_phases, student_stage
   from ivid.train.run import Lesson
-  from ivid.weights import tree_hash
+  from ivid.weights.tensors import tree_hash
 
   params = jax.device_get(params)  # weights wait on the host: a device has the training state to hold
   report = Report(run, stage, workdir, teacher, params) if is_first() else None

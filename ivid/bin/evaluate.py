@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from ivid.bin.cache import enable_compilation_cache
-from ivid.bin.config import find_cascade, parse_flags
+from ivid.runs.cache import enable_compilation_cache
+from ivid.config import find_cascade, parse_flags
 from ivid.spec.errors import nearest
 
 if TYPE_CHECKING:
   import numpy as np
 
-  from ivid.data.grammar import Attributes
+  from ivid.moving_shapes.grammar import Attributes
   from ivid.evaluate.prompts import Prompt
   from ivid.evaluate.upsampling import Comparison
-  from ivid.sample.bundle import Cascade
+  from ivid.sample.cascades import Cascade
   from ivid.spec.clip import ClipShape
   from ivid.spec.stage import StageSpec
 
@@ -102,7 +102,7 @@ def _adherence(values: flags.FlagValues) -> None:
 
 
 def _from_folder(folder: str, given: list[Prompt] | None) -> tuple[Iterator[tuple[Prompt, np.ndarray]], dict[str, Any]]:
-  from ivid.evaluate.adherence import check
+  from ivid.moving_shapes.observer import check
   from ivid.evaluate.folder import find_clips
   from ivid.media.clips import read_clip
   from ivid.train.progress import Progress
@@ -124,7 +124,7 @@ def _from_folder(folder: str, given: list[Prompt] | None) -> tuple[Iterator[tupl
 
 
 def _from_cascade(values: flags.FlagValues, chosen: list[Prompt]) -> tuple[Iterator[tuple[Prompt, np.ndarray]], dict[str, Any]]:
-  from ivid.sample.cascade import run_cascade
+  from ivid.sample.runner import run_cascade
   from ivid.sample.keys import Sample
 
   cascade, stages, made_by = _stages(values, ADHERENCE)
@@ -148,7 +148,7 @@ def _one_image(stages: Sequence[StageSpec]) -> StageSpec:
   """
   import numpy as np
 
-  from ivid.evaluate.images import check_image
+  from ivid.moving_shapes.image_observer import check_image
   from ivid.spec.run import TrainSpec
   from ivid.train.view import training_view
 
@@ -214,8 +214,8 @@ class _Truth:
 def _drawn_clips(values: flags.FlagValues, aspect: float) -> Iterator[_Truth]:
   import numpy as np
 
-  from ivid.data.draw import draw, to_uint8
-  from ivid.data.moving_shapes import make_scene
+  from ivid.moving_shapes.draw import draw, to_uint8
+  from ivid.moving_shapes.scene import make_scene
   from ivid.evaluate import prompts
 
   for n, prompt in enumerate(prompts.seeded_prompts(values.seed, values.prompts, tuple(values.groups) or prompts.GROUPS)):
@@ -240,7 +240,7 @@ def _through(values: flags.FlagValues, cascade: Cascade, stages: Sequence[StageS
   """The clip's comparisons at every stage."""
   from ivid.evaluate.upsampling import compare, shrunk
   from ivid.sample import plan
-  from ivid.sample.cascade import run_cascade
+  from ivid.sample.runner import run_cascade
   from ivid.sample.keys import Sample
 
   first = truth.at(stages[0].output)

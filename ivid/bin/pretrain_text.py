@@ -18,9 +18,9 @@ import optax
 from absl import flags
 from flax import serialization
 
-from ivid.bin.cache import enable_compilation_cache
-from ivid.bin.config import parse_flags
-from ivid.data import grammar
+from ivid.runs.cache import enable_compilation_cache
+from ivid.config import parse_flags
+from ivid.moving_shapes import grammar
 from ivid.programs import Program
 from ivid.spec.cascade import TextSpec
 from ivid.text import encoder, pretrain

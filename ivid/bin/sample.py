@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from ivid.bin.cache import enable_compilation_cache
-from ivid.bin.config import find_cascade
+from ivid.runs.cache import enable_compilation_cache
+from ivid.config import find_cascade
 
 if TYPE_CHECKING:  # imported where they are used, so that a wrong flag is answered at once
   import numpy as np
 
-  from ivid.sample.bundle import Cascade
-  from ivid.sample.cascade import Clip
+  from ivid.sample.cascades import Cascade
+  from ivid.sample.runner import Clip
   from ivid.sample.keys import Sample
   from ivid.sample.outputs import Outputs
   from ivid.spec.stage import StageSpec
@@ -237,7 +237,7 @@ def _sha256(name: str) -> str:
 def _run(request: Request, outputs: Outputs, values: flags.FlagValues) -> int:
   """Samples and saves; Ctrl-C leaves the clips of finished stages and says how to go on from them. Returns the exit status."""
   from ivid.media.sheet import contact_sheet
-  from ivid.sample.cascade import run_cascade
+  from ivid.sample.runner import run_cascade
 
   stages, shown = list(request.stages), []
   before: list[Clip] = []  # of the stage before the one that runs

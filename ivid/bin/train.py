@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ivid.bin.cache import enable_compilation_cache
-from ivid.bin.config import config_json, define_config, load_config, parse_flags, split_overrides
+from ivid.runs.cache import enable_compilation_cache
+from ivid.config import config_json, define_config, load_config, parse_flags, split_overrides
 from ivid.bin.hosts import define_hosts, join_hosts
-from ivid.bin.workdir import local_path, shared_folder, write_status
+from ivid.runs.workdir import local_path, shared_folder, write_status
 from ivid.media.files import whole_file
 from ivid.spec import convert
 from ivid.spec.run import RunSpec
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
   workdir = local_path(values.workdir)
   join_hosts(values)
   with shared_folder(workdir, config_json(config)):
-    from ivid.bin.fit import fit  # after the flags are known to be right: starting JAX takes seconds
+    from ivid.runs.training import fit  # after the flags are known to be right: starting JAX takes seconds
     from ivid.parallel.distributed import is_first
     from ivid.train.checkpoint import latest_step
 
@@ -61,7 +61,7 @@ def _dry_run(run: RunSpec, stage: StageSpec, json_path: str | None) -> None:
   """Prints what each phase would take; JSON has the phases in a list, or is the report of a run without any."""
   from ivid.parallel.mesh import make_mesh
   from ivid.train import phases
-  from ivid.train.report import dry_run_report, format_report
+  from ivid.measure.dry_run import dry_run_report, format_report
 
   mesh, reports = make_mesh(run.mesh), []
   for phase in phases.remaining(phases.resolve(run.train), 0, run.train.total_steps):

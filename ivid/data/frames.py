@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ivid.data.draw import draw
-from ivid.data.moving_shapes import Scene, make_scene
+from ivid.moving_shapes.draw import draw
+from ivid.moving_shapes.scene import Scene, make_scene
 from ivid.data.view import View
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from ivid.data import clips, grammar, moving_shapes, records
-from ivid.data.draw import draw, to_uint8
+from ivid.data import clips, records
+from ivid.moving_shapes import grammar, scene as moving_shapes
+from ivid.moving_shapes.draw import draw, to_uint8
 from ivid.data.example import STREAMS, Split
 from ivid.spec.clip import ClipShape
 

@@ -6,9 +6,9 @@ import functools
 
 import numpy as np
 
-from ivid.data import grammar, moving_shapes
+from ivid.moving_shapes import grammar, scene as moving_shapes
 from ivid.data.caption_pool import training_caption, training_pool
-from ivid.data.draw import draw, to_uint8
+from ivid.moving_shapes.draw import draw, to_uint8
 from ivid.data.example import CHOICES, STREAMS, Example, Source, Split
 from ivid.data.frames import pack
 from ivid.data.view import View, make_view

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from ivid.data import grammar
+from ivid.moving_shapes import grammar
 from ivid.spec.errors import nearest
 
 ONE, TWO = "one", "two"

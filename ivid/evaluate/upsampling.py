@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ivid.data.grammar import Attributes
-from ivid.evaluate.adherence import ATTRIBUTES, observe, score
+from ivid.moving_shapes.grammar import Attributes
+from ivid.moving_shapes.observer import ATTRIBUTES, observe, score
 from ivid.media.clips import from_uint8, to_uint8
 from ivid.media.files import whole_file
 from ivid.media.pictures import write_png

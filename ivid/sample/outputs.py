@@ -15,8 +15,8 @@ import numpy as np
 import ivid
 from ivid.media.clips import read_metadata, write_clip
 from ivid.media.pictures import write_png
-from ivid.sample.bundle import Cascade
-from ivid.sample.cascade import Clip
+from ivid.sample.cascades import Cascade
+from ivid.sample.runner import Clip
 from ivid.sample.keys import Sample
 from ivid.sample.tiling import stage_tiling
 from ivid.spec import convert, formats

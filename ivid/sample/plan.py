@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from ivid.sample.bundle import Cascade
+from ivid.sample.cascades import Cascade
 from ivid.sample.tiling import parse_tile, stage_tiling, stretched
 from ivid.spec.errors import nearest
 from ivid.spec.stage import GuidanceSpec, SamplerKind, SamplingSpec, StageSpec, ThresholdKind

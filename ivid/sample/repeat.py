@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ivid.sample.bundle import Cascade
+from ivid.sample.cascades import Cascade
 from ivid.sample.keys import Sample
 from ivid.spec import convert
 from ivid.spec.stage import SamplingSpec, StageSpec

@@ -261,7 +261,7 @@ class StudentSpec:
   """What a distilled stage learnt from its teacher (Imagen Video, section 2.7). It is given w, the guidance weight, and evaluated once.
 
   Attributes:
-    teacher: SHA-256 of the teacher's weights (ivid.weights.tree_hash).
+    teacher: SHA-256 of the teacher's weights (ivid.weights.tensors.tree_hash).
     steps: N, the steps it was made for, a power of two; 0 after guidance distillation alone: any sampler, any number of steps.
     sampler: DDIM: it learnt the jump 1/N from every t = i/N; STOCHASTIC: the jump min(2/N, t).
     w_min, w_max: the guidance weights it was trained for.

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
-from ivid import weights
+from ivid.weights import tensors as weights
 from ivid.programs import Program
 from ivid.spec import convert, formats
 from ivid.spec.cascade import TextSpec

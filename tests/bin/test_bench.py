@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from ivid.__main__ import main
-from ivid.bin import bench_text
-from ivid.bin.bench_sample import RESET, peak_bytes, reset_peak
-from ivid.bin.timing import interleaved
+from ivid.measure import text as bench_text
+from ivid.measure.sampling import RESET, peak_bytes, reset_peak
+from ivid.measure.timing import interleaved
 from ivid.spec import t5
 from ivid.spec.cascade import TextSpec
 from tests.sample import tiny

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from ivid import __main__ as command_line
-from ivid.sample.bundle import open_cascade
+from ivid.sample.cascades import open_cascade
 from ivid.spec.run import DataSpec, MeshSpec, RunSpec, TrainSpec
 from tests.sample import tiny
 
@@ -21,7 +21,7 @@ def bundle(tmp_path, monkeypatch, capsys):
     spec = tiny.tiny_cascade(digest).stage(workdir.removeprefix("W/"))
     return dataclasses.replace(spec, sampling=tiny.NOISY), tiny.random_params(spec, 0), 7
 
-  monkeypatch.setattr("ivid.bin.config.load_run", lambda config, overrides: run)
+  monkeypatch.setattr("ivid.config.load_run", lambda config, overrides: run)
   monkeypatch.setattr("ivid.train.checkpoint.load_ema", load_ema)
   monkeypatch.delenv(command_line.TRACEBACK, raising=False)
 

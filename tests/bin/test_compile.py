@@ -11,7 +11,7 @@ import pytest
 
 from ivid.__main__ import main
 from ivid.bin.compile import format_report, refuse_too_small
-from ivid.parallel.topology import parse_slice
+from ivid.measure.topology import parse_slice
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = """

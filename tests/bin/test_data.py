@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ivid.bin.captions import open_text
-from ivid.bin.config import load_run, text_encoder_folder
+from ivid.runs.text import open_text
+from ivid.config import load_run, text_encoder_folder
 from ivid.bin.data import clip_shape, main, process_of
-from ivid.bin.samples import held_out_clips
+from ivid.runs.samples import held_out_clips
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.cascade import TextSpec

@@ -240,7 +240,7 @@ def test_unknown_cascade_and_damaged_weights(sample, tmp_path):
 def test_sampling_imports_no_training_library():
   """Fast start: neither at import nor when the runner itself is imported."""
   code = (
-    "import sys, ivid.bin.sample, ivid.sample.outputs, ivid.sample.cascade, ivid.sample.repeat, ivid.sample.plan, ivid.media.sheet\n"
+    "import sys, ivid.bin.sample, ivid.sample.outputs, ivid.sample.runner, ivid.sample.repeat, ivid.sample.plan, ivid.media.sheet\n"
     "heavy = {'tensorflow_datasets', 'grain', 'matplotlib', 'orbax', 'tensorflow', 'tensorboardX'} & set(sys.modules)\n"
     "assert not heavy, heavy"
   )

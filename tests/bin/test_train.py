@@ -8,9 +8,9 @@ import jax
 import pytest
 
 from ivid.__main__ import main
-from ivid.bin.config import load_run
-from ivid.bin.fit import initial_weights
-from ivid.bin.workdir import claim
+from ivid.config import load_run
+from ivid.runs.training import initial_weights
+from ivid.runs.workdir import claim
 from ivid.stage import Stage, unbox
 
 TINY = "--config=tiny:base"
@@ -73,7 +73,7 @@ def test_how_the_run_ended_is_left_in_the_work_folder(monkeypatch, tmp_path, don
     checkpoint.mkdir()
     return done
 
-  monkeypatch.setattr("ivid.bin.fit.fit", fit)
+  monkeypatch.setattr("ivid.runs.training.fit", fit)
   assert main(["train", TINY, f"--workdir={tmp_path}"]) == 0
   assert json.loads(status.read_text()) == {"format": 1, "state": state, "step": 7}
   assert not list(tmp_path.glob(".status*"))

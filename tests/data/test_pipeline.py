@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ivid.data import grammar
+from ivid.moving_shapes import grammar
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.data.view import make_view
 from ivid.spec.clip import ClipShape

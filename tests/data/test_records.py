@@ -6,10 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-from ivid.data import grammar, records
+from ivid.moving_shapes import grammar
+from ivid.data import records
 from ivid.data.clips import fit
-from ivid.data.draw import draw, to_uint8
-from ivid.data.moving_shapes import make_scene
+from ivid.moving_shapes.draw import draw, to_uint8
+from ivid.moving_shapes.scene import make_scene
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.data.tfds_source import all_captions
 from ivid.media.clips import write_clip

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ivid.data import grammar
+from ivid.moving_shapes import grammar
 from ivid.evaluate.prompts import GROUPS, parse_prompt, read_prompts, seeded_prompts
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ivid.__main__ import main
-from ivid.data import moving_shapes
-from ivid.data.draw import draw, to_uint8
+from ivid.moving_shapes import scene as moving_shapes
+from ivid.moving_shapes.draw import draw, to_uint8
 from ivid.evaluate import upsampling
 from ivid.evaluate.prompts import seeded_prompts
 from ivid.media.clips import write_clip

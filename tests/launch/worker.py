@@ -10,9 +10,9 @@ import numpy as np
 from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ivid.bin.config import load_run, parse_flags
+from ivid.config import load_run, parse_flags
 from ivid.bin.hosts import define_hosts, join_hosts
-from ivid.bin.workdir import shared_folder
+from ivid.runs.workdir import shared_folder
 from ivid.parallel.distributed import StopSignal, alone, connect, is_first, on_host
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import batch_sharding, process_rows, replicated, with_shardings

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.flops import count_bytes
 from ivid.nets.layers import pin
 from ivid.parallel import sharding

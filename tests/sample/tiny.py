@@ -6,7 +6,7 @@ import pathlib
 import jax
 import numpy as np
 
-from ivid.sample.bundle import write_cascade
+from ivid.sample.cascades import write_cascade
 from ivid.spec.cascade import CascadeSpec, TextSpec
 from ivid.spec.clip import ClipShape
 from ivid.spec.stage import GuidanceSpec, LevelSpec, LowresSpec, SamplerKind, SamplingSpec, StageSpec, Task, TimeMixing, UNetSpec

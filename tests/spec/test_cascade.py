@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import pytest
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.data.view import make_view
 from ivid.spec.batch import batch_spec
 from ivid.spec.cascade import CascadeSpec

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.spec.compare import stage_difference
 from ivid.spec.stage import SamplingSpec
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.spec import convert
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.stage import LowresSpec, SamplerKind, SamplingSpec, StageSpec

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.run import CheckpointSpec, MeshSpec
 from ivid.train.checkpoint import Checkpointer, load_ema

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import pytest
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.run import DistillSpec
 from ivid.spec.stage import GuidanceSpec, SamplerKind, SamplingSpec, StudentSpec

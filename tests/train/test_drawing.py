@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from ivid.bin.config import load_run
-from ivid.bin.fit import fit
+from ivid.config import load_run
+from ivid.runs.training import fit
 from ivid.data import frames
-from ivid.data.moving_shapes import make_scene
+from ivid.moving_shapes.scene import make_scene
 from ivid.data.pipeline import make_pipeline
 from ivid.data.view import make_view
-from ivid.parallel import hlo
+from ivid.measure import hlo
 from ivid.parallel.mesh import make_mesh
 from ivid.spec import batch as batches
 from ivid.spec.run import CropSpec, DataSpec, Draw, MeshSpec, PhaseSpec

@@ -16,8 +16,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ivid.bin.config import load_run
-from ivid.bin.fit import fit
+from ivid.config import load_run
+from ivid.runs.training import fit
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.parallel import distributed
 from ivid.spec import convert

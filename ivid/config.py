@@ -1,4 +1,4 @@
-"""The --config flag of the binaries: a config file and a stage, overrides, and the specs they describe."""
+"""Config files and overrides to RunSpecs; the only place that knows ml_collections."""
 
 from __future__ import annotations
 
@@ -7,58 +7,22 @@ import importlib.util
 import json
 import pathlib
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
-from absl import flags
 
 import ivid
 from ivid.spec import convert, formats
-from ivid.spec.errors import nearest
+from ivid.spec.errors import UserError, nearest
 from ivid.spec.run import RunSpec
-
-if TYPE_CHECKING:
-  from ivid.sample.cascades import Cascade
-
-
-def parse_flags(argv: Sequence[str], define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
-  """Flags of one binary, in a FlagValues of its own so that importing a binary defines nothing.
-
-  Args:
-    argv: program name first.
-    define: adds the binary's flags.
-
-  Raises:
-    ValueError: unknown flag or bad value, naming the nearest.
-  """
-  values = flags.FlagValues()
-  define(values)
-  try:
-    values(list(argv))
-  except flags.Error as error:
-    raise ValueError(str(error).splitlines()[0]) from None
-  return values
-
-
-def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-  """The arguments without `--config.KEY=VALUE`, and those as `KEY=VALUE`."""
-  prefix = "--config."
-  return [a for a in argv if not a.startswith(prefix)], [a.removeprefix(prefix) for a in argv if a.startswith(prefix)]
-
-
-def define_config(values: flags.FlagValues) -> None:
-  """Adds --config=FILE:STAGE (or NAME:STAGE for a config that ships)."""
-  flags.DEFINE_string(
-    "config", None, "Config and stage, such as configs/nano.py:base or nano:base; --config.KEY=VALUE overrides.", flag_values=values
-  )
 
 
 def load_run(config: str | None, overrides: Sequence[str] = ()) -> RunSpec:
   """The RunSpec of `--config=<config>` with overrides such as `train.batch_size=4`.
 
   Raises:
-    ValueError: no such config, stage or key (naming the nearest), or a spec that does not hold together.
+    UserError: no such config, stage or key (naming the nearest), or a spec that does not hold together.
   """
   return convert.run_from_config(load_config(config, overrides))
 
@@ -67,11 +31,11 @@ def load_config(config: str | None, overrides: Sequence[str] = ()) -> ml_collect
   """The locked ConfigDict of a config file and stage, with overrides."""
   names = ", ".join(shipped_configs())
   if not config:
-    raise ValueError(f"--config is missing: expected a file and a stage such as nano:base (configs that ship: {names})")
+    raise UserError(f"--config is missing: expected a file and a stage such as nano:base (configs that ship: {names})")
   file, _, stage = config.partition(":")
   path = pathlib.Path(file) if file.endswith(".py") else _config_folder() / f"{file}.py"
   if not path.is_file():
-    raise ValueError(f"no config {file!r}: {nearest(file, shipped_configs())}, or a .py file")
+    raise UserError(f"no config {file!r}: {nearest(file, shipped_configs())}, or a .py file")
   spec = importlib.util.spec_from_file_location(f"ivid_config_{path.stem}", path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
@@ -90,7 +54,7 @@ def _override(config: ml_collections.ConfigDict, override: str) -> None:
   """Sets KEY=VALUE; KEY has dots, and places in a sequence in brackets: train.phases[0].steps."""
   key, equals, text = override.partition("=")
   if not equals:
-    raise ValueError(f"--config.{key}: expected --config.{key}=VALUE")
+    raise UserError(f"--config.{key}: expected --config.{key}=VALUE")
   path = [int(part[1:-1]) if re.fullmatch(r"\[\d+\]", part) else part for part in key.replace("[", ".[").split(".")]
   _changed(config, path, _literal(text), f"--config.{key}={text}", "config")
 
@@ -105,25 +69,25 @@ def _changed(node: Any, path: Sequence[str | int], value: Any, said: str, at: st
   if not path:
     # A ConfigDict checks types too, but takes a bool for a float.
     if isinstance(value, bool) and isinstance(node, float):
-      raise ValueError(f"{said}: expected float, such as {node!r}")
+      raise UserError(f"{said}: expected float, such as {node!r}")
     return value
   name, rest = path[0], path[1:]
   if isinstance(node, ml_collections.ConfigDict):
     if name not in node:
-      raise ValueError(f"unknown key '{at}.{name}': {formats.expected_key(str(name), list(node))}")
+      raise UserError(f"unknown key '{at}.{name}': {formats.expected_key(str(name), list(node))}")
     new = _changed(node[name], rest, value, said, f"{at}.{name}")
     try:
       node[name] = new
     except TypeError:
-      raise ValueError(f"{said}: expected {type(node[name]).__name__}, such as {node[name]!r}") from None
+      raise UserError(f"{said}: expected {type(node[name]).__name__}, such as {node[name]!r}") from None
     return node
   if isinstance(node, tuple | list) and isinstance(name, int):
     if name >= len(node):
-      raise ValueError(f"{said}: {at} has {len(node)}, expected [0] to [{len(node) - 1}]")
+      raise UserError(f"{said}: {at} has {len(node)}, expected [0] to [{len(node) - 1}]")
     return type(node)([*node[:name], _changed(node[name], rest, value, said, f"{at}[{name}]"), *node[name + 1 :]])
   if isinstance(node, dict):  # of a sequence: the spec knows its keys
     return node | {name: _changed(node.get(name), rest, value, said, f"{at}.{name}")}
-  raise ValueError(f"unknown key '{at}.{name}': {at} is {node!r}, expected no more of a path")
+  raise UserError(f"unknown key '{at}.{name}': {at} is {node!r}, expected no more of a path")
 
 
 def _literal(text: str) -> Any:
@@ -136,35 +100,6 @@ def _literal(text: str) -> Any:
 def shipped_configs() -> list[str]:
   """Names of the configs installed with the package."""
   return sorted(path.stem for path in _config_folder().glob("*.py") if path.stem != "__init__")
-
-
-def text_encoder_folder(name: str) -> pathlib.Path:
-  """Folder of the frozen text encoder: a path, or the name of a shipped cascade."""
-  shipped = _shipped_cascades() / name / "text"
-  return shipped if shipped.is_dir() else pathlib.Path(name)
-
-
-def find_cascade(name: str) -> Cascade:
-  """The cascade in the folder `name`, or the one of that name that ships.
-
-  Raises:
-    ValueError: neither exists.
-  """
-  from ivid.sample.cascades import CASCADE_FILE, open_cascade
-
-  shipped = _shipped_cascades()
-  if not (pathlib.Path(name) / CASCADE_FILE).is_file() and (shipped / name / CASCADE_FILE).is_file():
-    return open_cascade(shipped / name)
-  if not pathlib.Path(name).is_dir():
-    names = sorted(path.parent.name for path in shipped.glob(f"*/{CASCADE_FILE}"))
-    raise ValueError(
-      f"no cascade {name!r}: expected a folder with {CASCADE_FILE}{' or a shipped one: ' + nearest(name, names) if names else ''}"
-    )
-  return open_cascade(name)
-
-
-def _shipped_cascades() -> pathlib.Path:
-  return pathlib.Path(ivid.__file__).parent / "pretrained"
 
 
 def _config_folder() -> pathlib.Path:

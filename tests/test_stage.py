@@ -12,11 +12,11 @@ from ivid.config import load_run
 from ivid.diffusion import process, samplers
 from ivid.diffusion.schedule import alpha_sigma
 from ivid.flops import count_params
+from ivid.measure.dry_run import evaluation_flops
 from ivid.sample.stage_sampler import step_inputs
 from ivid.spec import batch as batches
 from ivid.spec.stage import GuidanceSpec, LossWeight, Prediction, SamplerKind, SamplingSpec, StudentSpec
 from ivid.stage import SampleState, Stage, StepInputs, Teacher, unbox
-from ivid.measure.dry_run import evaluation_flops
 
 TINY = load_run("tiny:base").cascade
 NANO = load_run("nano:base").cascade

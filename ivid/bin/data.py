@@ -16,10 +16,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from ivid.bin.flags import define_config, parse_flags
+from ivid.config import load_run
 from ivid.runs.cache import enable_compilation_cache
-from ivid.config import define_config, load_run, parse_flags, split_overrides, text_encoder_folder
 from ivid.spec.clip import ClipShape
-from ivid.spec.errors import nearest
+from ivid.spec.errors import UsageError, UserError, nearest
+from ivid.weights.opening import text_encoder_folder
 
 COMMANDS = ("inspect", "prepare", "import-t5", "export-t5", "embed")
 DTYPES = ("bfloat16", "float32")
@@ -56,26 +58,25 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  plain, overrides = split_overrides(argv)
-  program, *rest = plain
-  command = next((word for word in rest if not word.startswith("-")), "")
-  if command not in COMMANDS:
-    raise ValueError(f"ivid data {command!r}: {nearest(command, COMMANDS)}")
-  rest.remove(command)
-  values = parse_flags([program, *rest], define_flags)
+  line = parse_flags(argv, define_flags, overrides=True, words=True)
+  values, command = line.flags, line.words[0] if line.words else ""
+  if command not in COMMANDS or len(line.words) > 1:
+    raise UsageError(f"ivid data {' '.join(line.words)!r}: {nearest(command, COMMANDS)}")
   if not values.out:
-    raise ValueError(f"--out is missing: expected {OUT.get(command, 'a folder')}")
-  {"inspect": _inspect, "prepare": _prepare, "import-t5": _import_t5, "export-t5": _export_t5, "embed": _embed}[command](values, overrides)
+    raise UsageError(f"--out is missing: expected {OUT.get(command, 'a folder')}")
+  {"inspect": _inspect, "prepare": _prepare, "import-t5": _import_t5, "export-t5": _export_t5, "embed": _embed}[command](
+    values, line.overrides
+  )
 
 
 def _inspect(values: flags.FlagValues, overrides: Sequence[str]) -> None:
-  from ivid.runs.inspection import stage_sheet  # starts JAX
   from ivid.data.pipeline import Split
   from ivid.media.pictures import write_png
+  from ivid.runs.inspection import stage_sheet  # starts JAX
 
   out = pathlib.Path(values.out)
   if out.suffix != ".png":
-    raise ValueError(f"--out={values.out}: expected a name ending in .png, such as {out.with_suffix('.png')}")
+    raise UserError(f"--out={values.out}: expected a name ending in .png, such as {out.with_suffix('.png')}")
   run = load_run(values.config, overrides)
   write_png(out, stage_sheet(run, phase=values.phase, split=Split(values.split), count=values.num_clips or 4))
   print(f"wrote {out}")
@@ -103,7 +104,7 @@ def _prepare(values: flags.FlagValues, overrides: Sequence[str]) -> None:
 def _source(values: flags.FlagValues, what: str) -> str:
   source = values["from"].value
   if not source:
-    raise ValueError(f"--from is missing: expected {what}")
+    raise UserError(f"--from is missing: expected {what}")
   return source
 
 
@@ -120,8 +121,8 @@ def _import_t5(values: flags.FlagValues, overrides: Sequence[str]) -> None:
 def _export_t5(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   del overrides  # no config
   source = _source(values, "the folder of a text encoder, or a cascade that ships")
-  from ivid.text.encoder import open_encoder
   from ivid.text.checkpoints.t5x import write_t5x
+  from ivid.text.encoder import open_encoder
 
   spec, params = open_encoder(text_encoder_folder(source))
   write_t5x(values.out, params)
@@ -153,7 +154,7 @@ def process_of(text: str) -> tuple[int, int] | None:
     return None
   match = re.fullmatch(r"(\d+)/(\d+)", text)
   if not match or int(match[1]) >= int(match[2]):
-    raise ValueError(f"--process={text}: expected INDEX/COUNT with INDEX from 0 to COUNT - 1, such as 0/4")
+    raise UserError(f"--process={text}: expected INDEX/COUNT with INDEX from 0 to COUNT - 1, such as 0/4")
   return int(match[1]), int(match[2])
 
 
@@ -161,7 +162,7 @@ def clip_shape(size: str, fps: float | None) -> ClipShape:
   """The clip that --size and --fps describe; without a rate, one that lasts as long as moving_shapes."""
   match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", size)
   if not match:
-    raise ValueError(f"--size={size}: expected frames x height x width, such as 16x24x40")
+    raise UserError(f"--size={size}: expected frames x height x width, such as 16x24x40")
   from ivid.moving_shapes.scene import CLIP_SECONDS
 
   frames, height, width = map(int, match.groups())

@@ -14,9 +14,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from ivid.data import clips, records
-from ivid.moving_shapes import grammar, scene as moving_shapes
-from ivid.moving_shapes.draw import draw, to_uint8
 from ivid.data.example import STREAMS, Split
+from ivid.moving_shapes import grammar
+from ivid.moving_shapes import scene as moving_shapes
+from ivid.moving_shapes.draw import draw, to_uint8
 from ivid.spec.clip import ClipShape
 
 FORMAT = "array_record"

@@ -6,13 +6,14 @@ import functools
 
 import numpy as np
 
-from ivid.moving_shapes import grammar, scene as moving_shapes
 from ivid.data.caption_pool import training_caption, training_pool
-from ivid.moving_shapes.draw import draw, to_uint8
 from ivid.data.example import CHOICES, STREAMS, Example, Source, Split
 from ivid.data.frames import pack
 from ivid.data.view import View, make_view
-from ivid.spec.errors import nearest
+from ivid.moving_shapes import grammar
+from ivid.moving_shapes import scene as moving_shapes
+from ivid.moving_shapes.draw import draw, to_uint8
+from ivid.spec.errors import UserError, nearest
 from ivid.spec.run import DataSpec, Draw, TrainSpec
 from ivid.spec.stage import StageSpec
 
@@ -23,7 +24,7 @@ def make_source(*, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Sp
   """The source that `data.name` names. `first_index`: of the run's phase, from which rows of images are counted.
 
   Raises:
-    ValueError: unknown name, or a clip the source cannot give.
+    UserError: unknown name, or a clip the source cannot give.
   """
   if data.name == "moving_shapes":
     return MovingShapes(data=data, train=train, stage=stage, split=split, first_index=first_index)
@@ -31,7 +32,7 @@ def make_source(*, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Sp
     from ivid.data.tfds_source import TfdsSource  # TFDS takes seconds to import
 
     return TfdsSource(data=data, train=train, stage=stage, split=split, first_index=first_index)
-  raise ValueError(f"data.name={data.name!r}: {nearest(data.name, ('moving_shapes', 'tfds:moving_shapes'))}")
+  raise UserError(f"data.name={data.name!r}: {nearest(data.name, ('moving_shapes', 'tfds:moving_shapes'))}")
 
 
 class MovingShapes:
@@ -43,15 +44,15 @@ class MovingShapes:
 
   def __init__(self, *, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split, first_index: int = 0):
     if stage.output.seconds > moving_shapes.CLIP_SECONDS + DURATION_SLACK:
-      raise ValueError(
+      raise UserError(
         f"stage {stage.name}: {stage.output} lasts {stage.output.seconds:g} s; moving_shapes lasts {moving_shapes.CLIP_SECONDS:.4g} s, "
         f"so expected at least {stage.output.frames / moving_shapes.CLIP_SECONDS:g} fps"
       )
     for name in ("paraphrase", "two_objects"):
       if not 0.0 <= getattr(data, name) <= 1.0:
-        raise ValueError(f"data.{name}={getattr(data, name)}: expected 0 to 1")
+        raise UserError(f"data.{name}={getattr(data, name)}: expected 0 to 1")
     if train.seed < 0:
-      raise ValueError(f"train.seed={train.seed}: expected 0 or more")
+      raise UserError(f"train.seed={train.seed}: expected 0 or more")
     self.view: View = make_view(train, stage)
     self._data, self._train, self._split, self._first_index = data, train, split, first_index
     self._pool = training_pool(data, train.seed) if split is Split.TRAIN else None

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from ivid.spec.clip import ClipShape
+from ivid.spec.errors import UserError
 from ivid.spec.run import TrainSpec
 from ivid.spec.stage import StageSpec
 
@@ -47,20 +48,20 @@ def make_view(train: TrainSpec, stage: StageSpec) -> View:
   """The view that `train` takes of the stage's output.
 
   Raises:
-    ValueError: train.frames does not divide the clip's frames, or the crop is larger than the clip.
+    UserError: train.frames does not divide the clip's frames, or the crop is larger than the clip.
   """
   output = stage.output
   count = train.frames or output.frames
   if count < 0 or output.frames % count:
     divisors = [n for n in range(1, output.frames + 1) if output.frames % n == 0]
     best = min(divisors, key=lambda n: abs(n - count))
-    raise ValueError(f"train.frames={count} does not divide the {output.frames} frames of stage {stage.name}: nearest {best}, or 0 for all")
+    raise UserError(f"train.frames={count} does not divide the {output.frames} frames of stage {stage.name}: nearest {best}, or 0 for all")
   clip = dataclasses.replace(output, frames=count, fps=output.fps * count / output.frames)
   sizes = {}
   for side in ("frames", "height", "width"):
     size, limit = getattr(train.crop, side), getattr(clip, side)
     if not 0 <= size <= limit:
-      raise ValueError(f"train.crop.{side}={size}: expected 1 to {limit}, or 0 for all {limit}")
+      raise UserError(f"train.crop.{side}={size}: expected 1 to {limit}, or 0 for all {limit}")
     sizes[side] = size or limit
   small = output if stage.lowres is None else stage.lowres.input
   align = tuple(_period(getattr(output, side), getattr(small, side)) for side in ("frames", "height", "width"))

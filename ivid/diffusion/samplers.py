@@ -12,6 +12,7 @@ import numpy as np
 
 from ivid.diffusion.process import posterior
 from ivid.diffusion.schedule import alpha_sigma, as_float, broadcast_from_left
+from ivid.spec.errors import UserError
 from ivid.spec.stage import SamplerKind
 
 
@@ -22,10 +23,10 @@ def time_grid(steps: int) -> np.ndarray:
   near the ends of the schedule, where nothing happens.
 
   Raises:
-    ValueError: fewer than one step.
+    UserError: fewer than one step.
   """
   if steps < 1:
-    raise ValueError(f"steps={steps}: expected 1 or more")
+    raise UserError(f"steps={steps}: expected 1 or more")
   return np.linspace(1.0, 0.0, steps + 1)
 
 

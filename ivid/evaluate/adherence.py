@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from ivid.moving_shapes.grammar import BACKGROUNDS, COLOUR_NAMES, FIRST_LETTER, MOTIONS, SHAPES, SIZES
-from ivid.moving_shapes.observer import LETTER, PLAIN_SHAPE, UNCLEAR, Observation, observe, score
-from ivid.moving_shapes.image_observer import observe_image
 from ivid.evaluate.prompts import Prompt
 from ivid.evaluate.summary import confusion, summarize
 from ivid.media.files import whole_file
 from ivid.media.pictures import write_png
 from ivid.media.plot import plot_confusion
 from ivid.media.sheet import contact_sheet, even_frames, table
+from ivid.moving_shapes.grammar import BACKGROUNDS, COLOUR_NAMES, FIRST_LETTER, MOTIONS, SHAPES, SIZES
+from ivid.moving_shapes.image_observer import observe_image
+from ivid.moving_shapes.observer import LETTER, PLAIN_SHAPE, UNCLEAR, Observation, observe, score
 from ivid.spec import formats
 
 RESULTS, CONFUSION, FAILURES, FIRST = "adherence.json", "confusion.png", "failures.png", "first.png"
@@ -45,7 +45,7 @@ def judge(prompt: Prompt, clip: np.ndarray) -> Result:
   """The result of one clip uint8 [T, H, W, 3]; of its first frame, where the prompt asks for an image.
 
   Raises:
-    ValueError: a clip that is too short or too small.
+    UserError: a clip that is too short or too small.
   """
   seen = observe_image(clip[0]) if prompt.image else observe(clip)
   return Result(prompt, seen, score(seen, prompt.attributes), _thumbnails(clip))

@@ -13,13 +13,13 @@ import time
 import numpy as np
 from scipy import ndimage
 
+from ivid.data.sources import moment
 from ivid.moving_shapes import grammar
 from ivid.moving_shapes.draw import draw, to_uint8
 from ivid.moving_shapes.grammar import BACKGROUNDS, COLOURS, FIRST_LETTER, LARGE, MOTIONS, SHAPES, SIZES, Attributes, Object
-from ivid.moving_shapes.scene import CLIP_SECONDS, Scene, attributes, make_scene
-from ivid.data.sources import moment
-from ivid.moving_shapes.observer import ATTRIBUTES, IMAGE_ATTRIBUTES, Observation, observe, score
 from ivid.moving_shapes.image_observer import observe_image
+from ivid.moving_shapes.observer import ATTRIBUTES, IMAGE_ATTRIBUTES, Observation, observe, score
+from ivid.moving_shapes.scene import CLIP_SECONDS, Scene, attributes, make_scene
 
 STREAM = 101  # scenes of their own
 ASPECT = 5 / 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import jax
@@ -9,9 +10,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ivid.flops import count_bytes, count_flops, count_params
-from ivid.spec.run import TrainSpec
+from ivid.media.files import whole_file
+from ivid.parallel.mesh import make_mesh
+from ivid.spec import formats
+from ivid.spec.run import RunSpec, TrainSpec
 from ivid.spec.stage import StageSpec
 from ivid.stage import Conditioning, Stage, unbox
+from ivid.train import phases
 from ivid.train.run import make_training
 
 
@@ -34,6 +39,23 @@ def evaluation_args(stage: Stage, *, batch_size: int = 1, max_tokens: int = 128)
 def evaluation_flops(stage: Stage) -> int:
   """Floating-point operations of one network evaluation on one clip."""
   return count_flops(stage.predict, *evaluation_args(stage))
+
+
+def dry_run(run: RunSpec, *, json_path: str | None = None) -> None:
+  """Prints what each phase of a run would take; the JSON has the phases in a list, or is the report of a run without any."""
+  stage, mesh, reports = run.cascade.stage(run.stage), make_mesh(run.mesh), []
+  for phase in phases.remaining(phases.resolve(run.train), 0, run.train.total_steps):
+    report = dry_run_report(stage, phase.train, mesh, max_tokens=run.cascade.text.max_tokens)
+    phases.check_phases((phase,), stage)
+    if phase.name:
+      report |= dict(phase=phase.name, steps=phase.train.steps, first_step=phase.first_step, examples=phase.index_at(phase.end))
+      print(f"phase       {phase.name}: steps {phase.first_step} to {phase.end}, {report['examples']:,} examples at its end")
+    print(format_report(report))
+    reports.append(report)
+  if json_path:
+    report = dict(phases=reports) if run.train.phases else reports[0]
+    with whole_file(json_path) as temporary:
+      temporary.write_text(json.dumps(formats.stamped(report), indent=1), encoding="utf-8")
 
 
 def dry_run_report(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: int) -> dict[str, Any]:

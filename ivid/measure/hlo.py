@@ -7,6 +7,8 @@ import dataclasses
 import math
 import re
 
+from ivid.spec.errors import UserError
+
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 SCATTERS = "all-reduce-scatter"  # how TPU programs name the fusion of an all-reduce and the slice that is left of it
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
@@ -100,7 +102,7 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
   """Instructions by computation, and the name of the entry.
 
   Raises:
-    ValueError: no entry computation in the text.
+    UserError: no entry computation in the text.
   """
   computations: dict[str, list[Instruction]] = {}
   entry, here = "", None
@@ -112,7 +114,7 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
     elif here is not None and " = " in line:
       here.append(_instruction(line))
   if not entry:
-    raise ValueError("no entry computation: expected the text of a compiled program")
+    raise UserError("no entry computation: expected the text of a compiled program")
   return computations, entry
 
 

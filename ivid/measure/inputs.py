@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ivid.spec.errors import UserError
 from ivid.spec.run import Draw, RunSpec
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def bench_data(run: RunSpec, *, repeats: int) -> Iterator[dict[str, Any]]:
   differ from one repetition to the next. Text that has to be embedded is so before; the encoder's own time is that of `ivid bench text`.
   """
   if run.data.name != "moving_shapes":
-    raise ValueError(f"data.name={run.data.name!r}: expected moving_shapes, which is drawn on the fly")
+    raise UserError(f"data.name={run.data.name!r}: expected moving_shapes, which is drawn on the fly")
   from ivid.runs.text import open_text
 
   embedder = open_text(run)
@@ -41,10 +42,10 @@ def _bench_view(run: RunSpec, embedder: Embedder, frames: int, *, repeats: int) 
   import jax
   import numpy as np
 
-  from ivid.moving_shapes.draw import draw
   from ivid.data.example import Split
   from ivid.data.frames import draw_frames
   from ivid.data.sources import make_source
+  from ivid.moving_shapes.draw import draw
   from ivid.programs import Program
 
   stage, tokens = run.cascade.stage(run.stage), run.cascade.text.max_tokens

@@ -11,16 +11,24 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ivid.sample.cascades import Cascade
-from ivid.sample.keys import Sample
+import numpy as np
+
+from ivid.measure.dry_run import evaluation_flops
+from ivid.media.clips import from_uint8, to_uint8
+from ivid.sample.cascades import load_text
+from ivid.sample.keys import Sample, sample_keys
+from ivid.sample.stage_sampler import sample_stage
+from ivid.sample.tiling import stage_tiling
 from ivid.spec.stage import StageSpec
+from ivid.stage import Stage, needs_guidance
+from ivid.weights.cascades import CascadeFolder
 
 PROMPT = "a large red circle moves left on a black background"
 STATUS, RESET = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
 
 
 def bench_sampling(
-  cascade: Cascade, stages: Sequence[StageSpec], *, tiles: dict[str, tuple[int, ...]], seed: int = 0
+  cascade: CascadeFolder, stages: Sequence[StageSpec], *, tiles: dict[str, tuple[int, ...]], seed: int = 0
 ) -> Iterator[dict[str, Any]]:
   """Samples one clip through the stages, each entered with the clip of the stage before; a row of figures for each.
 
@@ -28,16 +36,7 @@ def bench_sampling(
   the median between the ends of two evaluations, times the tiles, and GFLOP/s follow from it; None where there is but one evaluation, whose
   time is mostly the compiler's. Memory is the most that the process held, of the host.
   """
-  import numpy as np
-
-  from ivid.media.clips import from_uint8, to_uint8
-  from ivid.sample.keys import sample_keys
-  from ivid.sample.stage_sampler import sample_stage
-  from ivid.sample.tiling import stage_tiling
-  from ivid.stage import Stage, needs_guidance
-  from ivid.measure.dry_run import evaluation_flops
-
-  encoder = cascade.load_text(tuple(spec.name for spec in stages))
+  encoder = load_text(cascade, tuple(spec.name for spec in stages))
   text, mask = encoder.embed([PROMPT])
   del encoder
   clip = None
@@ -105,6 +104,4 @@ def peak_bytes() -> int:
 
 def _entered(clip: Any, spec: StageSpec) -> Any:
   """The clip of the stage before; without one, as where the bench starts in the middle, grey of the right size."""
-  import numpy as np
-
   return np.full(spec.lowres.input.array, 128, np.uint8) if clip is None else clip

@@ -7,9 +7,17 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
 from ivid.measure.timing import MATRIX, interleaved
+from ivid.programs import Program
 from ivid.spec.cascade import TextSpec
 from ivid.spec.t5 import BYTES, t5_spec
+from ivid.text import t5
+from ivid.text.encoder import TextEncoder
 
 CAPTION = "a large red circle moves left and a small blue star spins on a black background, take {:04}"
 
@@ -20,15 +28,6 @@ def bench_text(names: Sequence[str], *, batch_size: int, repeats: int) -> Iterat
   Captions become bytes, whatever the encoder's own tokenizer. Timed is all of it, from strings to bfloat16 rows on the host. Counted is the
   arithmetic of real tokens alone: padding, which a batch computes too, is time without work here.
   """
-  import jax
-  import jax.numpy as jnp
-  import numpy as np
-  from flax import linen as nn
-
-  from ivid.programs import Program
-  from ivid.text import t5
-  from ivid.text.encoder import TextEncoder
-
   captions = [CAPTION.format(n) for n in range(batch_size)]
   matrix = jax.random.normal(jax.random.key(0), (MATRIX, MATRIX), jnp.float32)
   product = Program("matmul", lambda a: a @ a).jit()

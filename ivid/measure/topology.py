@@ -8,7 +8,7 @@ import math
 import os
 from typing import Any
 
-from ivid.spec.errors import nearest
+from ivid.spec.errors import UserError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +68,11 @@ def parse_slice(name: str) -> Slice:
   """The slice of that name.
 
   Raises:
-    ValueError: unknown family, or a shape that the family does not come in, naming the nearest.
+    UserError: unknown family, or a shape that the family does not come in, naming the nearest.
   """
   kind, _, shape = name.partition(":")
   if kind not in FAMILIES:
-    raise ValueError(f"--topology={name}: unknown family {kind!r}: {nearest(kind, FAMILIES)}; expected such as v5p:4x4x8")
+    raise UserError(f"--topology={name}: unknown family {kind!r}: {nearest(kind, FAMILIES)}; expected such as v5p:4x4x8")
   family = FAMILIES[kind]
   if shape not in family.slices:
     try:
@@ -80,7 +80,7 @@ def parse_slice(name: str) -> Slice:
     except ValueError:
       wanted = 0
     near = min(family.slices, key=lambda s: abs(math.log(_chips(s) / max(wanted, 1))))
-    raise ValueError(f"--topology={name}: expected {kind}: and one of {', '.join(family.slices)}; the nearest is {kind}:{near}")
+    raise UserError(f"--topology={name}: expected {kind}: and one of {', '.join(family.slices)}; the nearest is {kind}:{near}")
   return Slice(name, family, _chips(shape))
 
 
@@ -102,10 +102,10 @@ def slice_devices(found: Slice) -> list[Any]:
   """Devices of the slice, for compiling alone.
 
   Raises:
-    ValueError: libtpu is not installed.
+    UserError: libtpu is not installed.
   """
   if importlib.util.find_spec("libtpu") is None:
-    raise ValueError("the TPU compiler is not installed: expected `pip install 'ivid[tpu]'` (libtpu)")
+    raise UserError("the TPU compiler is not installed: expected `pip install 'ivid[tpu]'` (libtpu)")
   from jax.experimental import topologies
 
   options = {"chip_config_name": "megacore"} if found.family.megacore else {}

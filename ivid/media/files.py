@@ -8,13 +8,15 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from ivid.spec.errors import UserError
+
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Gives a temporary name beside `path`, of the same suffix, and renames it to `path` at the end; on failure nothing stays.
 
   Raises:
-    ValueError: the folder cannot be made or written.
+    UserError: the folder cannot be made or written.
   """
   target = pathlib.Path(path)
   temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
@@ -23,7 +25,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     yield temporary
     os.replace(temporary, target)
   except OSError as error:
-    raise ValueError(f"cannot write {target}: {error.strerror or error}") from error
+    raise UserError(f"cannot write {target}: {error.strerror or error}") from error
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink()

@@ -7,7 +7,7 @@ import string
 from typing import TYPE_CHECKING
 
 from ivid.moving_shapes import synonyms
-from ivid.spec.errors import nearest
+from ivid.spec.errors import UserError, nearest
 
 if TYPE_CHECKING:
   import numpy as np
@@ -124,7 +124,7 @@ def parse(text: str, *, motion: bool = True) -> Attributes:
   """The attributes of a caption written by `caption`; without `motion`, by `image_caption`: its objects stay still, as far as it goes.
 
   Raises:
-    ValueError: the first word that does not fit, and the nearest one that would; or a combination the world does not have.
+    UserError: the first word that does not fit, and the nearest one that would; or a combination the world does not have.
   """
   words = text.split()
   objects, at = [], 0
@@ -138,7 +138,7 @@ def parse(text: str, *, motion: bool = True) -> Attributes:
   background, at = _take(words, at, BACKGROUNDS)
   _, at = _take(words, at, ("background",))
   if at != len(words):
-    raise ValueError(f"caption {text!r}: expected nothing after 'background', found {words[at]!r}")
+    raise UserError(f"caption {text!r}: expected nothing after 'background', found {words[at]!r}")
   return _checked(text, Attributes(tuple(objects), background))
 
 
@@ -158,21 +158,21 @@ def _take(words: list[str], at: int, names: tuple[str, ...]) -> tuple[int, int]:
     if words[at : at + len(parts)] == parts:
       return index, at + len(parts)
   if at >= len(words):
-    raise ValueError(f"caption {' '.join(words)!r} ends too early: expected one of {', '.join(names)}")
+    raise UserError(f"caption {' '.join(words)!r} ends too early: expected one of {', '.join(names)}")
   firsts = {name.split()[0] for name in names if " " in name}
   found = " ".join(words[at : at + (2 if words[at] in firsts else 1)])
   same = [name for name in names if name.lower() == found.lower()]
-  raise ValueError(f"caption word {at + 1}, {found!r}: {nearest(same[0] if same else found, names)}")
+  raise UserError(f"caption word {at + 1}, {found!r}: {nearest(same[0] if same else found, names)}")
 
 
 def _checked(text: str, attributes: Attributes) -> Attributes:
   for item in attributes.objects:
     if item.shape >= FIRST_LETTER and item.size != LARGE:
-      raise ValueError(f"caption {text!r}: a small {SHAPES[item.shape]}; letters are always large")
+      raise UserError(f"caption {text!r}: a small {SHAPES[item.shape]}; letters are always large")
     if not item.valid:
-      raise ValueError(f"caption {text!r}: a {SHAPES[item.shape]} cannot spin; its turning would not show")
+      raise UserError(f"caption {text!r}: a {SHAPES[item.shape]} cannot spin; its turning would not show")
   if len(attributes.objects) == 2:
     first, second = attributes.objects
     if first.colour == second.colour or first.shape == second.shape:
-      raise ValueError(f"caption {text!r}: two objects need different colours and different shapes")
+      raise UserError(f"caption {text!r}: two objects need different colours and different shapes")
   return attributes

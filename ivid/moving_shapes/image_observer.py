@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ivid.moving_shapes.observer import MIN_ROWS, UNCLEAR, Observation, Seen, best_fit, cut_out, observe_layers, size_of, touched
 from ivid.moving_shapes.coverage import Layer
+from ivid.moving_shapes.observer import MIN_ROWS, UNCLEAR, Observation, Seen, best_fit, cut_out, observe_layers, size_of, touched
 from ivid.moving_shapes.outline_fits import fit_turned
+from ivid.spec.errors import UserError
 
 MIDDLE = 0.316  # in heights: what grows or shrinks is small up to 0.314 and large from 0.318 in the half of the clip that images show
 
@@ -24,19 +25,19 @@ def observe_image(picture: np.ndarray) -> Observation:
     picture: uint8 [H, W, 3], at least MIN_ROWS rows.
 
   Raises:
-    ValueError: another type or shape, or a picture too small.
+    UserError: another type or shape, or a picture too small.
   """
   check_image(picture)
   return observe_layers(picture[None], _seen, still=True)
 
 
 def check_image(picture: np.ndarray) -> None:
-  """Raises a ValueError where `observe_image` cannot look at a picture: another type or shape, or too small."""
+  """Raises a UserError where `observe_image` cannot look at a picture: another type or shape, or too small."""
   if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
-    raise ValueError(f"picture of {picture.dtype} {list(picture.shape)}: expected uint8 [height, width, 3]")
+    raise UserError(f"picture of {picture.dtype} {list(picture.shape)}: expected uint8 [height, width, 3]")
   height, width, _ = picture.shape
   if height < MIN_ROWS or width < height:
-    raise ValueError(f"picture {height}x{width}: expected {MIN_ROWS} rows or more, at least as wide as high")
+    raise UserError(f"picture {height}x{width}: expected {MIN_ROWS} rows or more, at least as wide as high")
 
 
 def _seen(layer: Layer, hidden: np.ndarray) -> Seen:

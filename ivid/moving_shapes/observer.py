@@ -14,10 +14,11 @@ import numpy as np
 from scipy import ndimage
 
 from ivid.moving_shapes import grammar
-from ivid.moving_shapes.grammar import BACKGROUNDS, COLOUR_NAMES, FIRST_LETTER, LARGE, MOTIONS, SHAPES, SIZES, SMALL, Attributes
 from ivid.moving_shapes.coverage import EIGHT, SOLID, Layer, background, layers
+from ivid.moving_shapes.grammar import BACKGROUNDS, COLOUR_NAMES, FIRST_LETTER, LARGE, MOTIONS, SHAPES, SIZES, SMALL, Attributes
 from ivid.moving_shapes.outline_fits import Fit, fit_spinning, fit_upright, lines
 from ivid.moving_shapes.templates import Patch
+from ivid.spec.errors import UserError
 from ivid.spec.stage import Filter
 from ivid.video.resize import resize
 
@@ -101,7 +102,7 @@ def observe(clip: np.ndarray) -> Observation:
     clip: uint8 [T, H, W, 3], at least MIN_FRAMES frames and MIN_ROWS rows.
 
   Raises:
-    ValueError: another type or shape, or a clip too short or too small.
+    UserError: another type or shape, or a clip too short or too small.
   """
   check(clip)
   time = np.arange(len(clip))[_frames(len(clip))] / len(clip)
@@ -119,12 +120,12 @@ def observe_layers(clip: np.ndarray, see: Callable[[Layer, np.ndarray], Seen], *
 
 
 def check(clip: np.ndarray) -> None:
-  """Raises a ValueError where `observe` cannot look at a clip: another type or shape, too short or too small."""
+  """Raises a UserError where `observe` cannot look at a clip: another type or shape, too short or too small."""
   if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3:
-    raise ValueError(f"clip of {clip.dtype} {list(clip.shape)}: expected uint8 [frames, height, width, 3]")
+    raise UserError(f"clip of {clip.dtype} {list(clip.shape)}: expected uint8 [frames, height, width, 3]")
   if len(clip) < MIN_FRAMES or clip.shape[1] < MIN_ROWS or clip.shape[2] < clip.shape[1]:
     size = "x".join(map(str, clip.shape[:3]))
-    raise ValueError(f"clip {size}: expected {MIN_FRAMES} frames and {MIN_ROWS} rows or more, at least as wide as high")
+    raise UserError(f"clip {size}: expected {MIN_FRAMES} frames and {MIN_ROWS} rows or more, at least as wide as high")
 
 
 def score(seen: Observation, said: Attributes) -> dict[str, bool | None]:

@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivid.moving_shapes import grammar, outlines as shapes, visibility
+from ivid.moving_shapes import grammar, visibility
+from ivid.moving_shapes import outlines as shapes
 from ivid.moving_shapes.grammar import Attributes
+from ivid.spec.errors import UserError
 
 CLIP_SECONDS = 128 / 24
 DIAMETER = ((0.20, 0.25), (0.40, 0.55))  # of small, large: at the middle of the clip
@@ -110,10 +112,10 @@ def make_scene(
     stream: separates draws of the same seed and index (training, evaluation, frames of packed images).
 
   Raises:
-    ValueError: a frame higher than wide, in which the objects have no room.
+    UserError: a frame higher than wide, in which the objects have no room.
   """
   if aspect < MIN_ASPECT:
-    raise ValueError(f"moving_shapes: width/height={aspect:g}: expected {MIN_ASPECT:g} or more (nearest: a square frame)")
+    raise UserError(f"moving_shapes: width/height={aspect:g}: expected {MIN_ASPECT:g} or more (nearest: a square frame)")
   rng = np.random.default_rng([seed, index, stream])
   if said is None:
     said = grammar.sample_attributes(rng, two_objects, held_out)

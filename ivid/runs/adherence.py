@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from ivid.moving_shapes.draw import draw
-from ivid.moving_shapes.scene import CLIP_SECONDS, make_scene
 from ivid.evaluate import report
-from ivid.moving_shapes.observer import MIN_FRAMES, check
-from ivid.moving_shapes.image_observer import check_image
 from ivid.evaluate.prompts import Prompt, seeded_prompts
 from ivid.evaluate.summary import summarize
 from ivid.media.clips import to_uint8
+from ivid.moving_shapes.draw import draw
+from ivid.moving_shapes.image_observer import check_image
+from ivid.moving_shapes.observer import MIN_FRAMES, check
+from ivid.moving_shapes.scene import CLIP_SECONDS, make_scene
 from ivid.parallel.distributed import alone, on_host
 from ivid.sample.stage_sampler import sample_stage
 from ivid.spec.run import RunSpec, TrainSpec
@@ -34,7 +34,7 @@ def adherence_curves(stage: Stage, run: RunSpec, encoder: Embedder) -> list[Curv
   """The hooks that a stage's training calls for: of images in a base, of clips unless a base is trained on too few frames to judge motion.
 
   Raises:
-    ValueError: the stage's clips or images are too short or too small to be judged.
+    UserError: the stage's clips or images are too short or too small to be judged.
   """
   spec = stage.spec
   makers = [make_image_adherence] if spec.lowres is None and run.data.name == "moving_shapes" else []
@@ -49,7 +49,7 @@ def make_adherence(stage: Stage, run: RunSpec, encoder: Embedder) -> Curve:
   A super-resolution stage gets drawn scenes of the prompts at its input's size.
 
   Raises:
-    ValueError: the stage's clips are too short or too small to be judged.
+    UserError: the stage's clips are too short or too small to be judged.
   """
   train, lowres = run.train, stage.spec.lowres
   check(np.zeros(stage.spec.output.array, np.uint8))  # refuses before the training what it would refuse after
@@ -68,7 +68,7 @@ def make_image_adherence(stage: Stage, run: RunSpec, encoder: Embedder) -> Curve
   """Hook that returns adherence_images/GROUP/ATTRIBUTE of single images of a base, of prompts without motion; otherwise as make_adherence.
 
   Raises:
-    ValueError: the stage's images are too small to be judged.
+    UserError: the stage's images are too small to be judged.
   """
   train = run.train
   spec = training_view(stage.spec, TrainSpec(frames=1))

@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ivid.runs.text import open_text
-from ivid.runs.samples import SHEET_COLUMNS, held_out_clips
 from ivid.media.pictures import write_png
 from ivid.media.plot import plot_metrics, read_metrics
 from ivid.media.sheet import contact_sheet
+from ivid.runs.samples import SHEET_COLUMNS, held_out_clips
+from ivid.runs.text import open_text
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
 from ivid.stage import needs_guidance

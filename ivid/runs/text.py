@@ -11,13 +11,13 @@ from collections.abc import Callable
 import jax
 from jax.sharding import Mesh
 
-from ivid.runs.cache import user_cache
-from ivid.config import text_encoder_folder
 from ivid.data.caption_pool import training_pool
 from ivid.parallel import sharding
 from ivid.parallel.distributed import alone, is_first
 from ivid.parallel.mesh import make_mesh
+from ivid.runs.cache import user_cache
 from ivid.spec.cascade import TextSpec
+from ivid.spec.errors import UserError
 from ivid.spec.run import DataSpec, MeshSpec, RunSpec
 from ivid.text import t5
 from ivid.text.embedder import Embedder
@@ -25,6 +25,7 @@ from ivid.text.encoder import TextEncoder, load_encoder
 from ivid.text.placement import Placement
 from ivid.text.pooled import PooledEmbedder, write_pool
 from ivid.train.progress import Progress
+from ivid.weights.opening import text_encoder_folder
 
 
 def open_text(run: RunSpec, *, pool: bool = True) -> Embedder:
@@ -34,7 +35,7 @@ def open_text(run: RunSpec, *, pool: bool = True) -> Embedder:
     pool: whether training captions are asked for; the pool's are then embedded now, unless `data.cache` has them already.
 
   Raises:
-    ValueError: not there or damaged, or of another width than the cascade's text.
+    UserError: not there or damaged, or of another width than the cascade's text.
   """
   if run.data.embeddings:
     from ivid.text.stored import StoredEmbeddings
@@ -45,7 +46,7 @@ def open_text(run: RunSpec, *, pool: bool = True) -> Embedder:
     found = load_encoder(text_encoder_folder(run.data.text_encoder))
     name, dim = f"data.text_encoder={run.data.text_encoder}", found.spec.dim
   if dim != run.cascade.text.dim:
-    raise ValueError(f"{name} gives embeddings of width {dim}, cascade {run.cascade.name} reads {run.cascade.text.dim}")
+    raise UserError(f"{name} gives embeddings of width {dim}, cascade {run.cascade.name} reads {run.cascade.text.dim}")
   captions = training_pool(run.data, run.train.seed) if pool and not run.data.embeddings else None
   return found if captions is None else _pooled(run, found, captions.captions())
 

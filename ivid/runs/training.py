@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import os
 import pathlib
 import sys
 import warnings
@@ -16,20 +17,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from ivid.runs.text import open_text
-from ivid.config import find_cascade
-from ivid.runs.samples import make_sampler
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.data.view import make_view
 from ivid.parallel.distributed import StopSignal, alone, connect, is_first
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import process_rows
+from ivid.runs.adherence import adherence_curves
+from ivid.runs.cache import enable_compilation_cache
+from ivid.runs.samples import make_sampler
+from ivid.runs.text import open_text
+from ivid.runs.workdir import local_path, run_json, shared_folder, write_status
+from ivid.spec.errors import UserError
 from ivid.spec.run import Draw, RunSpec
 from ivid.spec.stage import StageSpec
 from ivid.stage import Stage, Teacher
 from ivid.steps import TrainState
 from ivid.text.embedder import Embedder
-from ivid.train import checkpoint, phases
+from ivid.train import phases
 from ivid.train.checkpoint import Checkpointer
 from ivid.train.drawing import drawn_first, make_drawing
 from ivid.train.loop import Hook, Loop
@@ -37,9 +41,37 @@ from ivid.train.metrics import MetricWriter
 from ivid.train.phases import Phase
 from ivid.train.rngs import stream
 from ivid.train.run import Lesson, Training, device_batches, make_evaluation, make_training, warm_start
+from ivid.weights.ema import latest_step
+from ivid.weights.opening import open_stage
 
 
-def fit(
+def train(run: RunSpec, workdir: str | os.PathLike, *, max_minutes: float = 0.0) -> bool:
+  """Trains the stage of a run in a work folder, which is made, or from its last checkpoint on; `ivid train` without its flags.
+
+  Where several processes train together, `ivid.parallel.distributed.join` has been called in each.
+
+  Args:
+    run: as `ivid.config.load_run` reads it.
+    workdir: checkpoints, metrics, samples, config.json and status.json.
+    max_minutes: after which it saves and stops; 0: no limit.
+
+  Returns: whether the run came to its end; False where SIGTERM or the time stopped it, after saving: the same call goes on.
+
+  Raises:
+    UserError: what does not fit together, a folder that another trainer writes; NonFiniteLoss.
+  """
+  if max_minutes < 0:
+    raise UserError(f"max_minutes={max_minutes:g}: expected a positive number, or 0 for no limit")
+  enable_compilation_cache()
+  folder = local_path(workdir)
+  with shared_folder(folder, run_json(run)):
+    done = train_stage(run, run.cascade.stage(run.stage), folder, seconds=60.0 * max_minutes or math.inf)
+    if is_first():
+      write_status(folder, done=done, step=latest_step(folder))
+  return done
+
+
+def train_stage(
   run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson | None = None, teacher: Any = None, seconds: float = math.inf
 ) -> bool:
   """Trains `stage` as `run.train` says, phase after phase, from the work folder's last checkpoint if it has one.
@@ -51,7 +83,7 @@ def fit(
   Returns: whether the run came to its end; False where SIGTERM, to any of its processes, or the time stopped it, after saving.
 
   Raises:
-    ValueError: what does not fit together; NonFiniteLoss.
+    UserError: what does not fit together; NonFiniteLoss.
   """
   # Prompts that a user types are worth a warning; long paraphrases in the training data lose their tails by design.
   warnings.filterwarnings("ignore", message="text of .* truncated")
@@ -60,7 +92,7 @@ def fit(
   phases.check_phases(all_phases, stage)
   encoder = open_text(run)
   if lesson is not None and lesson.teacher.text_encoder not in ("", encoder.hash):
-    raise ValueError(
+    raise UserError(
       f"--teacher was trained with the text encoder {lesson.teacher.text_encoder[:12]}, data.text_encoder={run.data.text_encoder} is "
       f"{encoder.hash[:12]}: expected the teacher's"
     )
@@ -105,13 +137,13 @@ def _first_state(
     step = int(state.step)
     phase = phases.phase_at(all_phases, step)
     if next_index != phase.index_at(step):
-      raise ValueError(_other_batches(phase, workdir, step, next_index))
+      raise UserError(_other_batches(phase, workdir, step, next_index))
     _say(f"resuming {workdir} at step {step}{f' of phase {phase.name}' if phase.name else ''}")
     return state
   state = training.init.jit()(stream(run.train.seed, "init"))
   if teacher is not None:
     return warm_start(state, teacher)
-  return warm_start(state, initial_weights(run.train.init_from, run.stage)) if run.train.init_from else state
+  return warm_start(state, open_stage(run.train.init_from, run.stage, flag="train.init_from")[1]) if run.train.init_from else state
 
 
 def _other_batches(phase: Phase, workdir: pathlib.Path, step: int, next_index: int) -> str:
@@ -158,8 +190,6 @@ class _Part:
     if train.sample_every and held_out:
       hooks.append(Hook(train.sample_every, make_sampler(self.stage, self.run, self.encoder, self.workdir, self.writer)))
     if train.adherence_every:
-      from ivid.runs.adherence import adherence_curves
-
       hooks += [Hook(train.adherence_every, curve) for curve in adherence_curves(self.stage, self.run, self.encoder)]
     return hooks
 
@@ -183,19 +213,6 @@ def _loop(part: _Part, step: int, checkpointer: Checkpointer, total: int, teache
     writer=part.writer,
     hooks=part.hooks(taught),
   )
-
-
-def initial_weights(source: str, stage: str) -> Any:
-  """EMA weights of a run's work folder, or the weights of `stage` in a cascade: a folder, or the name of one that ships."""
-  if (pathlib.Path(source) / checkpoint.FOLDER).is_dir():
-    return checkpoint.load_ema(source)[1]
-  try:
-    cascade = find_cascade(source)
-  except ValueError:
-    raise ValueError(
-      f"train.init_from={source!r}: expected a work folder with checkpoints, a cascade's folder or a shipped cascade"
-    ) from None
-  return cascade.load_stage(stage)
 
 
 def _say(line: str) -> None:

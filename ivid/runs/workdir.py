@@ -10,15 +10,25 @@ import pathlib
 from collections.abc import Iterator
 from typing import IO
 
+from ivid.parallel.distributed import is_first, wait_for_all
+from ivid.spec import convert, formats
+from ivid.spec.errors import UserError
+from ivid.spec.run import RunSpec
+
 STATUS = "status.json"
 
 
-def local_path(workdir: str) -> pathlib.Path:
-  """The work folder; ValueError for the address of a bucket, which would become a folder named `gs:`."""
-  scheme, found, name = workdir.partition("://")
+def local_path(workdir: str | os.PathLike) -> pathlib.Path:
+  """The work folder; UserError for the address of a bucket, which would become a folder named `gs:`."""
+  scheme, found, name = os.fspath(workdir).partition("://")
   if found:
-    raise ValueError(f"--workdir={workdir}: expected a path, such as /{scheme}/{name}, where the bucket is mounted (launch/README.md)")
+    raise UserError(f"--workdir={workdir}: expected a path, such as /{scheme}/{name}, where the bucket is mounted (launch/README.md)")
   return pathlib.Path(workdir)
+
+
+def run_json(run: RunSpec) -> str:
+  """The run as a work folder keeps it, for people to read."""
+  return json.dumps(formats.stamped(convert.to_dict(run)), indent=1) + "\n"
 
 
 def claim(workdir: pathlib.Path, config_json: str) -> IO:
@@ -35,12 +45,12 @@ def claim(workdir: pathlib.Path, config_json: str) -> IO:
     except BlockingIOError:
       lock.close()
       pid = (workdir / "pid").read_text(encoding="utf-8")
-      raise ValueError(f"--workdir={workdir} is in use by process {pid}: expected a folder that no other trainer writes") from None
+      raise UserError(f"--workdir={workdir} is in use by process {pid}: expected a folder that no other trainer writes") from None
     (workdir / STATUS).unlink(missing_ok=True)  # of the command before
     _write(workdir / "config.json", config_json)
     _write(workdir / "pid", str(os.getpid()))
   except OSError as error:
-    raise ValueError(f"--workdir={workdir} is not writable: {error.strerror}") from None
+    raise UserError(f"--workdir={workdir} is not writable: {error.strerror}") from None
   return lock
 
 
@@ -53,7 +63,7 @@ def write_status(workdir: pathlib.Path, *, done: bool, step: int) -> None:
     done: the run came to its end; otherwise it stopped before that, and the same command resumes.
     step: of its last checkpoint.
   """
-  _write(workdir / STATUS, json.dumps({"format": 1, "state": "done" if done else "stopped", "step": step}) + "\n")
+  _write(workdir / STATUS, json.dumps(formats.stamped({"state": "done" if done else "stopped", "step": step})) + "\n")
 
 
 def _write(path: pathlib.Path, text: str) -> None:
@@ -65,8 +75,6 @@ def _write(path: pathlib.Path, text: str) -> None:
 @contextlib.contextmanager
 def shared_folder(workdir: pathlib.Path, config_json: str) -> Iterator[None]:
   """Process 0 claims the work folder; the others go on when it has."""
-  from ivid.parallel.distributed import is_first, wait_for_all
-
   with claim(workdir, config_json) if is_first() else contextlib.nullcontext():
     wait_for_all("work folder")
     yield

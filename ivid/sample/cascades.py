@@ -1,9 +1,8 @@
-"""A cascade on disk: cascade.json, text/, and STAGE/{spec.json, weights.safetensors} for each trained stage."""
+"""A cascade's folder as a whole: its stages, and the text encoder in text/; written and updated without losing what is there."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -13,111 +12,34 @@ from typing import Any
 
 import ml_dtypes
 
-from ivid.weights import tensors as weights
 from ivid.spec import convert, formats
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.compare import stage_difference
+from ivid.spec.errors import UserError
 from ivid.spec.stage import SamplingSpec, StageSpec
 from ivid.text.encoder import TextEncoder, load_encoder
-
-CASCADE_FILE, SPEC_FILE, WEIGHTS_FILE, TEXT_FOLDER = "cascade.json", "spec.json", "weights.safetensors", "text"
-HASH_CHUNK = 1 << 24
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedStage:
-  """What STAGE/spec.json says.
-
-  Attributes:
-    spec: what the weights were trained for.
-    step: updates they were trained for.
-    sha256: of the weights file.
-  """
-
-  spec: StageSpec
-  step: int
-  sha256: str
+from ivid.weights.cascades import CASCADE_FILE, SPEC_FILE, TEXT_FOLDER, WEIGHTS_FILE, CascadeFolder, file_sha256, open_cascade, read_entry
+from ivid.weights.tensors import write_weights
 
 
-class Cascade:
-  """An opened cascade folder; weights are read when asked for, never before."""
-
-  def __init__(self, folder: pathlib.Path, spec: CascadeSpec):
-    self.folder = folder
-    self.spec = spec
-
-  def trained(self, name: str) -> bool:
-    """Whether the folder holds weights of that stage."""
-    return (self.folder / self.spec.stage(name).name / SPEC_FILE).is_file()
-
-  def check(self, name: str) -> TrainedStage:
-    """The stage's record, from its small file and the sizes of the large one: cheap enough to run before any work.
-
-    Raises:
-      ValueError: never trained, trained for another stage, or damaged.
-    """
-    want = self.spec.stage(name)
-    folder = self.folder / name
-    if not self.trained(name):
-      have = [n for n in self.spec.stage_names if self.trained(n)]
-      raise ValueError(
-        f"stage {name} of cascade {self.spec.name} was never trained: {self.folder} has {', '.join(have) or 'no trained stage'}"
-      )
-    entry = _read_entry(folder / SPEC_FILE)
-    if entry.step < 1:
-      raise ValueError(f"stage {name} of cascade {self.spec.name} was never trained: its weights are of step {entry.step}")
-    difference = stage_difference(entry.spec, want, text_encoder=False)
-    if difference:
-      raise ValueError(f"{folder} holds weights of another stage than {name}: {difference}")
-    _check_size(folder / WEIGHTS_FILE)
-    return entry
-
-  def load_stage(self, name: str) -> Any:
-    """Parameters of the stage as nested dictionaries of numpy arrays in the network's `param_dtype`.
-
-    Raises:
-      ValueError: as `check`; and weights whose SHA-256 is not the recorded one.
-    """
-    entry = self.check(name)
-    path = self.folder / name / WEIGHTS_FILE
-    found = file_sha256(path)
-    if found != entry.sha256:
-      raise ValueError(f"{path} is damaged: SHA-256 {found[:12]}, expected {entry.sha256[:12]}")
-    dtype = ml_dtypes.bfloat16 if entry.spec.unet.param_dtype == "bfloat16" else entry.spec.unet.param_dtype
-    return weights.read_weights(path, dtype=dtype)
-
-  def load_text(self, stages: tuple[str, ...] = ()) -> TextEncoder:
-    """The text encoder.
-
-    Raises:
-      ValueError: missing or damaged, another than the cascade's, or not the one that `stages` were trained with.
-    """
-    encoder = load_encoder(self.folder / TEXT_FOLDER)
-    if encoder.spec.dim != self.spec.text.dim:
-      raise ValueError(
-        f"{self.folder / TEXT_FOLDER} gives embeddings of width {encoder.spec.dim}, cascade {self.spec.name} reads {self.spec.text.dim}"
-      )
-    for name in stages:
-      _check_text(self.check(name).spec, encoder)
-    return encoder
-
-
-def open_cascade(folder: str | os.PathLike) -> Cascade:
-  """The cascade in the folder; only cascade.json is read.
+def load_text(cascade: CascadeFolder, stages: tuple[str, ...] = ()) -> TextEncoder:
+  """The text encoder of a cascade.
 
   Raises:
-    ValueError: no such folder, no or damaged cascade.json.
+    UserError: missing or damaged, another than the cascade's, or not the one that `stages` were trained with.
   """
-  folder = pathlib.Path(folder)
-  path = folder / CASCADE_FILE
-  if not path.is_file():
-    raise ValueError(f"no cascade at {folder}: expected a folder with {CASCADE_FILE}")
-  return Cascade(folder, convert.from_dict(CascadeSpec, _read_json(path, formats.Kind.CASCADE, "cascade")["cascade"]))
+  encoder = load_encoder(cascade.folder / TEXT_FOLDER)
+  if encoder.spec.dim != cascade.spec.text.dim:
+    reads = f"cascade {cascade.spec.name} reads {cascade.spec.text.dim}"
+    raise UserError(f"{cascade.folder / TEXT_FOLDER} gives embeddings of width {encoder.spec.dim}, {reads}")
+  for name in stages:
+    _check_text(cascade.check(name).spec, encoder)
+  return encoder
 
 
 def write_cascade(
   out: str | os.PathLike, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text_folder: str | os.PathLike
-) -> Cascade:
+) -> CascadeFolder:
   """Writes EMA weights in bfloat16, specs and the text encoder; a folder that exists is updated, and keeps its other stages.
 
   A new folder appears whole or not at all; in an old one each stage is replaced whole, cascade.json last.
@@ -127,29 +49,29 @@ def write_cascade(
     text_folder: as ivid.text.encoder.save_encoder writes it.
 
   Raises:
-    ValueError: a stage (given or kept) that is untrained, no stage of the cascade, or trained with another text encoder.
+    UserError: a stage (given or kept) that is untrained, no stage of the cascade, or trained with another text encoder.
   """
   out = pathlib.Path(out)
   encoder = load_encoder(text_folder)
   for name, (spec, _, step) in stages.items():
     if step < 1:
-      raise ValueError(f"stage {name} is at step {step}: expected a stage that was trained")
+      raise UserError(f"stage {name} is at step {step}: expected a stage that was trained")
     difference = stage_difference(dataclasses.replace(spec, student=None, sampling=SamplingSpec()), cascade.stage(name), text_encoder=False)
     if difference:
-      raise ValueError(f"weights given for stage {name} are of another stage: {difference}")
+      raise UserError(f"weights given for stage {name} are of another stage: {difference}")
     _check_text(spec, encoder)
   trained = {name: spec for name, (spec, _, _) in stages.items()}
   for name in cascade.stage_names:
-    if name not in stages and Cascade(out, cascade).trained(name):
-      trained[name] = _read_entry(out / name / SPEC_FILE).spec
+    if name not in stages and CascadeFolder(out, cascade).trained(name):
+      trained[name] = read_entry(out / name / SPEC_FILE).spec
   cascade = _with_students(cascade, trained)
-  old = Cascade(out, cascade)
+  old = CascadeFolder(out, cascade)
   for name in trained.keys() - stages.keys():
     _check_text(old.check(name).spec, encoder)
   if (out / CASCADE_FILE).is_file():
     _update(out, cascade, stages, text_folder)
   elif out.exists() and any(out.iterdir()):
-    raise ValueError(f"{out} is neither a cascade nor empty: expected a new folder or one with {CASCADE_FILE}")
+    raise UserError(f"{out} is neither a cascade nor empty: expected a new folder or one with {CASCADE_FILE}")
   else:
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
@@ -174,14 +96,6 @@ def _with_students(cascade: CascadeSpec, trained: Mapping[str, StageSpec]) -> Ca
   return dataclasses.replace(cascade, stages=tuple(map(one, cascade.stages)))
 
 
-def file_sha256(path: pathlib.Path) -> str:
-  digest = hashlib.sha256()
-  with open(path, "rb") as file:
-    while chunk := file.read(HASH_CHUNK):
-      digest.update(chunk)
-  return digest.hexdigest()
-
-
 def _update(folder: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text: str | os.PathLike) -> None:
   text = pathlib.Path(text)
   if not (folder / TEXT_FOLDER).exists() or not text.samefile(folder / TEXT_FOLDER):
@@ -190,11 +104,11 @@ def _update(folder: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tup
     _swap(fresh, folder / TEXT_FOLDER)
   for name, (spec, params, step) in stages.items():
     fresh = _temporary(folder, name)
-    weights.write_weights(fresh / WEIGHTS_FILE, params, dtype=ml_dtypes.bfloat16, metadata={"stage": name, "step": str(step)})
+    write_weights(fresh / WEIGHTS_FILE, params, dtype=ml_dtypes.bfloat16, metadata={"stage": name, "step": str(step)})
     entry = {"spec": convert.to_dict(spec), "step": step, "sha256": file_sha256(fresh / WEIGHTS_FILE)}
     (fresh / SPEC_FILE).write_text(json.dumps(formats.stamped(entry), indent=1) + "\n", encoding="utf-8")
     _swap(fresh, folder / name)
-  written = Cascade(folder, cascade)
+  written = CascadeFolder(folder, cascade)
   entries = {name: written.check(name) for name in cascade.stage_names if written.trained(name)}
   manifest = {name: {"step": entry.step, "sha256": entry.sha256} for name, entry in entries.items()}
   temporary = folder / f".{CASCADE_FILE}"
@@ -223,35 +137,4 @@ def _swap(fresh: pathlib.Path, target: pathlib.Path) -> None:
 def _check_text(spec: StageSpec, encoder: TextEncoder) -> None:
   if spec.text_encoder != encoder.hash:
     have = f"the text encoder {spec.text_encoder[:12]}" if spec.text_encoder else "no recorded text encoder"
-    raise ValueError(f"stage {spec.name} was trained with {have}, this one is {encoder.hash[:12]}")
-
-
-def _read_json(path: pathlib.Path, kind: formats.Kind, key: str) -> dict[str, Any]:
-  try:
-    found = json.loads(path.read_text(encoding="utf-8"))
-  except (UnicodeDecodeError, json.JSONDecodeError) as error:
-    raise ValueError(f"{path} is no JSON: {error}") from None
-  if not isinstance(found, dict) or key not in found:
-    raise ValueError(f"{path} has no {key!r} section: expected a file that ivid bundle wrote")
-  return formats.migrate(found, kind, source=path)
-
-
-def _read_entry(path: pathlib.Path) -> TrainedStage:
-  found = _read_json(path, formats.Kind.STAGE, "spec")
-  return TrainedStage(convert.from_dict(StageSpec, found["spec"]), int(found.get("step", 0)), str(found.get("sha256", "")))
-
-
-def _check_size(path: pathlib.Path) -> None:
-  """ValueError unless the safetensors file is there and as long as its own header says."""
-  if not path.is_file():
-    raise ValueError(f"no weights at {path}: expected a .safetensors file")
-  size = path.stat().st_size
-  try:
-    with open(path, "rb") as file:
-      length = int.from_bytes(file.read(8), "little")
-      header = json.loads(file.read(min(length, size)))
-    want = 8 + length + max(array["data_offsets"][1] for name, array in header.items() if name != "__metadata__")
-  except (ValueError, KeyError, TypeError, AttributeError):
-    raise ValueError(f"{path} is no readable safetensors file ({size} bytes)") from None
-  if size != want:
-    raise ValueError(f"{path} is truncated: {size} bytes, expected {want}")
+    raise UserError(f"stage {spec.name} was trained with {have}, this one is {encoder.hash[:12]}")

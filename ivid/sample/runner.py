@@ -13,14 +13,16 @@ from jax.sharding import Mesh
 
 from ivid.media.clips import from_uint8, to_uint8
 from ivid.parallel.mesh import make_mesh
-from ivid.sample.cascades import Cascade
+from ivid.sample.cascades import load_text
 from ivid.sample.keys import Sample, sample_keys
 from ivid.sample.progress import CascadeProgress
 from ivid.sample.stage_sampler import place_params, sample_stage
 from ivid.sample.tiling import Tiling, stage_tiling
+from ivid.spec.errors import UserError
 from ivid.spec.run import MeshSpec
 from ivid.spec.stage import StageSpec
 from ivid.stage import Stage, needs_guidance
+from ivid.weights.cascades import CascadeFolder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +44,14 @@ class Clip:
 
 
 def run_cascade(
-  cascade: Cascade,
+  cascade: CascadeFolder,
   stages: Sequence[StageSpec],
   samples: Sequence[Sample],
   *,
   batch_size: int = 0,
   first_input: np.ndarray | None = None,
   tiles: Mapping[str, Sequence[int]] | None = None,
+  mesh: Mesh | None = None,
   quiet: bool = False,
 ) -> Iterator[Clip]:
   """Yields every stage's clip of every sample, stage by stage.
@@ -62,14 +65,17 @@ def run_cascade(
     batch_size: samples computed together; 0: one a local device.
     first_input: uint8 that the samples start from, where stages[0] is no base: [t, h, w, 3] for all of them, or [N, t, h, w, 3].
     tiles: by stage what stage_tiling takes; the automatic choice for stages not in it.
+    mesh: devices to sample on; None: as many local ones as divide a batch.
     quiet: no progress.
 
   Raises:
-    ValueError: before anything is computed: untrained or foreign weights, another text encoder, an input of the wrong size, a tile that a
+    UserError: before anything is computed: untrained or foreign weights, another text encoder, an input of the wrong size, a tile that a
       stage cannot be cut in.
   """
   for spec in stages:
     cascade.check(spec.name)
+  if mesh is not None:
+    _check_rows(mesh, batch_size, len(samples))
 
   def cut(spec: StageSpec, rows: int) -> Tiling:
     return stage_tiling(spec, (tiles or {}).get(spec.name, ()), clips=rows)
@@ -88,8 +94,8 @@ def run_cascade(
       stage = Stage(spec)
       params = cascade.load_stage(spec.name)
       for rows in batches:
-        mesh = batch_mesh(len(rows))
-        params = place_params(stage, params, mesh)
+        devices = mesh or batch_mesh(len(rows))
+        params = place_params(stage, params, devices)
         small = None if spec.lowres is None else from_uint8(np.stack([clips[n] for n in rows]))
         made = to_uint8(
           sample_stage(
@@ -102,7 +108,7 @@ def run_cascade(
             sampling=spec.sampling,
             tiling=cut(spec, len(rows)),
             progress=progress.step,
-            mesh=mesh,
+            mesh=devices,
           )
         )
         for row, n in enumerate(rows):
@@ -110,6 +116,15 @@ def run_cascade(
           yield Clip(spec, n, made[row], len(rows), row)
       del params
       progress.end()
+
+
+def _check_rows(mesh: Mesh, batch_size: int, samples: int) -> None:
+  """UserError where the mesh does not divide every batch."""
+  over = mesh.shape["data"] * mesh.shape["fsdp"]
+  size = batch_size or jax.local_device_count()
+  for rows in {min(size, samples), samples % size or min(size, samples)}:
+    if rows % over:
+      raise UserError(f"a batch of {rows} clips on a mesh of {over} rows: expected multiples of {over} clips and batch_size={over}")
 
 
 def evaluation_work(spec: StageSpec, tiling: Tiling) -> float:
@@ -127,9 +142,9 @@ def batch_mesh(rows: int) -> Mesh | None:
   return make_mesh(MeshSpec(), devices[:count]) if count > 1 else None
 
 
-def _embed(cascade: Cascade, stages: tuple[str, ...], prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _embed(cascade: CascadeFolder, stages: tuple[str, ...], prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
   """Embeddings [N, L, D] and mask [N, L] of all prompts, no text for empty ones; the encoder is gone when this returns."""
-  encoder = cascade.load_text(stages)
+  encoder = load_text(cascade, stages)
   said = [bool(prompt) for prompt in prompts]
   if not any(said):
     shape = (len(prompts), encoder.spec.max_tokens)

@@ -16,6 +16,7 @@ from ivid.diffusion import augment, guidance, samplers
 from ivid.parallel import sharding
 from ivid.programs import Program
 from ivid.sample.tiling import Tiling
+from ivid.spec.errors import UserError
 from ivid.spec.stage import GuidanceSpec, SamplingSpec, StageSpec, StudentSpec, ThresholdKind
 from ivid.stage import Conditioning, SampleState, Stage, StepInputs, needs_guidance, unbox
 from ivid.video.noise import BLOCK, block_noise
@@ -77,7 +78,8 @@ def make_sample_program(
   def step(params, state, cond, noise, inputs):
     return stage.sample_step(params, state, cond, noise, inputs, sampling)
 
-  return Program(f"sample_{stage.spec.name}", step, args, donate=(1,) if donate else (), mesh=mesh)
+  fn = step if mesh is None else sharding.pinned(step)
+  return Program(f"sample_{stage.spec.name}", fn, args, donate=(1,) if donate else (), mesh=mesh)
 
 
 def sample_args(
@@ -153,7 +155,7 @@ def sample_stage(
     mesh: devices that share the batch.
 
   Raises:
-    ValueError: `small` missing, superfluous or of another size than the stage's input; `given` for a stage without unet.given or of
+    UserError: `small` missing, superfluous or of another size than the stage's input; `given` for a stage without unet.given or of
       another size than its output; a batch that the mesh does not divide.
   """
   spec = stage.spec
@@ -352,7 +354,7 @@ def _rows_placement(mesh: Mesh | None, rows: int) -> Callable[[Any], jax.Array]:
   if mesh is None:
     return jax.device_put
   if rows % mesh.size:
-    raise ValueError(f"a batch of {rows} samples over {mesh.size} devices: expected a multiple of {mesh.size}")
+    raise UserError(f"a batch of {rows} samples over {mesh.size} devices: expected a multiple of {mesh.size}")
   return lambda array: jax.device_put(array, sharding.batch_sharding(mesh))
 
 
@@ -360,20 +362,20 @@ def _check_given(spec: StageSpec, given: tuple[Any, Any] | None, batch_size: int
   if given is None:
     return
   if not spec.unet.given:
-    raise ValueError(f"stage {spec.name} reads no given frames: expected one trained with unet.given=True")
+    raise UserError(f"stage {spec.name} reads no given frames: expected one trained with unet.given=True")
   want = (batch_size, *spec.output.array)
   if np.shape(given[0]) != want or np.shape(given[1]) != want[:2]:
-    raise ValueError(f"given frames {np.shape(given[0])} with a mask {np.shape(given[1])}: expected {want} and {want[:2]}")
+    raise UserError(f"given frames {np.shape(given[0])} with a mask {np.shape(given[1])}: expected {want} and {want[:2]}")
 
 
 def _check_small(spec: StageSpec, small: Any) -> None:
   if spec.lowres is None:
     if small is not None:
-      raise ValueError(f"stage {spec.name} is a base and takes no input clip")
+      raise UserError(f"stage {spec.name} is a base and takes no input clip")
     return
   if small is None:
-    raise ValueError(f"stage {spec.name} needs an input clip of {spec.lowres.input}")
+    raise UserError(f"stage {spec.name} needs an input clip of {spec.lowres.input}")
   t, h, w = small.shape[1:4]
   want = spec.lowres.input
   if (t, h, w) != (want.frames, want.height, want.width):
-    raise ValueError(f"input clip of {t}x{h}x{w}: stage {spec.name} takes {want.frames}x{want.height}x{want.width}")
+    raise UserError(f"input clip of {t}x{h}x{w}: stage {spec.name} takes {want.frames}x{want.height}x{want.width}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from ivid.spec.errors import UserError
+
 REFERENCE_SIZE = 64  # side of the picture that the unshifted schedule is made for (simple diffusion, 2301.11093)
 
 
@@ -20,7 +22,7 @@ class ClipShape:
   def __post_init__(self):
     for name in ("frames", "height", "width", "fps"):
       if getattr(self, name) <= 0:
-        raise ValueError(f"clip {name}={getattr(self, name)}: expected a positive number")
+        raise UserError(f"clip {name}={getattr(self, name)}: expected a positive number")
 
   @property
   def seconds(self) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ivid.spec.cascade import CascadeSpec, TextSpec
-from ivid.spec.errors import nearest
+from ivid.spec.errors import UserError, nearest
 from ivid.spec.formats import expected_key
 from ivid.spec.run import DataSpec, DistillSpec, MeshSpec, RunSpec, TrainSpec
 from ivid.spec.stage import StageSpec
@@ -36,20 +36,20 @@ def from_dict(cls: type[T], mapping: Mapping[str, Any], path: str = "") -> T:
   """The spec of class `cls` that `mapping` describes.
 
   Raises:
-    ValueError: unknown or missing key (named with its path and the nearest known key), or a value of the wrong type.
+    UserError: unknown or missing key (named with its path and the nearest known key), or a value of the wrong type.
   """
   hints = typing.get_type_hints(cls)
   known = {f.name: f for f in dataclasses.fields(cls)}
   for key in mapping:
     if key not in known:
-      raise ValueError(f"unknown key {_join(path, key)!r}: {expected_key(key, known)}")
+      raise UserError(f"unknown key {_join(path, key)!r}: {expected_key(key, known)}")
   missing = [
     name
     for name, f in known.items()
     if name not in mapping and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
   ]
   if missing:
-    raise ValueError(f"missing key {_join(path, missing[0])!r} of {cls.__name__}")
+    raise UserError(f"missing key {_join(path, missing[0])!r} of {cls.__name__}")
   return cls(**{key: _value(hints[key], mapping[key], _join(path, key)) for key in mapping})
 
 
@@ -67,7 +67,7 @@ def cascade_from_config(config: Mapping[str, Any]) -> CascadeSpec:
   stages = section["stages"]
   for name in section["order"]:
     if name not in stages:
-      raise ValueError(f"cascade.order names unknown stage {name!r}: {nearest(name, stages)}")
+      raise UserError(f"cascade.order names unknown stage {name!r}: {nearest(name, stages)}")
   built = tuple(from_dict(StageSpec, {"name": name, **stages[name]}, f"cascade.stages.{name}") for name in section["order"])
   return CascadeSpec(section["name"], from_dict(TextSpec, section["text"], "cascade.text"), built)
 
@@ -77,7 +77,7 @@ def run_from_config(config: Mapping[str, Any]) -> RunSpec:
   plain = _plain(config)
   for key in plain:
     if key not in RUN_SECTIONS:
-      raise ValueError(f"unknown key {key!r}: {nearest(key, RUN_SECTIONS)}")
+      raise UserError(f"unknown key {key!r}: {nearest(key, RUN_SECTIONS)}")
   return RunSpec(
     stage=plain["stage"],
     cascade=cascade_from_config(plain),
@@ -99,7 +99,7 @@ def _join(path: str, key: str) -> str:
 
 
 def _value(hint: Any, value: Any, path: str) -> Any:
-  """`value` as `hint` wants it; ValueError with the path otherwise."""
+  """`value` as `hint` wants it; UserError with the path otherwise."""
   origin = typing.get_origin(hint)
   if origin in (types.UnionType, typing.Union):
     if value is None:
@@ -115,7 +115,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
   if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
-    raise ValueError(f"{path}={value!r}: expected {hint.__name__}")
+    raise UserError(f"{path}={value!r}: expected {hint.__name__}")
   return value
 
 
@@ -125,4 +125,4 @@ def _enum(hint: type[enum.Enum], value: Any, path: str) -> enum.Enum:
   try:
     return hint(value)
   except ValueError:
-    raise ValueError(f"{path}={value!r}: {nearest(str(value), [m.value for m in hint])}") from None
+    raise UserError(f"{path}={value!r}: {nearest(str(value), [m.value for m in hint])}") from None

@@ -16,6 +16,8 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from ivid.spec.errors import UserError
+
 # Types of the format that a parameter may have; the others (such as F8_E4M3, of quantised weights) are refused by name.
 DTYPES = {
   "F64": np.dtype(np.float64),
@@ -118,11 +120,11 @@ def read_header(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]
   """Entries of a safetensors file by name, its metadata, and where its data start.
 
   Raises:
-    ValueError: no such file, not this format, or truncated.
+    UserError: no such file, not this format, or truncated.
   """
   target = pathlib.Path(path)
   if not target.is_file():
-    raise ValueError(f"no weights at {target}: expected a .safetensors file")
+    raise UserError(f"no weights at {target}: expected a .safetensors file")
   size = target.stat().st_size
   try:
     with open(target, "rb") as file:
@@ -131,10 +133,10 @@ def read_header(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]
     metadata = header.pop(METADATA, {})
     ends = [entry["data_offsets"][1] for entry in header.values()]
   except (ValueError, KeyError, TypeError, AttributeError):
-    raise ValueError(f"{target} is no readable safetensors file ({size} bytes)") from None
+    raise UserError(f"{target} is no readable safetensors file ({size} bytes)") from None
   want = 8 + length + max(ends, default=0)
   if size != want:
-    raise ValueError(f"{target} is {'truncated' if size < want else 'too long'}: {size} bytes, expected {want}")
+    raise UserError(f"{target} is {'truncated' if size < want else 'too long'}: {size} bytes, expected {want}")
   return header, metadata, 8 + length
 
 
@@ -142,13 +144,13 @@ def open_weights(path: str | os.PathLike) -> dict[str, Leaf]:
   """Leaves of a safetensors file by their flat names; only its header is read.
 
   Raises:
-    ValueError: as `read_header`; or a type that parameters do not have, naming the first.
+    UserError: as `read_header`; or a type that parameters do not have, naming the first.
   """
   header, _, start = read_header(path)
   leaves = {}
   for name, entry in header.items():
     if entry["dtype"] not in DTYPES:
-      raise ValueError(f"{path}: parameter {name} has type {entry['dtype']}, expected one of {', '.join(DTYPES)}")
+      raise UserError(f"{path}: parameter {name} has type {entry['dtype']}, expected one of {', '.join(DTYPES)}")
     leaves[name] = file_leaf(path, start + entry["data_offsets"][0], tuple(entry["shape"]), DTYPES[entry["dtype"]])
   return leaves
 
@@ -171,7 +173,7 @@ def file_leaf(path: str | os.PathLike, offset: int, shape: tuple[int, ...], dtyp
         block = out[start - first : stop - first] if whole else np.empty((stop - start, *shape[1:]), dtype)
         file.seek(offset + start * row)
         if file.readinto(block.reshape(-1).view(np.uint8).data) != block.nbytes:
-          raise ValueError(f"{path} is truncated: it ends inside an array of shape {shape} at byte {offset}")
+          raise UserError(f"{path} is truncated: it ends inside an array of shape {shape} at byte {offset}")
         if not whole:
           out[start - first : stop - first] = block[(slice(None), *index[1:])]
       return out
@@ -183,15 +185,15 @@ def read_weights(path: str | os.PathLike, *, dtype: Any = np.float32) -> dict[st
   """The nested dictionary of numpy arrays in the file, floating ones as `dtype`.
 
   Raises:
-    ValueError: missing, truncated or foreign file.
+    UserError: missing, truncated or foreign file.
   """
   target = pathlib.Path(path)
   if not target.is_file():
-    raise ValueError(f"no weights at {target}: expected a .safetensors file")
+    raise UserError(f"no weights at {target}: expected a .safetensors file")
   try:
     flat = safetensors.numpy.load_file(target)
   except Exception as error:  # the library raises its own class, ValueError or KeyError by the kind of damage
-    raise ValueError(f"{target} is no readable safetensors file ({target.stat().st_size} bytes): {error}") from None
+    raise UserError(f"{target} is no readable safetensors file ({target.stat().st_size} bytes): {error}") from None
   cast = {name: a if a.dtype.kind in "iub" else a.astype(dtype) for name, a in flat.items()}
   return traverse_util.unflatten_dict(cast, sep="/")
 

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from ivid import __main__ as command_line
-from ivid.sample.cascades import open_cascade
 from ivid.spec.run import DataSpec, MeshSpec, RunSpec, TrainSpec
+from ivid.weights.cascades import open_cascade
 from tests.sample import tiny
 
 
@@ -22,7 +22,7 @@ def bundle(tmp_path, monkeypatch, capsys):
     return dataclasses.replace(spec, sampling=tiny.NOISY), tiny.random_params(spec, 0), 7
 
   monkeypatch.setattr("ivid.config.load_run", lambda config, overrides: run)
-  monkeypatch.setattr("ivid.train.checkpoint.load_ema", load_ema)
+  monkeypatch.setattr("ivid.train.ema.load_ema", load_ema)
   monkeypatch.delenv(command_line.TRACEBACK, raising=False)
 
   def call(*arguments):

@@ -118,7 +118,7 @@ def test_killed_inside_a_halving_and_between_two_it_ends_like_a_run_that_was_not
 
 
 def test_each_student_says_what_it_is_and_is_compared(whole, teacher):
-  from ivid.train.checkpoint import load_ema
+  from ivid.weights.ema import load_ema
   from ivid.weights.tensors import tree_hash
 
   teachers = [load_ema(teacher)[1]]

@@ -7,10 +7,10 @@ import jax
 import pytest
 
 from ivid.__main__ import main
-from ivid.moving_shapes import grammar
-from ivid.moving_shapes.scene import attributes, make_scene
 from ivid.evaluate.calibrate import make_clip
 from ivid.media.clips import write_clip
+from ivid.moving_shapes import grammar
+from ivid.moving_shapes.scene import attributes, make_scene
 from ivid.sample.cascades import write_cascade
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.clip import ClipShape

@@ -27,7 +27,7 @@ def sample(folder, tmp_path, monkeypatch, capsys):
   """sample(*flags) -> (status, printed paths, lines of stderr), in an empty folder."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.delenv(command_line.TRACEBACK, raising=False)
-  monkeypatch.setattr("ivid.bin.sample.enable_compilation_cache", lambda: None)  # the tests have their own
+  monkeypatch.setattr("ivid.runs.cache.enable_compilation_cache", lambda: None)  # the tests have their own
 
   def run(*flags, cascade=folder):
     size = [] if any("from_metadata" in flag for flag in flags) else ["--batch_size=1"]
@@ -61,7 +61,7 @@ def test_metadata_makes_the_clip_again(sample):
     assert status == 0
     assert again.read_bytes() == path.read_bytes()
   status, _, errors = sample(f"--from_metadata={path}", "--seed=6")
-  assert status == 1 and errors == ["ivid sample: error: --seed beside --from_metadata: the metadata decides it"]
+  assert status == 2 and errors == ["ivid sample: error: --seed beside --from_metadata: the metadata decides it"]
 
 
 def test_stages_saved_and_entered_again(sample):
@@ -100,7 +100,7 @@ def test_a_clip_of_any_size_and_length_enters(sample, tmp_path):
 
 def test_ctrl_c_leaves_finished_stages(sample, monkeypatch):
   """And the command that is printed ends with the clip that the undisturbed run makes."""
-  from ivid.sample import cascade as running
+  from ivid.sample import runner as running
 
   options = ["--seed=2", "--num_samples=2", "--steps=base=4,ssr1=3", "--guidance=1.5", "--format=png"]
   _, whole, _ = sample(PROMPT, *options, "--out=whole")

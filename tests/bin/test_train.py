@@ -9,7 +9,7 @@ import pytest
 
 from ivid.__main__ import main
 from ivid.config import load_run
-from ivid.runs.training import initial_weights
+from ivid.weights.opening import open_stage
 from ivid.runs.workdir import claim
 from ivid.stage import Stage, unbox
 
@@ -107,11 +107,11 @@ def test_dry_run(capsys, tmp_path):
 
 def test_weights_to_start_from_in_a_shipped_cascade():
   want = unbox(Stage(load_run("nano:tsr1").cascade.stage("tsr1")).abstract_params())
-  have = initial_weights("nano", "tsr1")
+  have = open_stage("nano", "tsr1", flag="train.init_from")[1]
   assert jax.tree.map(lambda a: a.shape, have) == jax.tree.map(lambda a: a.shape, want)
   assert any(abs(leaf).max() > 0 for leaf in jax.tree.leaves(have))
 
 
 def test_weights_to_start_from_that_are_nowhere():
   with pytest.raises(ValueError, match="train.init_from='nona': expected a work folder with checkpoints"):
-    initial_weights("nona", "base")
+    open_stage("nona", "base", flag="train.init_from")

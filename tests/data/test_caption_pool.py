@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from ivid.data import caption_pool
-from ivid.moving_shapes import grammar
 from ivid.data.caption_pool import make_pool
-from ivid.moving_shapes.draw import draw, to_uint8
 from ivid.data.example import Split
-from ivid.moving_shapes.scene import make_scene
 from ivid.data.sources import make_source
+from ivid.moving_shapes import grammar
+from ivid.moving_shapes.draw import draw, to_uint8
+from ivid.moving_shapes.scene import make_scene
 from ivid.spec.clip import ClipShape
 from ivid.spec.run import DataSpec, TrainSpec
 from ivid.spec.stage import LevelSpec, StageSpec, Task, UNetSpec

@@ -6,14 +6,14 @@ import sys
 import numpy as np
 import pytest
 
-from ivid.moving_shapes import grammar
 from ivid.data import records
-from ivid.data.clips import fit
-from ivid.moving_shapes.draw import draw, to_uint8
-from ivid.moving_shapes.scene import make_scene
+from ivid.data.clips import cut_and_resize
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.data.tfds_source import all_captions
 from ivid.media.clips import write_clip
+from ivid.moving_shapes import grammar
+from ivid.moving_shapes.draw import draw, to_uint8
+from ivid.moving_shapes.scene import make_scene
 from ivid.spec.clip import ClipShape
 from ivid.spec.run import DataSpec, TrainSpec
 from ivid.spec.stage import LevelSpec, StageSpec, Task, UNetSpec
@@ -126,5 +126,5 @@ def test_a_folder_of_clips(tmp_path):
 def test_fit_cuts_about_the_middle():
   clip = np.zeros((1, 20, 20, 3), np.uint8)
   clip[:, 4:16] = 200
-  fitted = fit(clip, 6, 10)
+  fitted = cut_and_resize(clip, 6, 10)
   assert fitted.shape == (1, 6, 10, 3) and fitted.min() > 190

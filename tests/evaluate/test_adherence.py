@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ivid.moving_shapes import grammar
-from ivid.moving_shapes.scene import attributes, make_scene
 from ivid.evaluate import report
 from ivid.evaluate.calibrate import make_clip, make_image
 from ivid.evaluate.prompts import parse_prompt, seeded_prompts
+from ivid.moving_shapes import grammar
+from ivid.moving_shapes.scene import attributes, make_scene
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from ivid.__main__ import main
-from ivid.moving_shapes import scene as moving_shapes
-from ivid.moving_shapes.draw import draw, to_uint8
 from ivid.evaluate import upsampling
 from ivid.evaluate.prompts import seeded_prompts
 from ivid.media.clips import write_clip
+from ivid.moving_shapes import scene as moving_shapes
+from ivid.moving_shapes.draw import draw, to_uint8
 from tests.sample import tiny
 
 

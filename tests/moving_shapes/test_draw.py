@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ivid.moving_shapes import grammar, scene as moving_shapes, outlines as shapes
+from ivid.moving_shapes import grammar
+from ivid.moving_shapes import outlines as shapes
+from ivid.moving_shapes import scene as moving_shapes
 from ivid.moving_shapes.draw import LEVELS, draw, to_uint8
 from ivid.moving_shapes.grammar import Attributes, Object
 from ivid.moving_shapes.scene import make_scene

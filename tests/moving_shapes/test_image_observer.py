@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ivid.evaluate.calibrate import make_image, measure, seconds_to_observe
 from ivid.moving_shapes import grammar
 from ivid.moving_shapes.draw import draw, to_uint8
-from ivid.moving_shapes.scene import make_scene
-from ivid.moving_shapes.observer import IMAGE_ATTRIBUTES, Observation, Seen, score
-from ivid.evaluate.calibrate import make_image, measure, seconds_to_observe
 from ivid.moving_shapes.image_observer import observe_image
+from ivid.moving_shapes.observer import IMAGE_ATTRIBUTES, Observation, Seen, score
+from ivid.moving_shapes.scene import make_scene
 
 ASKED = "a large red circle and a small blue star on a striped background"
 

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ivid.moving_shapes import grammar
-from ivid.moving_shapes.scene import make_scene
 from ivid.evaluate import calibrate
-from ivid.moving_shapes.observer import ATTRIBUTES, Observation, Seen, observe, score
 from ivid.evaluate.calibrate import change_one, make_clip, measure, seconds_to_observe
+from ivid.moving_shapes import grammar
+from ivid.moving_shapes.observer import ATTRIBUTES, Observation, Seen, observe, score
+from ivid.moving_shapes.scene import make_scene
 
 ASKED = "a large red circle moves left and a small blue star stays still on a striped background"
 

@@ -5,7 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from ivid.moving_shapes import grammar, scene as moving_shapes, outlines as shapes
+from ivid.moving_shapes import grammar
+from ivid.moving_shapes import outlines as shapes
+from ivid.moving_shapes import scene as moving_shapes
 from ivid.moving_shapes.grammar import Attributes, Object
 from ivid.moving_shapes.scene import CLIP_SECONDS, Scene, make_scene
 

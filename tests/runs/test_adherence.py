@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from ivid.config import load_run
 from ivid.runs.adherence import adherence_curves, make_adherence, make_image_adherence
-from ivid.config import load_run, text_encoder_folder
 from ivid.spec.stage import ClipShape
 from ivid.stage import Stage, unbox
 from ivid.text.encoder import load_encoder
+from ivid.weights.opening import text_encoder_folder
 
 
 def test_rates_of_each_group_and_the_same_ones_again():

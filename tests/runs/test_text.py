@@ -5,8 +5,8 @@ import math
 import jax
 import pytest
 
-from ivid.runs.text import encoder_placement
 from ivid.parallel.mesh import make_mesh
+from ivid.runs.text import encoder_placement
 from ivid.spec.run import MeshSpec
 from ivid.spec.t5 import t5_spec
 from ivid.text import t5

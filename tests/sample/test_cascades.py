@@ -1,4 +1,4 @@
-"""Cascade folders: what they hold, what is refused, and that nothing is lost."""
+"""CascadeFolder folders: what they hold, what is refused, and that nothing is lost."""
 
 import dataclasses
 import json
@@ -10,11 +10,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ivid.config import find_cascade, load_run
-from ivid.sample.cascades import CASCADE_FILE, SPEC_FILE, WEIGHTS_FILE, open_cascade, write_cascade
+from ivid.config import load_run
+from ivid.sample.cascades import load_text, write_cascade
 from ivid.spec import convert
 from ivid.spec.compare import stage_difference
 from ivid.spec.stage import SamplingSpec
+from ivid.weights.cascades import CASCADE_FILE, SPEC_FILE, WEIGHTS_FILE, open_cascade
+from ivid.weights.opening import find_cascade
 from tests.sample import tiny
 
 
@@ -51,7 +53,7 @@ def test_round_trip(cascade, stages):
     assert (entry.spec, entry.step) == (spec, step)
     stored = jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16).astype(np.float32), params)
     jax.tree.map(np.testing.assert_array_equal, cascade.load_stage(name), stored)
-  text = cascade.load_text(cascade.spec.stage_names)
+  text = load_text(cascade, cascade.spec.stage_names)
   assert text.hash == cascade.spec.stages[0].text_encoder
   manifest = json.loads((cascade.folder / CASCADE_FILE).read_text())["manifest"]
   assert {name: entry["step"] for name, entry in manifest.items()} == {"base": 100, "tsr1": 101, "ssr1": 102}

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from ivid.sample.cascades import Cascade
-from ivid.sample.runner import batch_mesh, run_cascade
 from ivid.sample.keys import Sample
 from ivid.sample.plan import Overrides, plan_stages
+from ivid.sample.runner import batch_mesh, run_cascade
+from ivid.weights.cascades import CascadeFolder
 
 A, B = Sample("a red ball", 1, 0), Sample("a green square", 1, 0)
 
@@ -59,7 +59,7 @@ def test_going_on_from_a_saved_clip_is_exact(cascade, full):
 
 def test_the_text_encoder_is_gone_before_the_first_stage(cascade, full, monkeypatch):
   encoders, arrays, order = [], [], []
-  load_text, load_stage = Cascade.load_text, Cascade.load_stage
+  load_text, load_stage = CascadeFolder.load_text, CascadeFolder.load_stage
 
   def watched_text(self, stages=()):
     made = load_text(self, stages)
@@ -81,8 +81,8 @@ def test_the_text_encoder_is_gone_before_the_first_stage(cascade, full, monkeypa
     order.append(name)
     return load_stage(self, name)
 
-  monkeypatch.setattr(Cascade, "load_text", watched_text)
-  monkeypatch.setattr(Cascade, "load_stage", watched_stage)
+  monkeypatch.setattr(CascadeFolder, "load_text", watched_text)
+  monkeypatch.setattr(CascadeFolder, "load_stage", watched_stage)
   clips = run(cascade, [A, B], stop="tsr1")
   assert order == [[A.prompt, B.prompt], "base", "tsr1"] and len(encoders) == 1
   np.testing.assert_array_equal(clips["base", 0].frames, full["base", 0].frames)

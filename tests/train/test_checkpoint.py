@@ -10,8 +10,9 @@ import pytest
 from ivid.config import load_run
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.run import CheckpointSpec, MeshSpec
-from ivid.train.checkpoint import Checkpointer, load_ema
+from ivid.train.checkpoint import Checkpointer
 from ivid.train.run import make_training
+from ivid.weights.ema import load_ema
 
 RUN = load_run("tiny:base", ["train.optimizer.kind=muon"])
 SPEC = RUN.cascade.stage("base")

@@ -7,6 +7,7 @@ import pathlib
 import re
 from typing import Any
 
+from ivid.spec.errors import UserError
 from ivid.weights.tensors import Leaf, open_weights
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -40,7 +41,7 @@ def open_huggingface(path: pathlib.Path) -> dict[str, Leaf]:
     path: a .safetensors file, an index (*.safetensors.index.json), or a folder with either.
 
   Raises:
-    ValueError: no such files, a damaged one, a parameter that the index does not place right, or two tables of embeddings that differ.
+    UserError: no such files, a damaged one, a parameter that the index does not place right, or two tables of embeddings that differ.
   """
   leaves: dict[str, Leaf] = {}
   tables: dict[str, Leaf] = {}
@@ -52,7 +53,7 @@ def open_huggingface(path: pathlib.Path) -> dict[str, Leaf]:
   if tables:
     first, *others = (tables[name] for name in EMBEDDINGS if name in tables)
     if others and others[0].shape != first.shape:
-      raise ValueError(f"{path}: {' and '.join(EMBEDDINGS)} have shapes {first.shape} and {others[0].shape}: expected the same table")
+      raise UserError(f"{path}: {' and '.join(EMBEDDINGS)} have shapes {first.shape} and {others[0].shape}: expected the same table")
     leaves[EMBEDDING] = first
   return leaves
 
@@ -72,21 +73,21 @@ def _all(path: pathlib.Path) -> dict[str, Leaf]:
     indices, files = sorted(path.glob(f"*{INDEX_SUFFIX}")), sorted(path.glob("*.safetensors"))
     if len(indices) > 1 or (not indices and len(files) > 1):
       names = ", ".join(file.name for file in (indices or files))
-      raise ValueError(f"{path} has several checkpoints: expected the path of one of {names}")
+      raise UserError(f"{path} has several checkpoints: expected the path of one of {names}")
     path = (indices or files)[0]
   if not path.name.endswith(INDEX_SUFFIX):
     return open_weights(path)
   weight_map = _json(path).get("weight_map")
   if not isinstance(weight_map, dict) or not weight_map:
-    raise ValueError(f"{path} has no 'weight_map': expected the index of a sharded checkpoint")
+    raise UserError(f"{path} has no 'weight_map': expected the index of a sharded checkpoint")
   shards = {file: open_weights(path.parent / file) for file in sorted(set(weight_map.values()))}
   for name, file in weight_map.items():
     if name not in shards[file]:
-      raise ValueError(f"{path}: parameter {name} is missing in {file}, where the index says it is")
+      raise UserError(f"{path}: parameter {name} is missing in {file}, where the index says it is")
   for file, leaves in shards.items():
     for name in leaves:
       if weight_map.get(name) != file:
-        raise ValueError(f"{path}: parameter {name} of {file} is not in the index")
+        raise UserError(f"{path}: parameter {name} of {file} is not in the index")
   return {name: shards[file][name] for name, file in weight_map.items()}
 
 
@@ -94,7 +95,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
   """config.json beside the checkpoint, {} if there is none.
 
   Raises:
-    ValueError: a model that is no T5 v1.1 or ByT5.
+    UserError: a model that is no T5 v1.1 or ByT5.
   """
   file = (path if path.is_dir() else path.parent) / CONFIG
   if not file.is_file():
@@ -102,7 +103,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
   config = _json(file)
   activation = config.get("feed_forward_proj", "gated-gelu")
   if activation != "gated-gelu":
-    raise ValueError(f"{file}: feed_forward_proj={activation!r}: expected 'gated-gelu', as T5 v1.1 and ByT5 have it")
+    raise UserError(f"{file}: feed_forward_proj={activation!r}: expected 'gated-gelu', as T5 v1.1 and ByT5 have it")
   return config
 
 
@@ -110,7 +111,7 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
   try:
     found = json.loads(path.read_text(encoding="utf-8"))
   except (UnicodeDecodeError, json.JSONDecodeError) as error:
-    raise ValueError(f"{path} is no JSON: {error}") from None
+    raise UserError(f"{path} is no JSON: {error}") from None
   if not isinstance(found, dict):
-    raise ValueError(f"{path} holds a {type(found).__name__}: expected a JSON object")
+    raise UserError(f"{path} holds a {type(found).__name__}: expected a JSON object")
   return found

@@ -12,8 +12,10 @@ from typing import Any
 from flax import traverse_util
 
 from ivid.spec.cascade import TextSpec
+from ivid.spec.errors import UserError
 from ivid.spec.t5 import BYT5_ROWS, BYTES, MAX_TOKENS, SPECS, published_name, t5_spec
-from ivid.text.checkpoints import huggingface, t5x as t5x_format
+from ivid.text.checkpoints import huggingface
+from ivid.text.checkpoints import t5x as t5x_format
 from ivid.text.encoder import check_params, save_encoder
 from ivid.text.tokenizer import make_tokenizer
 from ivid.weights.tensors import Leaf
@@ -27,13 +29,13 @@ def open_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Leaf], dict[str,
   """The encoder's Leaves by T5X's names (flat), and Hugging Face's config if one lies beside them. Nothing large is read.
 
   Raises:
-    ValueError: not there, in no form that is known, damaged, or a decoder alone.
+    UserError: not there, in no form that is known, damaged, or a decoder alone.
   """
   found, config = _open(path)
   leaves = {name: leaf for name, leaf in found.items() if not name.startswith("decoder/")}
   if not any(name.startswith("encoder/") for name in leaves):
     what = "a decoder but no encoder" if len(leaves) < len(found) else "no parameter of a T5 encoder"
-    raise ValueError(f"{path} holds {what}: expected parameters such as encoder/layers_0/attention/query/kernel")
+    raise UserError(f"{path} holds {what}: expected parameters such as encoder/layers_0/attention/query/kernel")
   return leaves, config
 
 
@@ -42,12 +44,12 @@ def _open(path: str | os.PathLike) -> tuple[dict[str, Leaf], dict[str, Any]]:
     return t5x_format.open_t5x(path), {}
   path = pathlib.Path(path)
   if not path.exists():
-    raise ValueError(f"no checkpoint at {path}: expected {FORMS}")
+    raise UserError(f"no checkpoint at {path}: expected {FORMS}")
   if path.suffix == ".safetensors" or path.name.endswith(huggingface.INDEX_SUFFIX):
     return huggingface.open_huggingface(path), huggingface.read_config(path)
   if path.is_file():
     if path.suffix in TORCH_SUFFIXES:
-      raise ValueError(f"{path} is a torch pickle, which can run code when read: expected safetensors (save_pretrained writes them)")
+      raise UserError(f"{path} is a torch pickle, which can run code when read: expected safetensors (save_pretrained writes them)")
     return t5x_format.open_t5x(path), {}
   if any(path.glob("*.safetensors")):
     return huggingface.open_huggingface(path), huggingface.read_config(path)
@@ -55,10 +57,10 @@ def _open(path: str | os.PathLike) -> tuple[dict[str, Leaf], dict[str, Any]]:
     return t5x_format.open_t5x(path), {}
   inner = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and t5x_format.is_t5x_folder(folder))
   if inner:
-    raise ValueError(f"{path} is a folder of checkpoints: expected one of {', '.join(str(path / name) for name in inner)}")
+    raise UserError(f"{path} is a folder of checkpoints: expected one of {', '.join(str(path / name) for name in inner)}")
   names = ", ".join(sorted(file.name for file in path.iterdir())[:5])
   torch = ": torch pickles are not read" if any(file.suffix in TORCH_SUFFIXES for file in path.iterdir()) else ""
-  raise ValueError(f"{path} holds {names or 'nothing'}{torch}; expected {FORMS}")
+  raise UserError(f"{path} holds {names or 'nothing'}{torch}; expected {FORMS}")
 
 
 def infer_spec(
@@ -70,16 +72,16 @@ def infer_spec(
     distance: relative positions beyond it share a bucket; the one size that no shape tells, 128 in all published ones.
 
   Raises:
-    ValueError: a parameter that tells a size is missing or no matrix; T5 v1.0, which has no gate.
+    UserError: a parameter that tells a size is missing or no matrix; T5 v1.0, which has no gate.
   """
   if "encoder/layers_0/mlp/wi/kernel" in leaves or "encoder.block.0.layer.1.DenseReluDense.wi.weight" in leaves:
-    raise ValueError("the checkpoint is of T5 v1.0, whose MLP has no gate (one wi): expected T5 v1.1 or ByT5 (wi_0 and wi_1)")
+    raise UserError("the checkpoint is of T5 v1.0, whose MLP has no gate (one wi): expected T5 v1.1 or ByT5 (wi_0 and wi_1)")
 
   def shape(name: str) -> tuple[int, int]:
     if name not in leaves:
-      raise ValueError(f"parameter {name} is missing")
+      raise UserError(f"parameter {name} is missing")
     if len(leaves[name].shape) != 2:
-      raise ValueError(f"parameter {name} has shape {leaves[name].shape}, expected a matrix")
+      raise UserError(f"parameter {name} has shape {leaves[name].shape}, expected a matrix")
     return leaves[name].shape
 
   rows, dim = shape(huggingface.EMBEDDING)
@@ -87,7 +89,7 @@ def infer_spec(
   joined = shape("encoder/layers_0/attention/query/kernel")[1]
   numbers = [int(found[1]) for found in (re.match(r"encoder/layers_(\d+)/", name) for name in leaves) if found]
   if joined % heads:
-    raise ValueError(
+    raise UserError(
       f"encoder/layers_0/attention/query/kernel has {joined} columns: expected a multiple of the {heads} heads of rel_embedding"
     )
   spec = TextSpec(
@@ -130,7 +132,7 @@ def import_encoder(
     param_dtype: that the weights are kept in; empty: like dtype.
 
   Raises:
-    ValueError: as `open_checkpoint`; a missing, unknown or wrongly shaped parameter, by name; no tokenizer, or one too large.
+    UserError: as `open_checkpoint`; a missing, unknown or wrongly shaped parameter, by name; no tokenizer, or one too large.
   """
   leaves, config = open_checkpoint(source)
   kinds = dict(dtype=dtype, param_dtype=param_dtype or dtype, max_tokens=max_tokens)
@@ -144,9 +146,9 @@ def import_encoder(
     check_params(spec, params)
     for key, leaf in leaves.items():
       if leaf.dtype.name not in _FLOATS:
-        raise ValueError(f"parameter {key} has type {leaf.dtype.name}: expected one of {', '.join(_FLOATS)}")
+        raise UserError(f"parameter {key} has type {leaf.dtype.name}: expected one of {', '.join(_FLOATS)}")
   except ValueError as error:
-    raise ValueError(f"{source}: {error}") from None
+    raise UserError(f"{source}: {error}") from None
   make_tokenizer(spec)
   save_encoder(out, spec, params)
   return spec
@@ -160,4 +162,4 @@ def _tokenizer_beside(source: str | os.PathLike, spec: TextSpec) -> str:
     beside = (path if path.is_dir() else path.parent) / huggingface.SENTENCEPIECE
     if beside.is_file():
       return str(beside)
-  raise ValueError(f"--tokenizer is missing: an embedding of {spec.vocab_size} rows needs the path of its SentencePiece .model")
+  raise UserError(f"--tokenizer is missing: an embedding of {spec.vocab_size} rows needs the path of its SentencePiece .model")

@@ -11,6 +11,7 @@ import flax.serialization
 import msgpack
 import numpy as np
 
+from ivid.spec.errors import UserError
 from ivid.weights.tensors import Leaf
 
 LARGEST = 2**31 - 1  # bytes of one object: flax splits arrays above 1 GiB
@@ -26,7 +27,7 @@ def open_msgpack(source: str | os.PathLike | bytes, *, name: str = "") -> dict[t
     name: of the bytes, for messages.
 
   Raises:
-    ValueError: not msgpack, no dictionary, or truncated.
+    UserError: not msgpack, no dictionary, or truncated.
   """
   shown = name or str(source)
 
@@ -36,14 +37,14 @@ def open_msgpack(source: str | os.PathLike | bytes, *, name: str = "") -> dict[t
   with open_file() as stream, open_file() as peek:
     first = peek.read(1)
     if not first or first[0] not in _MAPS:
-      raise ValueError(f"{shown} is no T5X checkpoint: expected a msgpack dictionary, as flax.serialization writes it")
+      raise UserError(f"{shown} is no T5X checkpoint: expected a msgpack dictionary, as flax.serialization writes it")
     unpacker = msgpack.Unpacker(stream, raw=False, max_buffer_size=LARGEST, strict_map_key=False)
     try:
       values = dict(_walk(unpacker, peek, open_file, ()))
     except msgpack.OutOfData:
-      raise ValueError(f"{shown} is truncated: it ends inside the dictionary") from None
+      raise UserError(f"{shown} is truncated: it ends inside the dictionary") from None
     except (msgpack.UnpackException, ValueError, TypeError) as error:
-      raise ValueError(f"{shown} is no readable msgpack file: {error or type(error).__name__}") from None
+      raise UserError(f"{shown} is no readable msgpack file: {error or type(error).__name__}") from None
   return _joined(values)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import tensorstore as ts
 from flax import traverse_util
 
+from ivid.spec.errors import UserError
 from ivid.text.checkpoints.msgpack_leaves import open_msgpack
 from ivid.weights.tensors import Leaf
 
@@ -44,7 +45,7 @@ def open_t5x(path: str | os.PathLike) -> dict[str, Leaf]:
     path: a folder, local or on cloud storage (gs://, s3://, http://), or a local msgpack file.
 
   Raises:
-    ValueError: no checkpoint, a truncated one, or an array that is not where the checkpoint says; names it.
+    UserError: no checkpoint, a truncated one, or an array that is not where the checkpoint says; names it.
   """
   if not is_url(path) and pathlib.Path(path).is_file():
     return _arrays(_parameters(open_msgpack(path), str(path)), str(path))
@@ -61,14 +62,14 @@ def _result(future: Any, path: str) -> Any:
   try:
     return future.result()
   except (ValueError, OSError, NotImplementedError) as error:  # tensorstore's errors are these, by status
-    raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0][:200]}") from None
+    raise UserError(f"{path} cannot be read: {str(error).splitlines()[0][:200]}") from None
 
 
 def _zarr_names(store: ts.KvStore, path: str) -> list[str]:
   keys = {key.decode() for key in _result(store.list(), path)}
   names = sorted(key.removesuffix("/.zarray") for key in keys if key.startswith("target.") and key.endswith("/.zarray"))
   if not names:
-    raise ValueError(f"{path} is no T5X checkpoint: expected a file {FILE!r} or zarr arrays such as target.encoder.encoder_norm.scale")
+    raise UserError(f"{path} is no T5X checkpoint: expected a file {FILE!r} or zarr arrays such as target.encoder.encoder_norm.scale")
   return names
 
 
@@ -89,14 +90,14 @@ def _parameters(values: Mapping[tuple[str, ...], Any], path: str) -> dict[str, A
     if any(name.startswith(("encoder/", "decoder/", "token_embedder/")) for name in below):
       return below
   keys = ", ".join(sorted({keys[0] for keys in values})[:8])
-  raise ValueError(f"{path} holds no T5 parameters: its keys are {keys or 'none'}; expected optimizer/target/encoder/...")
+  raise UserError(f"{path} holds no T5 parameters: its keys are {keys or 'none'}; expected optimizer/target/encoder/...")
 
 
 def _folder_name(keys: tuple[str, ...], spec: Mapping[str, Any], path: str) -> str:
   """Folder of the array, relative to the checkpoint; absolute paths and buckets of the machine that wrote it do not count."""
   where = spec.get("kvstore/path", spec.get("path"))
   if spec["driver"] != "zarr" or not isinstance(where, str):
-    raise ValueError(f"{path}: {'/'.join(keys)} is stored by {spec['driver']!r} at {where!r}: expected driver 'zarr' and a path")
+    raise UserError(f"{path}: {'/'.join(keys)} is stored by {spec['driver']!r} at {where!r}: expected driver 'zarr' and a path")
   return posixpath.basename(where.rstrip("/")) if where.startswith("/") else where.rstrip("/")
 
 
@@ -106,7 +107,7 @@ def _arrays(values: Mapping[str, Any], path: str, url: str = "") -> dict[str, Le
   for name, value in values.items():
     if isinstance(value, str):
       if not url:
-        raise ValueError(f"{path}: parameter {name} is in an array beside the file: expected the folder of the checkpoint")
+        raise UserError(f"{path}: parameter {name} is in an array beside the file: expected the folder of the checkpoint")
       folder = value.partition("://")[2] if value.startswith(PLACEHOLDER) else value
       folder = folder or "target." + name.replace("/", ".")
       spec = {"driver": "zarr", "kvstore": f"{url}{folder}/"}
@@ -120,7 +121,7 @@ def _arrays(values: Mapping[str, Any], path: str, url: str = "") -> dict[str, Le
       leaves[name] = _zarr_leaf(future.result(), name)
     except (ValueError, OSError) as error:
       reason = str(error).splitlines()[0][:200]
-      raise ValueError(f"{path}: parameter {name} cannot be read from {folder}: {reason}") from None
+      raise UserError(f"{path}: parameter {name} cannot be read from {folder}: {reason}") from None
   return leaves
 
 
@@ -131,7 +132,7 @@ def _zarr_leaf(array: ts.TensorStore, name: str) -> Leaf:
     try:
       return np.asarray(array[tuple(index)].read().result())
     except (ValueError, OSError) as error:
-      raise ValueError(f"parameter {name} cannot be read: {str(error).splitlines()[0][:200]}") from None
+      raise UserError(f"parameter {name} cannot be read: {str(error).splitlines()[0][:200]}") from None
 
   return Leaf(shape, dtype, read)
 
@@ -145,11 +146,11 @@ def write_t5x(out: str | os.PathLike, params: Any, *, dtype: Any = np.float32) -
     dtype: that all are written in; T5X's own is float32.
 
   Raises:
-    ValueError: the folder has something in it.
+    UserError: the folder has something in it.
   """
   target = pathlib.Path(out)
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
-    raise ValueError(f"{target} is not empty: expected a new folder, such as {target / 'checkpoint_0'}")
+    raise UserError(f"{target} is not empty: expected a new folder, such as {target / 'checkpoint_0'}")
   temporary = target.with_name(f".{target.name}.{os.getpid()}")
   shutil.rmtree(temporary, ignore_errors=True)
   temporary.mkdir(parents=True)

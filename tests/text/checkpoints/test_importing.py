@@ -17,7 +17,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ivid.spec.t5 import t5_spec
 from ivid.text import encoder, t5
-from ivid.text.checkpoints import importing, t5x as t5x_format
+from ivid.text.checkpoints import importing
+from ivid.text.checkpoints import t5x as t5x_format
 from ivid.text.placement import Placement, place
 from ivid.weights.tensors import open_weights, read_header, write_weights
 from tests.text import t5_trees

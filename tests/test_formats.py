@@ -13,13 +13,13 @@ import tensorstore  # noqa: F401  Orbax's array reader, named here because a mis
 
 from ivid.__main__ import main
 from ivid.media.clips import read_clip, read_metadata
-from ivid.weights.opening import open_stage
 from ivid.sample.cascades import load_text, write_cascade
 from ivid.sample.outputs import load_metadata
 from ivid.spec.formats import FORMAT
 from ivid.stage import Stage, unbox
 from ivid.weights.cascades import CASCADE_FILE, open_cascade
 from ivid.weights.ema import latest_step, load_ema, load_spec
+from ivid.weights.opening import open_stage
 from tests.sample import tiny
 
 FORMAT0 = pathlib.Path(__file__).parent / "fixtures" / "format0"

@@ -11,7 +11,6 @@ ivid data embed --config=imagen_video:base --config.data.name=tfds:NAME --config
 from __future__ import annotations
 
 import pathlib
-import re
 from collections.abc import Sequence
 
 from absl import flags
@@ -19,7 +18,6 @@ from absl import flags
 from ivid.bin.flags import define_config, parse_flags
 from ivid.config import load_run
 from ivid.runs.cache import enable_compilation_cache
-from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UsageError, UserError, nearest
 from ivid.weights.opening import text_encoder_folder
 
@@ -84,21 +82,14 @@ def _inspect(values: flags.FlagValues, overrides: Sequence[str]) -> None:
 
 def _prepare(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   del overrides  # no config
-  shape = clip_shape(values.size, values.fps)
-  out = pathlib.Path(values.out)
-  from ivid.data import moving_shapes_builder as builders  # TFDS takes seconds to import
+  from ivid.data.sizes import clip_shape
 
-  name = f"{shape.frames}x{shape.height}x{shape.width}"
-  if values.input:
-    config = builders.ClipFolderConfig(name=name, folder=values.input, clip=shape)
-    builder = builders.ClipFolder(data_dir=out, config=config)
-  else:
-    config = builders.MovingShapesConfig(
-      name=name, clip=shape, num_clips=values.num_clips or 1000, num_test=values.num_test, seed=values.seed
-    )
-    builder = builders.MovingShapes(data_dir=out, config=config)
-  folder = builders.prepare(builder)
-  print(f"wrote {folder}; read it with --config.data.name=tfds:{builder.name}/{name} --config.data.dir={out}")
+  shape = clip_shape(values.size, values.fps)
+  from ivid.data.moving_shapes_builder import make_builder, prepare  # TFDS takes seconds to import
+
+  drawn = dict(num_clips=values.num_clips or 1000, num_test=values.num_test, seed=values.seed)
+  builder = make_builder(values.out, shape, folder=values.input, **drawn)
+  print(f"wrote {prepare(builder)}; read it with --config.data.name=tfds:{builder.name}/{shape.size} --config.data.dir={values.out}")
 
 
 def _source(values: flags.FlagValues, what: str) -> str:
@@ -131,39 +122,10 @@ def _export_t5(values: flags.FlagValues, overrides: Sequence[str]) -> None:
 
 def _embed(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   run = load_run(values.config, overrides)
+  from ivid.runs.text import embed_captions, process_of  # starts JAX
+
   process = process_of(values.process)
   enable_compilation_cache()
-  from tqdm import tqdm
-
-  from ivid.runs.text import embed_captions  # starts JAX
-
-  with tqdm(unit="shard", desc="captions") as bar:
-
-    def progress(done: int, total: int) -> None:
-      bar.total, bar.n = total, done
-      bar.refresh()
-
-    sizes = dict(length=run.cascade.text.max_tokens, batch_size=values.batch_size, shard_size=values.shard_size)
-    folder = embed_captions(run.data, values.out, process=process, progress=progress, **sizes)
+  sizes = dict(length=run.cascade.text.max_tokens, batch_size=values.batch_size, shard_size=values.shard_size)
+  folder = embed_captions(run.data, values.out, process=process, **sizes)
   print(f"wrote {folder}; read it with --config.data.embeddings={folder}")
-
-
-def process_of(text: str) -> tuple[int, int] | None:
-  """Index and count of --process=INDEX/COUNT; None if it is not given."""
-  if not text:
-    return None
-  match = re.fullmatch(r"(\d+)/(\d+)", text)
-  if not match or int(match[1]) >= int(match[2]):
-    raise UserError(f"--process={text}: expected INDEX/COUNT with INDEX from 0 to COUNT - 1, such as 0/4")
-  return int(match[1]), int(match[2])
-
-
-def clip_shape(size: str, fps: float | None) -> ClipShape:
-  """The clip that --size and --fps describe; without a rate, one that lasts as long as moving_shapes."""
-  match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", size)
-  if not match:
-    raise UserError(f"--size={size}: expected frames x height x width, such as 16x24x40")
-  from ivid.moving_shapes.scene import CLIP_SECONDS
-
-  frames, height, width = map(int, match.groups())
-  return ClipShape(frames, height, width, fps or frames / CLIP_SECONDS)

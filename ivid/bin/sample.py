@@ -8,7 +8,6 @@ ivid sample --input=clip.mp4 --start_stage=ssr2 --caption="a large red circle mo
 from __future__ import annotations
 
 import contextlib
-import pathlib
 import shlex
 import sys
 import warnings
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from ivid.bin.flags import parse_flags
-from ivid.bin.options import NAMES, define_options, left_of, read_options
-from ivid.spec.errors import UsageError, UserError
+from ivid.bin.options import NAMES, define_options, read_options
+from ivid.spec.errors import UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that a wrong flag is answered at once
   from ivid.sample.outputs import Outputs
@@ -83,23 +82,12 @@ def _prompts(values: flags.FlagValues) -> list[str]:
     if not prompt.strip():
       raise UsageError(f"--prompt={prompt!r} is empty: expected a description of the clip")
   if values.prompts_file:
-    prompts += _read_prompts(pathlib.Path(values.prompts_file))
+    from ivid.sample.prompts import read_prompts
+
+    prompts += read_prompts(values.prompts_file)
   if not prompts and not values.input:
     raise UsageError("no prompt: expected --prompt='what the clip shows', or --prompts_file")
   return prompts or [""]
-
-
-def _read_prompts(path: pathlib.Path) -> list[str]:
-  if not path.is_file():
-    raise UserError(f"no prompts file at {path}")
-  try:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-  except UnicodeDecodeError as error:
-    raise UserError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
-  prompts = [line.strip() for line in lines if line.strip()]
-  if not prompts:
-    raise UserError(f"{path} holds no prompt: expected one per line")
-  return prompts
 
 
 def _request(values: flags.FlagValues, prompts: Sequence[str]) -> Request:
@@ -143,28 +131,15 @@ def _save(request: Request, outputs: Outputs, values: flags.FlagValues) -> int:
 
 def _say_how_to_go_on(request: Request, outputs: Outputs, values: flags.FlagValues, clips: list[Clip]) -> None:
   """Saves the clips of the last finished stage without loss, and says the commands that take them up."""
-  from ivid.sample.saving import save_clip
+  from ivid.sample.saving import flags_to_go_on
 
   if not clips:
     print("interrupted; there is no finished stage to go on from, or every clip is saved", file=sys.stderr)
     return
-  names = [spec.name for spec in request.stages]
-  left = names[names.index(clips[0].stage.name) + 1 :]
-  kept = {name: left_of(values[name].value, left) for name in NAMES}
-  kept |= {name: values[name].value for name in ("out", "format") if values[name].present}
-  print(f"interrupted in stage {left[0]}; the stage before it is saved without loss. To go on:", file=sys.stderr)
+  print(f"interrupted in stage {request.stage_after(clips[0])}; the stage before it is saved without loss. To go on:", file=sys.stderr)
+  given = {name: values[name].value for name in NAMES} | {name: values[name].value for name in ("out", "format") if values[name].present}
   for clip in clips:
-    sample = request.samples[clip.index]
-    options = dict(
-      input=save_clip(request, outputs, clip, lossless=True),
-      caption=sample.prompt,
-      start_stage=left[0],
-      stop_stage=left[-1],
-      seed=sample.seed,
-      first_sample=sample.number,
-      cascade=request.cascade.folder,
-    )
-    words = [f"--{name}={value}" for name, value in (options | kept).items() if value != ""]
+    words = [f"--{name}={value}" for name, value in flags_to_go_on(request, outputs, clip, given).items()]
     print("  ivid sample " + " ".join(map(shlex.quote, words)), file=sys.stderr)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from ivid.evaluate import report
+from ivid.evaluate.adherence import judge
 from ivid.evaluate.prompts import Prompt, seeded_prompts
 from ivid.evaluate.summary import summarize
 from ivid.media.clips import to_uint8
@@ -102,7 +102,7 @@ def _curve(
       given = dict(text=text[rows][:, None], text_mask=mask[rows][:, None], small=small and small(rows))
       with alone():
         clips = to_uint8(sample_stage(stage, params, keys=keys[rows], sampling=sampling, **given))
-      results += [report.judge(prompts[n], clip) for n, clip in zip(rows[: len(prompts) - start], clips, strict=False)]
+      results += [judge(prompts[n], clip) for n, clip in zip(rows[: len(prompts) - start], clips, strict=False)]
     summary = summarize([result.prompt.group for result in results], [result.right for result in results])
     rates = {f"{name}/{group}/{attribute}": rate["rate"] for group, found in summary.items() for attribute, rate in found.items()}
     rates = {key: rate for key, rate in rates.items() if rate is not None}  # no prompt has a letter, for example

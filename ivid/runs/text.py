@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable
 
 import jax
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from ivid.data.caption_pool import training_pool
 from ivid.parallel import sharding
@@ -83,7 +85,7 @@ def embed_captions(
   batch_size: int,
   shard_size: int,
   process: tuple[int, int] | None = None,
-  progress: Callable[[int, int], None] = lambda done, total: None,
+  quiet: bool = False,
 ) -> pathlib.Path:
   """Writes the embeddings of all captions of `data` by its text encoder; returns the folder for data.embeddings.
 
@@ -93,6 +95,7 @@ def embed_captions(
     length: tokens that captions are truncated to.
     batch_size: captions a call of the network, rounded up to a multiple of the devices.
     process: index and count of the processes; None: as JAX counts them.
+    quiet: whether to show no bar.
   """
   from ivid.data.tfds_source import all_captions  # TFDS takes seconds to import
   from ivid.text.stored import write_embeddings
@@ -104,4 +107,20 @@ def embed_captions(
   encoder = load_encoder(text_encoder_folder(data.text_encoder), placement=placement, batch_size=rows)
   index, count = process or (jax.process_index(), jax.process_count())
   sizes = dict(length=length, shard_size=shard_size, process_index=index, process_count=count)
-  return write_embeddings(out, encoder, captions, progress=progress, **sizes)
+  with tqdm(unit="shard", desc="captions", disable=quiet) as bar:
+
+    def progress(done: int, total: int) -> None:
+      bar.total, bar.n = total, done
+      bar.refresh()
+
+    return write_embeddings(out, encoder, captions, progress=progress, **sizes)
+
+
+def process_of(text: str) -> tuple[int, int] | None:
+  """Index and count of --process=INDEX/COUNT; None if it is not given."""
+  if not text:
+    return None
+  match = re.fullmatch(r"(\d+)/(\d+)", text)
+  if not match or int(match[1]) >= int(match[2]):
+    raise UserError(f"--process={text}: expected INDEX/COUNT with INDEX from 0 to COUNT - 1, such as 0/4")
+  return int(match[1]), int(match[2])

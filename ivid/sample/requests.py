@@ -52,6 +52,10 @@ class Request:
     options = dict(batch_size=self.batch_size, first_input=self.first_input, tiles=self.tiles)
     return run_cascade(self.cascade, self.stages, self.samples, mesh=mesh, quiet=quiet, **options)
 
+  def stage_after(self, clip: Clip) -> str:
+    """Name of the stage that takes the clip up."""
+    return self.stages[self.stages.index(clip.stage) + 1].name
+
   def metadata(self, clip: Clip) -> dict[str, Any]:
     """Everything that the clip follows from."""
     ran = list(self.stages)[: self.stages.index(clip.stage) + 1]

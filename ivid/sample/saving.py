@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ivid.media.sheet import contact_sheet
+from ivid.sample.option_texts import READERS, left_of
 from ivid.sample.outputs import Outputs
 from ivid.sample.requests import Request
 from ivid.sample.runner import Clip
@@ -56,6 +58,28 @@ def save_clips(request: Request, outputs: Outputs, *, every_stage: bool = False,
   if shown:
     frames, captions = zip(*shown, strict=True)
     yield outputs.save_sheet("contact_sheet", contact_sheet(frames, captions=captions))
+
+
+def flags_to_go_on(request: Request, outputs: Outputs, clip: Clip, given: Mapping[str, str]) -> dict[str, Any]:
+  """Saves a clip of a stage without loss, and returns the flags of `ivid sample` that take it up, to the same end.
+
+  Args:
+    given: flags of the run that still count, options by stage (ivid.sample.option_texts) among them.
+  """
+  sample, first = request.samples[clip.index], request.stage_after(clip)
+  names = [spec.name for spec in request.stages]
+  left = names[names.index(first) :]
+  found = dict(
+    input=save_clip(request, outputs, clip, lossless=True),
+    caption=sample.prompt,
+    start_stage=first,
+    stop_stage=left[-1],
+    seed=sample.seed,
+    first_sample=sample.number,
+    cascade=request.cascade.folder,
+  )
+  found |= {name: left_of(text, left) if name in READERS else text for name, text in given.items()}
+  return {name: value for name, value in found.items() if value != ""}
 
 
 def save_clip(request: Request, outputs: Outputs, clip: Clip, *, lossless: bool = False) -> pathlib.Path:

@@ -33,8 +33,13 @@ class ClipShape:
     """[T, H, W, C] of one RGB clip."""
     return (self.frames, self.height, self.width, 3)
 
+  @property
+  def size(self) -> str:
+    """Frames x height x width."""
+    return f"{self.frames}x{self.height}x{self.width}"
+
   def __str__(self) -> str:
-    return f"{self.frames}x{self.height}x{self.width}@{self.fps:g}fps"
+    return f"{self.size}@{self.fps:g}fps"
 
 
 def resolution_logsnr_shift(output: ClipShape) -> float:

@@ -45,7 +45,7 @@ def open_stage(source: str, stage: str, *, flag: str) -> tuple[StageSpec, Any, i
   try:
     cascade = find_cascade(source)
   except UserError:
-    raise UserError(f"{flag}={source}: expected a work folder with checkpoints, a cascade's folder or a shipped cascade") from None
+    raise UserError(f"{flag}={source!r}: expected a work folder with checkpoints, a cascade's folder or a shipped cascade") from None
   entry = cascade.check(stage)
   return entry.spec, cascade.load_stage(stage), entry.step
 

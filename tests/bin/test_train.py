@@ -9,9 +9,9 @@ import pytest
 
 from ivid.__main__ import main
 from ivid.config import load_run
-from ivid.weights.opening import open_stage
 from ivid.runs.workdir import claim
 from ivid.stage import Stage, unbox
+from ivid.weights.opening import open_stage
 
 TINY = "--config=tiny:base"
 
@@ -67,13 +67,13 @@ def test_how_the_run_ended_is_left_in_the_work_folder(monkeypatch, tmp_path, don
   status, checkpoint = tmp_path / "status.json", tmp_path / "checkpoints" / "7"
   status.write_text("of the command before")
 
-  def fit(run, stage, workdir, *, seconds):
+  def train_stage(run, stage, workdir, *, seconds):
     assert not status.exists()
     (workdir / "checkpoints" / "5").mkdir(parents=True)
     checkpoint.mkdir()
     return done
 
-  monkeypatch.setattr("ivid.runs.training.fit", fit)
+  monkeypatch.setattr("ivid.runs.training.train_stage", train_stage)
   assert main(["train", TINY, f"--workdir={tmp_path}"]) == 0
   assert json.loads(status.read_text()) == {"format": 1, "state": state, "step": 7}
   assert not list(tmp_path.glob(".status*"))

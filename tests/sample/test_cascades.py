@@ -130,7 +130,7 @@ def test_another_text_encoder_is_refused(base_only):
     write_cascade(folder / "new", spec, {"base": (other, params, step)}, folder / "text")
   rewrite(folder / "out" / "base" / SPEC_FILE, spec=convert.to_dict(other))
   with pytest.raises(ValueError, match="stage base was trained with the text encoder 000000000000"):
-    open_cascade(folder / "out").load_text(("base",))
+    load_text(open_cascade(folder / "out"), ("base",))
 
 
 def test_damaged_weights_are_refused(base_only):

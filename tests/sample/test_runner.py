@@ -1,15 +1,19 @@
 """The stages in order: independence of samples, entering and leaving anywhere."""
 
 import gc
+import math
 import weakref
 
 import jax
 import numpy as np
 import pytest
 
+from ivid.sample import runner
 from ivid.sample.keys import Sample
-from ivid.sample.plan import Overrides, plan_stages
+from ivid.sample.plan import OTHERS, Overrides, plan_stages
 from ivid.sample.runner import batch_mesh, run_cascade
+from ivid.spec.errors import UserError
+from ivid.spec.stage import ThresholdKind
 from ivid.weights.cascades import CascadeFolder
 
 A, B = Sample("a red ball", 1, 0), Sample("a green square", 1, 0)
@@ -59,7 +63,7 @@ def test_going_on_from_a_saved_clip_is_exact(cascade, full):
 
 def test_the_text_encoder_is_gone_before_the_first_stage(cascade, full, monkeypatch):
   encoders, arrays, order = [], [], []
-  load_text, load_stage = CascadeFolder.load_text, CascadeFolder.load_stage
+  load_text, load_stage = runner.load_text, CascadeFolder.load_stage
 
   def watched_text(self, stages=()):
     made = load_text(self, stages)
@@ -81,7 +85,7 @@ def test_the_text_encoder_is_gone_before_the_first_stage(cascade, full, monkeypa
     order.append(name)
     return load_stage(self, name)
 
-  monkeypatch.setattr(CascadeFolder, "load_text", watched_text)
+  monkeypatch.setattr(runner, "load_text", watched_text)
   monkeypatch.setattr(CascadeFolder, "load_stage", watched_stage)
   clips = run(cascade, [A, B], stop="tsr1")
   assert order == [[A.prompt, B.prompt], "base", "tsr1"] and len(encoders) == 1
@@ -94,7 +98,9 @@ def test_batch_mesh_divides_the_batch():
 
 
 def test_overrides_reach_the_stages(cascade):
-  overrides = Overrides(steps="7,ssr1=2", sampler="dpmpp_2m", guidance="base=15:1", threshold="ssr1=dynamic", aug_snr="3")
+  overrides = Overrides(
+    steps={OTHERS: 7, "ssr1": 2}, sampler="dpmpp_2m", guidance={"base": (15, 1)}, threshold={"ssr1": ThresholdKind.DYNAMIC}, aug_snr=3
+  )
   base, tsr1, ssr1 = plan_stages(cascade, overrides=overrides)
   assert [s.sampling.steps for s in (base, tsr1, ssr1)] == [7, 7, 2]
   assert (base.sampling.guidance.weight, base.sampling.guidance.low, tsr1.sampling.guidance.weight) == (15.0, 1.0, 1.0)
@@ -106,20 +112,19 @@ def test_overrides_reach_the_stages(cascade):
 @pytest.mark.parametrize(
   "overrides, message",
   [
-    (dict(steps="0"), "steps=0: expected 1 or more"),
-    (dict(steps="8.5"), "steps=8.5: expected a whole number"),
-    (dict(steps="4,5"), "two values for all stages, 4 and 5"),
-    (dict(steps="ssr=4"), "no stage 'ssr' that runs takes it: did you mean 'ssr1'"),
+    (dict(steps=0), "steps=0: expected 1 or more"),
+    (dict(steps=8.5), "steps=8.5: expected a whole number"),
+    (dict(steps={"ssr": 4}), "no stage 'ssr' that runs takes it: did you mean 'ssr1'"),
     (dict(sampler="ddmi"), "unknown sampler 'ddmi': did you mean 'ddim'"),
     (dict(threshold="dynamik"), "unknown threshold 'dynamik': did you mean 'dynamic'"),
-    (dict(guidance="strong"), "guidance=strong: expected a number or HIGH:LOW such as 15:1"),
-    (dict(guidance="nan"), "guidance=nan: expected a number"),
-    (dict(aug_snr="base=3"), "no stage 'base' that runs takes it: expected one of tsr1, ssr1"),
-    (dict(aug_snr="-1"), "aug_snr=-1.0: expected a positive power ratio"),
+    (dict(guidance="strong"), "guidance=strong: expected a number"),
+    (dict(guidance=math.nan), "guidance=nan: expected a number"),
+    (dict(aug_snr={"base": 3}), "no stage 'base' that runs takes it: expected one of tsr1, ssr1"),
+    (dict(aug_snr=-1), "aug_snr=-1.0: expected a positive power ratio"),
   ],
 )
 def test_wrong_overrides(cascade, overrides, message):
-  with pytest.raises(ValueError) as error:
+  with pytest.raises(UserError) as error:
     plan_stages(cascade, overrides=Overrides(**overrides))
   assert message in str(error.value) and "\n" not in str(error.value)
 

@@ -14,7 +14,7 @@ import ml_collections
 
 import ivid
 from ivid.spec import convert, formats
-from ivid.spec.errors import UserError, nearest
+from ivid.spec.errors import UsageError, UserError, nearest
 from ivid.spec.run import RunSpec
 
 
@@ -31,7 +31,7 @@ def load_config(config: str | None, overrides: Sequence[str] = ()) -> ml_collect
   """The locked ConfigDict of a config file and stage, with overrides."""
   names = ", ".join(shipped_configs())
   if not config:
-    raise UserError(f"--config is missing: expected a file and a stage such as nano:base (configs that ship: {names})")
+    raise UsageError(f"--config is missing: expected a file and a stage such as nano:base (configs that ship: {names})")
   file, _, stage = config.partition(":")
   path = pathlib.Path(file) if file.endswith(".py") else _config_folder() / f"{file}.py"
   if not path.is_file():

@@ -63,9 +63,9 @@ def _check(values: flags.FlagValues) -> None:
     raise UsageError(f"--metrics is empty: expected one of {', '.join(METRICS)}, or several with commas")
   for metric in values.metrics:
     if metric not in METRICS:
-      raise UsageError(f"metric {metric!r}: {nearest(metric, METRICS)}")
+      raise UserError(f"metric {metric!r}: {nearest(metric, METRICS)}")
   if values.batch_size < 1:
-    raise UsageError(f"batch_size={values.batch_size}: expected 1 or more")
+    raise UserError(f"batch_size={values.batch_size}: expected 1 or more")
   if values.images and UPSAMPLING in values.metrics:
     raise UsageError("--images with metric upsampling: expected --metrics=adherence")
   if values.images and values.clips:

@@ -11,7 +11,7 @@ class UserError(ValueError):
 
 
 class UsageError(UserError):
-  """A command line that cannot be read; its exit status is 2."""
+  """A command line that cannot be read: a flag that is unknown, missing or contradicts another, a stray word. Its exit status is 2."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -163,7 +163,7 @@ def fails(capsys, *args):
   capsys.readouterr()
   status = main(list(args))
   lines = capsys.readouterr().err.strip().splitlines()
-  assert status in (1, 2) and len(lines) == 1, lines
+  assert status == (2 if "is missing" in lines[0] else 1) and len(lines) == 1, lines
   return lines[0]
 
 

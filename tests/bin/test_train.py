@@ -19,7 +19,8 @@ TINY = "--config=tiny:base"
 def fails(capsys, *args):
   status = main(["train", *args])
   lines = capsys.readouterr().err.strip().splitlines()
-  assert status in (1, 2) and len(lines) == 1, lines
+  usage = ("is missing", "Unknown command line flag", "unexpected argument")
+  assert status == (2 if any(text in lines[0] for text in usage) else 1) and len(lines) == 1, lines
   return lines[0]
 
 
@@ -34,6 +35,10 @@ def fails(capsys, *args):
     ([TINY, "--config.train.steps=0"], "train.steps=0: expected 1 or more"),
     ([TINY, "--config.train.checkpoint.every=0"], "train.checkpoint.every=0: expected 1 or more"),
     ([TINY, "--config.train.checkpoint.max_to_keep=0"], "train.checkpoint.max_to_keep=0: expected 1 or more"),
+    (
+      [TINY, "--workdir=a", "config.train.steps=5"],
+      "'config.train.steps=5': expected flags alone, such as --config.train.steps=5",
+    ),
     ([TINY, "--wrokdir=a"], "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
     ([TINY, "--dry_run", "--config.mesh.data=3"], "mesh data=3 x fsdp=1 x tensor=1 does not divide 8 device(s)"),
     ([TINY, "--dry_run", "--config.train.batch_size=12"], "train.batch_size=12 in 1 microbatch(es) does not divide over the mesh's"),

@@ -18,7 +18,7 @@ from ivid.data import clips, records
 from ivid.data.example import STREAMS, Split
 from ivid.moving_shapes import grammar
 from ivid.moving_shapes import scene as moving_shapes
-from ivid.moving_shapes.draw import draw, to_uint8
+from ivid.moving_shapes.draw import draw, rounded
 from ivid.spec.clip import ClipShape
 
 FORMAT = "array_record"
@@ -76,7 +76,7 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
       yield (
         index,
         records.encode(
-          to_uint8(draw(scene, times=times, height=clip.height, width=clip.width)),
+          rounded(draw(scene, times=times, height=clip.height, width=clip.width)),
           fps=clip.fps,
           caption=grammar.caption(said.objects, said.background),
           image_caption=grammar.image_caption(said.objects, said.background),

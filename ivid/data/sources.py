@@ -9,13 +9,14 @@ import numpy as np
 from ivid.data.caption_pool import training_caption, training_pool
 from ivid.data.example import CHOICES, STREAMS, Example, Source, Split
 from ivid.data.frames import pack
-from ivid.data.view import View, make_view
+from ivid.data.view import frame_times, random_corner
 from ivid.moving_shapes import grammar
 from ivid.moving_shapes import scene as moving_shapes
-from ivid.moving_shapes.draw import draw, to_uint8
+from ivid.moving_shapes.draw import draw, rounded
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.run import DataSpec, Draw, TrainSpec
 from ivid.spec.stage import StageSpec
+from ivid.spec.view import View, make_view
 
 DURATION_SLACK = 1e-3  # seconds
 
@@ -63,8 +64,8 @@ class MovingShapes:
       frames = [self._image(index, frame) for frame in range(self.view.frames)]
       return Example(np.stack([f[0] for f in frames]), tuple(f[1] for f in frames), False, self.view.clip.fps)
     rng, scene, caption = self._scene(index, 0)
-    first, *corner = self.view.corner(rng)
-    picture = self._draw(scene, self.view.times(first), corner)
+    first, *corner = random_corner(self.view, rng)
+    picture = self._draw(scene, frame_times(self.view, first), corner)
     return Example(picture, (caption or self._caption(scene, rng, motion=True),), True, self.view.clip.fps)
 
   def scene(self, index: int) -> moving_shapes.Scene:
@@ -74,7 +75,7 @@ class MovingShapes:
   def _image(self, index: int, frame: int) -> tuple[np.ndarray, str]:
     """One moment of a scene of its own [H, W, 3] (or [N]), and its caption."""
     rng, scene, caption = self._scene(index, 1 + frame)
-    corner = self.view.corner(rng)[1:]
+    corner = random_corner(self.view, rng)[1:]
     return self._draw(scene, np.array([moment(scene, rng)]), corner)[0], caption or self._caption(scene, rng, motion=False)
 
   def _scene(self, index: int, place: int) -> tuple[np.random.Generator, moving_shapes.Scene, str]:
@@ -96,7 +97,7 @@ class MovingShapes:
     if self._data.draw is Draw.DEVICE:
       return pack(scene, times, corner)
     crop = (*corner, view.height, view.width)
-    return to_uint8(draw(scene, times=times, height=view.clip.height, width=view.clip.width, crop=crop))
+    return rounded(draw(scene, times=times, height=view.clip.height, width=view.clip.width, crop=crop))
 
   def _caption(self, scene: moving_shapes.Scene, rng: np.random.Generator, *, motion: bool) -> str:
     said = moving_shapes.attributes(scene)

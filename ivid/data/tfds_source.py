@@ -14,10 +14,11 @@ import tensorflow_datasets as tfds
 from ivid.data import records
 from ivid.data.clips import resized
 from ivid.data.example import CHOICES, STREAMS, Example, Split
-from ivid.data.view import make_view
+from ivid.data.view import random_corner
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.run import DataSpec, TrainSpec
 from ivid.spec.stage import StageSpec
+from ivid.spec.view import make_view
 
 PREFIX = "tfds:"
 DEFAULT_DIR = "~/tensorflow_datasets"
@@ -51,7 +52,7 @@ class TfdsSource:
     if self.view.is_image or self._train.is_image(index - self._first_index):
       return self._images(rng)
     record = self._records[self._place(index)]
-    first, *corner = self.view.corner(rng)
+    first, *corner = random_corner(self.view, rng)
     clip = self._frames(record, rng)[first : first + self.view.frames]
     return Example(self._cropped(clip, corner), (records.text_of(record, records.CAPTION),), True, self.view.clip.fps)
 
@@ -62,7 +63,7 @@ class TfdsSource:
       record = self._records[int(place)]
       clip = records.clip_of(record)
       frame = int(rng.integers(len(clip)))
-      pictures.append(self._cropped(clip[frame : frame + 1], self.view.corner(rng)[1:])[0])
+      pictures.append(self._cropped(clip[frame : frame + 1], random_corner(self.view, rng)[1:])[0])
       captions.append(records.text_of(record, records.IMAGE_CAPTION) or records.text_of(record, records.CAPTION))
     return Example(np.stack(pictures), tuple(captions), False, self.view.clip.fps)
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from ivid.data.sources import moment
 from ivid.moving_shapes import grammar
-from ivid.moving_shapes.draw import draw, to_uint8
+from ivid.moving_shapes.draw import draw, rounded
 from ivid.moving_shapes.grammar import BACKGROUNDS, COLOURS, FIRST_LETTER, LARGE, MOTIONS, SHAPES, SIZES, Attributes, Object
 from ivid.moving_shapes.image_observer import observe_image
 from ivid.moving_shapes.observer import ATTRIBUTES, IMAGE_ATTRIBUTES, Observation, observe, score
@@ -33,12 +33,12 @@ TRIES = 1000
 def make_clip(scene: Scene, rows: int, frames: int = FRAMES) -> np.ndarray:
   """The scene as a clip uint8 [T, rows, W, 3] of CLIP_SECONDS."""
   times = np.arange(frames) * (CLIP_SECONDS / frames)
-  return to_uint8(draw(scene, times=times, height=rows, width=round(rows * ASPECT)))
+  return rounded(draw(scene, times=times, height=rows, width=round(rows * ASPECT)))
 
 
 def make_image(scene: Scene, rows: int, rng: np.random.Generator) -> np.ndarray:
   """A moment of the scene, as training draws one, as a picture uint8 [rows, W, 3]."""
-  return to_uint8(draw(scene, times=np.array([moment(scene, rng)]), height=rows, width=round(rows * ASPECT)))[0]
+  return rounded(draw(scene, times=np.array([moment(scene, rng)]), height=rows, width=round(rows * ASPECT)))[0]
 
 
 def degrade(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:

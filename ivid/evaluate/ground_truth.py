@@ -12,7 +12,7 @@ import numpy as np
 from ivid.data.clips import clip_files
 from ivid.evaluate.prompts import Prompt
 from ivid.evaluate.upsampling import Comparison, compare, shrunk
-from ivid.moving_shapes.draw import draw, to_uint8
+from ivid.moving_shapes.draw import draw, rounded
 from ivid.moving_shapes.grammar import Attributes
 from ivid.moving_shapes.scene import make_scene
 from ivid.sample import plan
@@ -40,7 +40,7 @@ def drawn_clips(prompts: Sequence[Prompt], *, seed: int, aspect: float) -> Itera
 
     def at(size: ClipShape, n: int = n, prompt: Prompt = prompt) -> np.ndarray:
       scene = make_scene(seed, n, aspect=aspect, said=prompt.attributes)
-      return to_uint8(draw(scene, times=np.arange(size.frames) / size.fps, height=size.height, width=size.width))
+      return rounded(draw(scene, times=np.arange(size.frames) / size.fps, height=size.height, width=size.width))
 
     yield Truth(prompt.text, prompt.attributes, at)
 

@@ -18,8 +18,8 @@ from ivid.spec import convert
 from ivid.spec.errors import UserError
 from ivid.spec.run import TrainSpec
 from ivid.spec.stage import StageSpec
+from ivid.spec.view import training_view
 from ivid.train.progress import Progress
-from ivid.train.view import training_view
 from ivid.weights.cascades import CascadeFolder
 
 Judged = Iterator[tuple[Prompt, np.ndarray]]  # a prompt, and the clip [T, H, W, 3] uint8 that is to show it

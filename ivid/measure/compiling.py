@@ -13,13 +13,13 @@ from ivid.measure.dry_run import evaluation_flops
 from ivid.measure.topology import Slice, slice_devices
 from ivid.parallel.mesh import make_mesh
 from ivid.programs import Program
-from ivid.sample.stage_sampler import make_sample_program, sample_args
+from ivid.sample.programs import make_sample_program, sample_args
 from ivid.spec.errors import UserError
 from ivid.spec.run import RunSpec
-from ivid.stage import Stage, needs_guidance, unbox
+from ivid.spec.view import training_view
+from ivid.stage import Stage, evaluations_per_step, unbox
 from ivid.train.distill import phase_run, plan_phases, student_stage
 from ivid.train.run import Lesson, make_training
-from ivid.train.view import training_view
 
 FIT_EFFORT = -1.0  # of the compiler: 5 to 10 times faster, nearly the same memory, no use for time
 SHOWN = 12  # operations in the table
@@ -58,7 +58,7 @@ def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> di
   arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
   outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
   total = arguments + temporaries + max(outputs, 0) + memory.generated_code_size_in_bytes
-  evaluations = {"train": 3, "distill": 3 + 2, "sample": 2 if needs_guidance(stage, stage.sampling) else 1}[program]
+  evaluations = {"train": 3, "distill": 3 + 2, "sample": evaluations_per_step(stage, stage.sampling)}[program]
   flops = evaluations * clips * _example_flops(run, program)
   cost = hlo.program_cost(compiled.as_text())
   seconds = cost.cycles / found.family.clock

@@ -5,35 +5,25 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ivid.flops import count_bytes, count_flops, count_params
 from ivid.media.files import whole_file
 from ivid.parallel.mesh import make_mesh
+from ivid.sample.programs import sample_args
 from ivid.spec import formats
 from ivid.spec.run import RunSpec, TrainSpec
+from ivid.spec.sampling import SamplingSpec
 from ivid.spec.stage import StageSpec
-from ivid.stage import Conditioning, Stage, unbox
+from ivid.stage import Stage
 from ivid.train import phases
 from ivid.train.run import make_training
 
 
 def evaluation_args(stage: Stage, *, batch_size: int = 1, max_tokens: int = 128) -> tuple[Any, ...]:
   """Abstract arguments of Stage.predict on whole clips: params, z_t, logsnr, conditioning."""
-  T, H, W, C = stage.spec.output.array
-  shape = jax.ShapeDtypeStruct
-  clip, level = shape((batch_size, T, H, W, C), jnp.float32), shape((batch_size,), jnp.float32)
-  cond = Conditioning(
-    text=shape((batch_size, 1, max_tokens, stage.spec.unet.text_dim), jnp.bfloat16),
-    text_mask=shape((batch_size, 1, max_tokens), jnp.bool_),
-    is_video=shape((batch_size,), jnp.bool_),
-    fps=level,
-    lowres=clip if stage.spec.lowres else None,
-    aug_logsnr=level if stage.spec.lowres else None,
-  )
-  return unbox(stage.abstract_params()), clip, level, cond
+  params, state, cond, _, _ = sample_args(stage, SamplingSpec(), batch_size=batch_size, max_tokens=max_tokens)
+  return params, state.z, cond.fps, cond
 
 
 def evaluation_flops(stage: Stage) -> int:

@@ -56,7 +56,7 @@ def _bench_view(run: RunSpec, embedder: Embedder, frames: int, *, repeats: int) 
   view = source.view
   by_devices = Program("draw", functools.partial(draw_frames, view=view)).jit()
   size = dict(height=view.clip.height, width=view.clip.width, crop=(0, 0, view.height, view.width))
-  times = view.times(0) if frames > 1 else np.array([view.clip.seconds / 2])
+  times = frame_times(view, 0) if frames > 1 else np.array([view.clip.seconds / 2])
   seconds: dict[str, list[float]] = {}
 
   @contextlib.contextmanager

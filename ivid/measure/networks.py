@@ -13,8 +13,8 @@ from ivid.measure.timing import MATRIX, interleaved
 from ivid.programs import Program
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
+from ivid.spec.view import training_view
 from ivid.stage import Stage
-from ivid.train.view import training_view
 
 TOKENS = 64
 

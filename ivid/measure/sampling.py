@@ -20,7 +20,7 @@ from ivid.sample.keys import Sample, sample_keys
 from ivid.sample.stage_sampler import sample_stage
 from ivid.sample.tiling import stage_tiling
 from ivid.spec.stage import StageSpec
-from ivid.stage import Stage, needs_guidance
+from ivid.stage import Stage, evaluations_per_step
 from ivid.weights.cascades import CascadeFolder
 
 PROMPT = "a large red circle moves left on a black background"
@@ -60,7 +60,7 @@ def bench_sampling(
     del made
     seconds = time.perf_counter() - started
     step = tiling.count * statistics.median(np.diff(ends)) if len(ends) > 1 else None
-    evaluations = 2 if needs_guidance(spec, spec.sampling) else 1
+    evaluations = evaluations_per_step(spec, spec.sampling)
     gflop = evaluations * evaluation_flops(Stage(spec)) / 1e9
     yield {
       "stage": spec.name,

@@ -54,7 +54,7 @@ def draw(scene: Scene, *, times, height: int, width: int, crop: tuple | None = N
   return picture.reshape(len(times), rows, fine, columns, fine, 3).mean(axis=(2, 4))
 
 
-def to_uint8(picture: np.ndarray) -> np.ndarray:
+def rounded(picture: np.ndarray) -> np.ndarray:
   """[0, 255] rounded to the nearest whole number."""
   return (picture + 0.5).astype(np.uint8)
 

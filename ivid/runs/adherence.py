@@ -20,11 +20,11 @@ from ivid.moving_shapes.scene import CLIP_SECONDS, make_scene
 from ivid.parallel.distributed import alone, on_host
 from ivid.sample.stage_sampler import sample_stage
 from ivid.spec.run import RunSpec, TrainSpec
+from ivid.spec.view import training_view
 from ivid.stage import Stage
 from ivid.steps import TrainState
 from ivid.text.embedder import Embedder
 from ivid.train.rngs import stream
-from ivid.train.view import training_view
 
 CLIPS, IMAGES = "adherence", "adherence_images"
 Curve = Callable[[int, TrainState], dict[str, float]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 import time
 import types
@@ -14,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ivid.media.files import write_whole
 from ivid.media.pictures import write_png
 from ivid.media.plot import plot_metrics, read_metrics
 from ivid.media.sheet import contact_sheet
@@ -21,10 +21,10 @@ from ivid.runs.samples import SHEET_COLUMNS, held_out_clips
 from ivid.runs.text import open_text
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
-from ivid.stage import needs_guidance
+from ivid.spec.view import training_view
+from ivid.stage import evaluations_per_step
 from ivid.train.distill import Phase, teacher_stage
 from ivid.train.rngs import stream
-from ivid.train.view import training_view
 
 ROW_FILE, ORIGINAL = "report.json", "teacher"
 ERROR_WEIGHTS, ERROR_LEVELS = 5, 8  # guidance weights, and diffusion times at each
@@ -52,12 +52,12 @@ class Report:
     row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if (row.get("updates"), row.get("teacher_hash")) != (phase.updates, student[0].student.teacher):  # none yet, or trained further since
       row = self._compare(phase, student, teacher)
-      _write(path, json.dumps(row, indent=1))
+      write_whole(path, json.dumps(row, indent=1))
     self._rows.append(row)
 
   def write(self) -> None:
     """The table of all students."""
-    _write(self._workdir / "report.json", json.dumps(self._rows, indent=1))
+    write_whole(self._workdir / "report.json", json.dumps(self._rows, indent=1))
     shape = self._held_out.view.output
     columns = [
       "student",
@@ -89,7 +89,7 @@ class Report:
       if row["guidance_error"]:
         by_weight = ", ".join(f"w={w}: {100 * error:.1f} %" for w, error in row["guidance_error"].items())
         lines += ["", f"Relative error of {row['student']}'s x_hat against two evaluations of its teacher, over all levels: {by_weight}."]
-    _write(self._workdir / "report.md", "\n".join(lines) + "\n")
+    write_whole(self._workdir / "report.md", "\n".join(lines) + "\n")
 
   def _compare(self, phase: Phase, student: Student, teacher: Student) -> dict[str, Any]:
     folder, held_out = self._workdir / phase.name, self._held_out
@@ -178,15 +178,9 @@ class Report:
 
 
 def _evaluations(spec: StageSpec) -> int:
-  return spec.sampling.steps * (2 if needs_guidance(spec, spec.sampling) else 1)
+  return spec.sampling.steps * (evaluations_per_step(spec, spec.sampling))
 
 
 def _rms(a: np.ndarray, b: np.ndarray) -> float:
   difference = (a.astype(np.float32) - b.astype(np.float32)) / 127.5
   return float(np.sqrt(np.mean(np.square(difference))))
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  temporary.write_text(text, encoding="utf-8")
-  os.replace(temporary, path)

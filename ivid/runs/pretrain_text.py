@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import time
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import optax
 from flax import serialization
 
+from ivid.media.files import write_whole
 from ivid.moving_shapes import grammar
 from ivid.programs import Program
 from ivid.spec.cascade import TextSpec
@@ -107,12 +107,6 @@ def evaluate(params: Any, spec: TextSpec, *, batches: int = 8, batch_size: int =
   return results
 
 
-def save_state(path: pathlib.Path, state: Any) -> None:
-  temporary = path.with_name(f".{path.name}")
-  temporary.write_bytes(serialization.to_bytes(state))
-  os.replace(temporary, path)
-
-
 def pretrain_encoder(
   out: pathlib.Path, *, spec: TextSpec, steps: int, batch_size: int, learning_rate: float, seed: int
 ) -> dict[str, float]:
@@ -138,7 +132,7 @@ def pretrain_encoder(
       show(step + 1, steps, shown, time.time() - start, out / "metrics.jsonl")
       shown = []
     if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-      save_state(path, jax.device_get({"step": step + 1, "params": params, "optimizer": opt_state}))
+      write_whole(path, serialization.to_bytes(jax.device_get({"step": step + 1, "params": params, "optimizer": opt_state})))
       encoder.save_encoder(out / "encoder", spec, jax.device_get(params["encoder"]))
   results = evaluate(params, spec)
   (out / "accuracy.json").write_text(json.dumps(results, indent=1) + "\n")

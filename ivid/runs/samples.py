@@ -20,13 +20,14 @@ from ivid.parallel.distributed import alone, is_first, on_host
 from ivid.sample.stage_sampler import sample_stage
 from ivid.spec import batch as batches
 from ivid.spec.run import RunSpec
-from ivid.spec.stage import SamplingSpec, StageSpec
+from ivid.spec.sampling import SamplingSpec
+from ivid.spec.stage import StageSpec
+from ivid.spec.view import training_view
 from ivid.stage import Stage
 from ivid.steps import TrainState
 from ivid.text.embedder import Embedder
 from ivid.train.metrics import MetricWriter
 from ivid.train.rngs import stream
-from ivid.train.view import training_view
 from ivid.video import lowres as lowres_video
 
 SHEET_COLUMNS = 8

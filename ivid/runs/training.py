@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from ivid.data.pipeline import Split, make_pipeline
-from ivid.data.view import make_view
+from ivid.diffusion.distill import Teacher
 from ivid.parallel.distributed import StopSignal, alone, connect, is_first
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import process_rows
@@ -30,7 +30,8 @@ from ivid.runs.workdir import local_path, run_json, shared_folder, write_status
 from ivid.spec.errors import UserError
 from ivid.spec.run import Draw, RunSpec
 from ivid.spec.stage import StageSpec
-from ivid.stage import Stage, Teacher
+from ivid.spec.view import make_view
+from ivid.stage import Stage
 from ivid.steps import TrainState
 from ivid.text.embedder import Embedder
 from ivid.train import phases

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import IO
 
+from ivid.media.files import write_whole
 from ivid.parallel.distributed import is_first, wait_for_all
 from ivid.spec import convert, formats
 from ivid.spec.errors import UserError
@@ -47,8 +48,8 @@ def claim(workdir: pathlib.Path, config_json: str) -> IO:
       pid = (workdir / "pid").read_text(encoding="utf-8")
       raise UserError(f"--workdir={workdir} is in use by process {pid}: expected a folder that no other trainer writes") from None
     (workdir / STATUS).unlink(missing_ok=True)  # of the command before
-    _write(workdir / "config.json", config_json)
-    _write(workdir / "pid", str(os.getpid()))
+    write_whole(workdir / "config.json", config_json)
+    write_whole(workdir / "pid", str(os.getpid()))
   except OSError as error:
     raise UserError(f"--workdir={workdir} is not writable: {error.strerror}") from None
   return lock
@@ -63,13 +64,7 @@ def write_status(workdir: pathlib.Path, *, done: bool, step: int) -> None:
     done: the run came to its end; otherwise it stopped before that, and the same command resumes.
     step: of its last checkpoint.
   """
-  _write(workdir / STATUS, json.dumps(formats.stamped({"state": "done" if done else "stopped", "step": step})) + "\n")
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  temporary.write_text(text, encoding="utf-8")
-  os.replace(temporary, path)
+  write_whole(workdir / STATUS, json.dumps(formats.stamped({"state": "done" if done else "stopped", "step": step})) + "\n")
 
 
 @contextlib.contextmanager

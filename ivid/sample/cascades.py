@@ -12,11 +12,13 @@ from typing import Any
 
 import ml_dtypes
 
+from ivid.media.files import whole_folder, write_whole
 from ivid.spec import convert, formats
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.compare import stage_difference
 from ivid.spec.errors import UserError
-from ivid.spec.stage import SamplingSpec, StageSpec
+from ivid.spec.sampling import SamplingSpec
+from ivid.spec.stage import StageSpec
 from ivid.text.encoder import TextEncoder, load_encoder
 from ivid.weights.cascades import CASCADE_FILE, SPEC_FILE, TEXT_FOLDER, WEIGHTS_FILE, CascadeFolder, file_sha256, open_cascade, read_entry
 from ivid.weights.tensors import write_weights
@@ -73,16 +75,8 @@ def write_cascade(
   elif out.exists() and any(out.iterdir()):
     raise UserError(f"{out} is neither a cascade nor empty: expected a new folder or one with {CASCADE_FILE}")
   else:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    temporary.mkdir()
-    try:
-      _update(temporary, cascade, stages, text_folder)
-      if out.exists():
-        out.rmdir()
-      os.replace(temporary, out)
-    finally:
-      shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(out) as fresh:
+      _update(fresh, cascade, stages, text_folder)
   return open_cascade(out)
 
 
@@ -99,39 +93,18 @@ def _with_students(cascade: CascadeSpec, trained: Mapping[str, StageSpec]) -> Ca
 def _update(folder: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text: str | os.PathLike) -> None:
   text = pathlib.Path(text)
   if not (folder / TEXT_FOLDER).exists() or not text.samefile(folder / TEXT_FOLDER):
-    fresh = _temporary(folder, TEXT_FOLDER)
-    shutil.copytree(text, fresh, ignore=shutil.ignore_patterns(".*"))
-    _swap(fresh, folder / TEXT_FOLDER)
+    with whole_folder(folder / TEXT_FOLDER) as fresh:
+      shutil.copytree(text, fresh, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
   for name, (spec, params, step) in stages.items():
-    fresh = _temporary(folder, name)
-    write_weights(fresh / WEIGHTS_FILE, params, dtype=ml_dtypes.bfloat16, metadata={"stage": name, "step": str(step)})
-    entry = {"spec": convert.to_dict(spec), "step": step, "sha256": file_sha256(fresh / WEIGHTS_FILE)}
-    (fresh / SPEC_FILE).write_text(json.dumps(formats.stamped(entry), indent=1) + "\n", encoding="utf-8")
-    _swap(fresh, folder / name)
+    with whole_folder(folder / name) as fresh:
+      write_weights(fresh / WEIGHTS_FILE, params, dtype=ml_dtypes.bfloat16, metadata={"stage": name, "step": str(step)})
+      entry = {"spec": convert.to_dict(spec), "step": step, "sha256": file_sha256(fresh / WEIGHTS_FILE)}
+      (fresh / SPEC_FILE).write_text(json.dumps(formats.stamped(entry), indent=1) + "\n", encoding="utf-8")
   written = CascadeFolder(folder, cascade)
   entries = {name: written.check(name) for name in cascade.stage_names if written.trained(name)}
   manifest = {name: {"step": entry.step, "sha256": entry.sha256} for name, entry in entries.items()}
-  temporary = folder / f".{CASCADE_FILE}"
   contents = formats.stamped({"cascade": convert.to_dict(cascade), "manifest": manifest})
-  temporary.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
-  os.replace(temporary, folder / CASCADE_FILE)
-
-
-def _temporary(folder: pathlib.Path, name: str) -> pathlib.Path:
-  path = folder / f".{name}.{os.getpid()}"
-  shutil.rmtree(path, ignore_errors=True)
-  return path
-
-
-def _swap(fresh: pathlib.Path, target: pathlib.Path) -> None:
-  """Puts a finished folder in the place of an old one."""
-  if target.exists():
-    old = target.with_name(f".{target.name}.old.{os.getpid()}")
-    os.replace(target, old)
-    os.replace(fresh, target)
-    shutil.rmtree(old)
-  else:
-    os.replace(fresh, target)
+  write_whole(folder / CASCADE_FILE, json.dumps(contents, indent=1) + "\n")
 
 
 def _check_text(spec: StageSpec, encoder: TextEncoder) -> None:

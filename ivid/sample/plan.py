@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from ivid.sample.tiling import stage_tiling, stretched
 from ivid.spec.errors import UserError, nearest
-from ivid.spec.stage import GuidanceSpec, SamplerKind, SamplingSpec, StageSpec, ThresholdKind
+from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec, ThresholdKind
+from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
 
 STATE_BYTES = 10  # of a value of the clip: z_t and the previous x_hat in float32, input and output in bytes

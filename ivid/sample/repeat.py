@@ -8,7 +8,8 @@ from typing import Any
 from ivid.sample.keys import Sample
 from ivid.spec import convert
 from ivid.spec.errors import UserError
-from ivid.spec.stage import SamplingSpec, StageSpec
+from ivid.spec.sampling import SamplingSpec
+from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
 
 

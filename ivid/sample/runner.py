@@ -21,7 +21,7 @@ from ivid.sample.tiling import Tiling, stage_tiling
 from ivid.spec.errors import UserError
 from ivid.spec.run import MeshSpec
 from ivid.spec.stage import StageSpec
-from ivid.stage import Stage, needs_guidance
+from ivid.stage import Stage, evaluations_per_step
 from ivid.weights.cascades import CascadeFolder
 
 
@@ -130,7 +130,7 @@ def _check_rows(mesh: Mesh, batch_size: int, samples: int) -> None:
 def evaluation_work(spec: StageSpec, tiling: Tiling) -> float:
   """Roughly proportional to the arithmetic of one evaluation: positions times squared channels, level by level."""
   pixels = tiling.count * math.prod(tiling.window)
-  guided = 2 if needs_guidance(spec, spec.sampling) else 1
+  guided = evaluations_per_step(spec, spec.sampling)
   levels = (level.blocks * level.residuals * level.channels**2 / 4**i for i, level in enumerate(spec.unet.levels))
   return guided * pixels / spec.unet.patch**2 * sum(levels)
 

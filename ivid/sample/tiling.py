@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from ivid.nets.unet import frame_halo, pixel_halo
 from ivid.spec.errors import UserError
-from ivid.spec.stage import StageSpec, ThresholdKind
+from ivid.spec.sampling import ThresholdKind
+from ivid.spec.stage import StageSpec
 
 AXES = ("frames", "height", "width")
 Cut = tuple[tuple[int, int], tuple[int, int]]  # window and core along one axis

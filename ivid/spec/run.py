@@ -9,7 +9,8 @@ import math
 from ivid.spec.batch import CaptionLayout
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.errors import UserError
-from ivid.spec.stage import LossWeight, is_power_of_two
+from ivid.spec.sampling import is_power_of_two
+from ivid.spec.stage import LossWeight
 
 DEFAULT_STEPS = 10_000
 

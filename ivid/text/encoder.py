@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
+from ivid.media.files import whole_file, write_whole
 from ivid.programs import Program
 from ivid.spec import convert, formats
 from ivid.spec.cascade import TextSpec
@@ -173,13 +174,11 @@ def save_encoder(folder: str | os.PathLike, spec: TextSpec, params: Any) -> None
   if spec.tokenizer != BYTES:
     target = folder / TOKENIZER_FILE
     if not target.exists() or not target.samefile(spec.tokenizer):
-      shutil.copyfile(spec.tokenizer, folder / f".{TOKENIZER_FILE}")
-      os.replace(folder / f".{TOKENIZER_FILE}", target)
+      with whole_file(target) as temporary:
+        shutil.copyfile(spec.tokenizer, temporary)
     spec = dataclasses.replace(spec, tokenizer=TOKENIZER_FILE)
   weights.write_weights(folder / WEIGHTS_FILE, params, dtype=np.dtype(spec.param_dtype), digest=digest)
-  temporary = folder / f".{SPEC_FILE}"
-  temporary.write_text(json.dumps(formats.stamped(convert.to_dict(spec)), indent=1) + "\n")
-  os.replace(temporary, folder / SPEC_FILE)
+  write_whole(folder / SPEC_FILE, json.dumps(formats.stamped(convert.to_dict(spec)), indent=1) + "\n")
 
 
 def load_encoder(folder: str | os.PathLike, *, placement: Callable[[TextSpec], Placement] | None = None, **options: Any) -> TextEncoder:

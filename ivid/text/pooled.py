@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from ivid.media.files import whole_file, write_whole
 from ivid.spec.errors import UserError
 from ivid.text.encoder import STORED, TextEncoder
-from ivid.text.stored import KEY_FILE, Key, make_key, read_key, write_whole
+from ivid.text.stored import KEY_FILE, Key, make_key, read_key
 
 SHARD_SIZE = 512
 BITS = np.uint16  # .npy files know no bfloat16
@@ -54,7 +55,7 @@ def write_pool(
   with _locked(folder / LOCK_FILE, waiting=lambda: progress(_done(folder, key), len(texts))):
     for stale in folder.glob(".*"):  # of a process that was killed while it wrote
       stale.unlink()
-    write_whole(folder / KEY_FILE, lambda path: path.write_text(json.dumps(dataclasses.asdict(key), indent=1) + "\n"))
+    write_whole(folder / KEY_FILE, json.dumps(dataclasses.asdict(key), indent=1) + "\n")
     for n in range(key.shards):
       progress(_done(folder, key), len(texts))
       if not _rows_file(folder, n).is_file():
@@ -62,8 +63,9 @@ def write_pool(
         rows = encoder.rows(part, length)
         counts = np.array([len(rows[text]) for text in part], np.int32)
         joined = np.concatenate([rows[text] for text in part]).view(BITS)
-        write_whole(_counts_file(folder, n), lambda path, array=counts: np.save(path, array))
-        write_whole(_rows_file(folder, n), lambda path, array=joined: np.save(path, array))
+        for file, array in ((_counts_file(folder, n), counts), (_rows_file(folder, n), joined)):
+          with whole_file(file) as path:
+            np.save(path, array)
     progress(len(texts), len(texts))
   return folder
 

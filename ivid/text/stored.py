@@ -18,6 +18,7 @@ import msgpack
 import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 
+from ivid.media.files import whole_file, write_whole
 from ivid.spec.errors import UserError
 from ivid.text.encoder import STORED, TextEncoder
 from ivid.text.identity import tokenizer_hash
@@ -116,15 +117,16 @@ def write_embeddings(
         "expected a new folder"
       )
   elif process_index == 0:
-    write_whole(folder / INDEX_FILE, lambda path: np.save(path, np.array([digest for digest, _ in pairs], np.uint64)))
-    write_whole(folder / KEY_FILE, lambda path: path.write_text(json.dumps(dataclasses.asdict(key), indent=1) + "\n"))
+    with whole_file(folder / INDEX_FILE) as path:
+      np.save(path, np.array([digest for digest, _ in pairs], np.uint64))
+    write_whole(folder / KEY_FILE, json.dumps(dataclasses.asdict(key), indent=1) + "\n")
   mine = range(process_index, key.shards, process_count)
   for done, n in enumerate(mine):
     progress(done, len(mine))
     if not (folder / key.shard(n)).is_file():
       part = [text for _, text in pairs[n * shard_size : (n + 1) * shard_size]]
-      rows = encoder.rows(part, length)
-      write_whole(folder / key.shard(n), lambda path, part=part, rows=rows: _write_shard(path, part, rows))
+      with whole_file(folder / key.shard(n)) as path:
+        _write_shard(path, part, encoder.rows(part, length))
   progress(len(mine), len(mine))
   return folder
 
@@ -134,16 +136,6 @@ def _write_shard(path: pathlib.Path, captions: Sequence[str], rows: dict[str, np
   for caption in captions:
     writer.write(msgpack.packb({"caption": caption, "rows": np.ascontiguousarray(rows[caption]).tobytes()}))
   writer.close()
-
-
-def write_whole(target: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
-  """Has `write` make a file beside `target` and renames it."""
-  temporary = target.with_name(f".{os.getpid()}.{target.name}")  # of the same suffix, which np.save would add
-  try:
-    write(temporary)
-    os.replace(temporary, target)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 class StoredEmbeddings:

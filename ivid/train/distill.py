@@ -7,7 +7,8 @@ import dataclasses
 from ivid.spec.compare import stage_difference
 from ivid.spec.errors import UserError
 from ivid.spec.run import DistillSpec, RunSpec
-from ivid.spec.stage import GuidanceSpec, SamplerKind, StageSpec, StudentSpec
+from ivid.spec.sampling import GuidanceSpec, SamplerKind, StudentSpec
+from ivid.spec.stage import StageSpec
 
 GUIDANCE = "guidance"
 

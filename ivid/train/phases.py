@@ -6,10 +6,10 @@ import dataclasses
 
 import optax
 
-from ivid.data.view import make_view
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.run import OptimizerSpec, TrainSpec
 from ivid.spec.stage import StageSpec
+from ivid.spec.view import make_view
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from ivid.diffusion.distill import Teacher
 from ivid.diffusion.loss import logsnr_buckets
 from ivid.parallel import distributed, sharding
 from ivid.programs import Program
@@ -20,7 +21,8 @@ from ivid.spec import batch as batches
 from ivid.spec.errors import UserError
 from ivid.spec.run import TrainSpec
 from ivid.spec.stage import LossWeight, StageSpec, Task
-from ivid.stage import Stage, Teacher, unbox
+from ivid.spec.view import make_view
+from ivid.stage import Stage, unbox
 from ivid.steps import TrainState, distill_step, eval_step, init_state, train_step
 from ivid.train import phases
 from ivid.train.optimizer import make_optimizer
@@ -139,15 +141,8 @@ def check_train(spec: StageSpec, train: TrainSpec, mesh: Mesh) -> tuple[int, int
     )
   if spec.task is Task.TSR and train.image_fraction:
     raise UserError(f"train.image_fraction={train.image_fraction}: a temporal stage ({spec.name}) learns from videos alone, expected 0")
-  out, crop = spec.output, train.crop
-  frames = crop.frames or train.frames or out.frames
-  height, width = crop.height or out.height, crop.width or out.width
-  for name, value, limit in (("frames", frames, out.frames), ("height", height, out.height), ("width", width, out.width)):
-    if value > limit:
-      raise UserError(f"training on {name}={value}: stage {spec.name} has {limit}")
-  if frames % spec.time_factor:
-    raise UserError(f"training on {frames} frames: stage {spec.name} needs a multiple of {spec.time_factor}")
-  return frames, height, width
+  view = make_view(train, spec)
+  return view.frames, view.height, view.width
 
 
 def warm_start(state: TrainState, params: Any) -> TrainState:

@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from ivid.media.files import whole_file
 from ivid.spec.errors import UserError
 
 # Types of the format that a parameter may have; the others (such as F8_E4M3, of quantised weights) are refused by name.
@@ -86,24 +87,17 @@ def write_weights(
   for name in names:
     start, end = end, end + math.prod(np.shape(flat[name])) * stored[name].itemsize
     header[name] = {"dtype": _type_name(stored[name]), "shape": list(np.shape(flat[name])), "data_offsets": [start, end]}
-  target = pathlib.Path(path)
-  target.parent.mkdir(parents=True, exist_ok=True)
-  temporary = target.with_name(f".{target.name}.{os.getpid()}")
-  try:
-    with open(temporary, "wb") as file:
-      _write_header(file, header)
-      for name in names:
-        array = np.ascontiguousarray(np.asarray(flat[name]).astype(stored[name], copy=False))
-        file.write(array.reshape(-1).view(np.uint8).data)
-        if digest:
-          digest.update(name, array)
+  with whole_file(path) as temporary, open(temporary, "wb") as file:
+    _write_header(file, header)
+    for name in names:
+      array = np.ascontiguousarray(np.asarray(flat[name]).astype(stored[name], copy=False))
+      file.write(array.reshape(-1).view(np.uint8).data)
       if digest:
-        notes[HASH] = digest.hexdigest()
-        file.seek(0)
-        _write_header(file, header)  # of the same length
-    os.replace(temporary, target)
-  finally:
-    temporary.unlink(missing_ok=True)
+        digest.update(name, array)
+    if digest:
+      notes[HASH] = digest.hexdigest()
+      file.seek(0)
+      _write_header(file, header)  # of the same length
 
 
 def _write_header(file: BinaryIO, header: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from ivid.data.caption_pool import make_pool
 from ivid.data.example import Split
 from ivid.data.sources import make_source
 from ivid.moving_shapes import grammar
-from ivid.moving_shapes.draw import draw, to_uint8
+from ivid.moving_shapes.draw import draw, rounded
 from ivid.moving_shapes.scene import make_scene
 from ivid.spec.clip import ClipShape
 from ivid.spec.run import DataSpec, TrainSpec
@@ -70,7 +70,7 @@ def test_examples_take_what_the_pool_says():
   for index in range(4):
     example = plain[index]
     scene = make_scene(0, index, aspect=20 / 12, said=grammar.parse(example.captions[0]))
-    np.testing.assert_array_equal(example.video, to_uint8(draw(scene, times=plain.view.times(0), height=12, width=20)))
+    np.testing.assert_array_equal(example.video, rounded(draw(scene, times=frame_times(plain.view, 0), height=12, width=20)))
 
 
 def test_an_example_depends_on_its_index_alone():

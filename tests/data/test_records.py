@@ -12,7 +12,7 @@ from ivid.data.pipeline import Split, make_pipeline
 from ivid.data.tfds_source import all_captions
 from ivid.media.clips import write_clip
 from ivid.moving_shapes import grammar
-from ivid.moving_shapes.draw import draw, to_uint8
+from ivid.moving_shapes.draw import draw, rounded
 from ivid.moving_shapes.scene import make_scene
 from ivid.spec.clip import ClipShape
 from ivid.spec.run import DataSpec, TrainSpec
@@ -56,7 +56,7 @@ def test_an_epoch_holds_every_clip_once(prepared):
   for index in range(6):
     rng = np.random.default_rng([0, index, 0, 1])
     scene = make_scene(0, index, aspect=5 / 3, two_objects=bool(rng.random() < 0.5))
-    drawn[index] = to_uint8(draw(scene, times=np.arange(8) / 1.5, height=12, width=20))
+    drawn[index] = rounded(draw(scene, times=np.arange(8) / 1.5, height=12, width=20))
   clips = np.concatenate([batch["video"] for batch in both])
   assert sorted(next(k for k, d in drawn.items() if np.array_equal(d, clip)) for clip in clips) == list(range(6))
   again = [row[0] for step in (2, 3) for row in first_batch(prepared, train=train, start_step=step)["captions"]]

@@ -10,7 +10,7 @@ from ivid.evaluate import upsampling
 from ivid.evaluate.prompts import seeded_prompts
 from ivid.media.clips import write_clip
 from ivid.moving_shapes import scene as moving_shapes
-from ivid.moving_shapes.draw import draw, to_uint8
+from ivid.moving_shapes.draw import draw, rounded
 from tests.sample import tiny
 
 
@@ -18,7 +18,7 @@ def scene_clip(frames, height, width):
   said = seeded_prompts(0, 1)[0].attributes
   scene = moving_shapes.make_scene(0, 0, aspect=width / height, said=said)
   times = np.arange(frames) * (moving_shapes.CLIP_SECONDS / frames)
-  return said, to_uint8(draw(scene, times=times, height=height, width=width))
+  return said, rounded(draw(scene, times=times, height=height, width=width))
 
 
 def test_psnr():

@@ -9,7 +9,7 @@ import pytest
 from ivid.moving_shapes import grammar
 from ivid.moving_shapes import outlines as shapes
 from ivid.moving_shapes import scene as moving_shapes
-from ivid.moving_shapes.draw import LEVELS, draw, to_uint8
+from ivid.moving_shapes.draw import LEVELS, draw, rounded
 from ivid.moving_shapes.grammar import Attributes, Object
 from ivid.moving_shapes.scene import make_scene
 from ivid.programs import Program
@@ -120,7 +120,7 @@ def test_colours_backgrounds_and_front():
 
 
 def test_bytes():
-  assert to_uint8(np.array([0.0, 127.4, 127.6, 255.0, -1e-4])).tolist() == [0, 127, 128, 255, 0]
+  assert rounded(np.array([0.0, 127.4, 127.6, 255.0, -1e-4])).tolist() == [0, 127, 128, 255, 0]
 
 
 def test_a_moment_of_a_growing_scene_keeps_small_below_large():

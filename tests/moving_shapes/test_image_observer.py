@@ -7,7 +7,7 @@ import pytest
 
 from ivid.evaluate.calibrate import make_image, measure, seconds_to_observe
 from ivid.moving_shapes import grammar
-from ivid.moving_shapes.draw import draw, to_uint8
+from ivid.moving_shapes.draw import draw, rounded
 from ivid.moving_shapes.image_observer import observe_image
 from ivid.moving_shapes.observer import IMAGE_ATTRIBUTES, Observation, Seen, score
 from ivid.moving_shapes.scene import make_scene
@@ -19,7 +19,7 @@ def turned(shape: str, degrees: float, rows: int = 24, size: str = "large") -> n
   """A picture of one shape turned clockwise."""
   scene = make_scene(5, 0, said=grammar.parse(f"a {size} green {shape} spins on a gray background"))
   scene = scene._replace(turn=np.full(2, np.radians(degrees), np.float32))
-  return to_uint8(draw(scene, times=np.ones(1), height=rows, width=rows * 5 // 3))[0]
+  return rounded(draw(scene, times=np.ones(1), height=rows, width=rows * 5 // 3))[0]
 
 
 def seen_as(text: str, letters: bool = True) -> Observation:

@@ -14,7 +14,7 @@ from ivid.config import load_run
 from ivid.sample.cascades import load_text, write_cascade
 from ivid.spec import convert
 from ivid.spec.compare import stage_difference
-from ivid.spec.stage import SamplingSpec
+from ivid.spec.sampling import SamplingSpec
 from ivid.weights.cascades import CASCADE_FILE, SPEC_FILE, WEIGHTS_FILE, open_cascade
 from ivid.weights.opening import find_cascade
 from tests.sample import tiny

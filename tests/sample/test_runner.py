@@ -13,7 +13,7 @@ from ivid.sample.keys import Sample
 from ivid.sample.plan import OTHERS, Overrides, plan_stages
 from ivid.sample.runner import batch_mesh, run_cascade
 from ivid.spec.errors import UserError
-from ivid.spec.stage import ThresholdKind
+from ivid.spec.sampling import ThresholdKind
 from ivid.weights.cascades import CascadeFolder
 
 A, B = Sample("a red ball", 1, 0), Sample("a green square", 1, 0)

@@ -11,22 +11,8 @@ from ivid.sample.keys import Sample, sample_keys
 from ivid.sample.stage_sampler import sample_stage
 from ivid.sample.tiling import AUTO_PIXELS, stage_tiling, stretched, tile_stage
 from ivid.spec.clip import ClipShape
-from ivid.spec.stage import (
-  DiffusionSpec,
-  GuidanceSpec,
-  LevelSpec,
-  LowresSpec,
-  Norm,
-  Prediction,
-  SamplerKind,
-  SamplingSpec,
-  StageSpec,
-  Task,
-  ThresholdKind,
-  TimeFill,
-  TimeMixing,
-  UNetSpec,
-)
+from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec, ThresholdKind
+from ivid.spec.stage import DiffusionSpec, LevelSpec, LowresSpec, Norm, Prediction, StageSpec, Task, TimeFill, TimeMixing, UNetSpec
 from ivid.stage import Stage
 from tests.sample import tiny
 

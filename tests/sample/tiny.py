@@ -9,7 +9,8 @@ import numpy as np
 from ivid.sample.cascades import write_cascade
 from ivid.spec.cascade import CascadeSpec, TextSpec
 from ivid.spec.clip import ClipShape
-from ivid.spec.stage import GuidanceSpec, LevelSpec, LowresSpec, SamplerKind, SamplingSpec, StageSpec, Task, TimeMixing, UNetSpec
+from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec
+from ivid.spec.stage import LevelSpec, LowresSpec, StageSpec, Task, TimeMixing, UNetSpec
 from ivid.stage import Stage, unbox
 from ivid.text import encoder, t5
 

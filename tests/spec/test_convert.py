@@ -7,7 +7,8 @@ import pytest
 from ivid.config import load_run
 from ivid.spec import convert
 from ivid.spec.cascade import CascadeSpec
-from ivid.spec.stage import LowresSpec, SamplerKind, SamplingSpec, StageSpec
+from ivid.spec.sampling import SamplerKind, SamplingSpec
+from ivid.spec.stage import LowresSpec, StageSpec
 
 NANO = load_run("nano:base").cascade
 

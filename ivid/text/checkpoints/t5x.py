@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import pathlib
 import posixpath
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import tensorstore as ts
 from flax import traverse_util
 
+from ivid.media.files import whole_folder
 from ivid.spec.errors import UserError
 from ivid.text.checkpoints.msgpack_leaves import open_msgpack
 from ivid.weights.tensors import Leaf
@@ -151,10 +151,7 @@ def write_t5x(out: str | os.PathLike, params: Any, *, dtype: Any = np.float32) -
   target = pathlib.Path(out)
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
     raise UserError(f"{target} is not empty: expected a new folder, such as {target / 'checkpoint_0'}")
-  temporary = target.with_name(f".{target.name}.{os.getpid()}")
-  shutil.rmtree(temporary, ignore_errors=True)
-  temporary.mkdir(parents=True)
-  try:
+  with whole_folder(target) as temporary:
     tree: dict[tuple[str, ...], Any] = {}
     for keys, leaf in traverse_util.flatten_dict(params).items():
       array = np.asarray(leaf).astype(dtype, copy=False)
@@ -162,11 +159,6 @@ def write_t5x(out: str | os.PathLike, params: Any, *, dtype: Any = np.float32) -
     state = {"step": np.zeros((), np.int32), "param_states": {}}
     content = {"version": VERSION, "optimizer": {"target": traverse_util.unflatten_dict(tree), "state": state}}
     (temporary / FILE).write_bytes(flax.serialization.msgpack_serialize(content))
-    if target.exists():
-      target.rmdir()
-    os.replace(temporary, target)
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_zarr(folder: pathlib.Path, name: str, array: np.ndarray) -> dict[str, Any]:

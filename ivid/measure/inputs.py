@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ivid.data.view import frame_times
 from ivid.spec.errors import UserError
 from ivid.spec.run import Draw, RunSpec
 

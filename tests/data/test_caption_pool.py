@@ -10,6 +10,7 @@ from ivid.data import caption_pool
 from ivid.data.caption_pool import make_pool
 from ivid.data.example import Split
 from ivid.data.sources import make_source
+from ivid.data.view import frame_times
 from ivid.moving_shapes import grammar
 from ivid.moving_shapes.draw import draw, rounded
 from ivid.moving_shapes.scene import make_scene

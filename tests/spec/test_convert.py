@@ -7,6 +7,7 @@ import pytest
 from ivid.config import load_run
 from ivid.spec import convert
 from ivid.spec.cascade import CascadeSpec
+from ivid.spec.run import TrainSpec
 from ivid.spec.sampling import SamplerKind, SamplingSpec
 from ivid.spec.stage import LowresSpec, StageSpec
 
@@ -36,6 +37,19 @@ def test_unknown_choice_names_the_nearest():
 def test_wrong_type(key, value):
   with pytest.raises(ValueError, match=key):
     convert.from_dict(SamplingSpec, {key: value})
+
+
+@pytest.mark.parametrize(
+  ("value", "message"),
+  [
+    ({"phases": 3}, "phases=3: expected a list"),
+    ({"phases": "ab"}, "phases='ab': expected a list"),
+    ({"crop": 3}, "crop=3: expected a section"),
+  ],
+)
+def test_wrong_shape(value, message):
+  with pytest.raises(ValueError, match=message):
+    convert.from_dict(TrainSpec, value)
 
 
 def test_missing_key():

@@ -96,12 +96,18 @@ def _unet(levels: list[dict], *, patch: int, residual_std: float, embed_dim: int
 
 
 def _base() -> dict:
-  """Thin convolutions where there are many positions, blocks and attention where there are few; motion is mixed where it is coarse."""
-  fine, middle, coarse = (_level(channels, time="joint", attention=False) | dict(cross_attention=True) for channels in (64, 128, 160))
+  """Thin convolutions where there are many positions, blocks and attention where there are few; motion is mixed where it is coarse.
+
+  Every pixel is a position: from the same images in the same time its loss was a third below that of patches of 2 without the first level.
+  """
+  pixels, fine, middle, coarse = (
+    _level(channels, time="joint", attention=False) | dict(cross_attention=True) for channels in (24, 64, 128, 160)
+  )
+  pixels |= dict(time="none", cross_attention=False)
   fine |= dict(time="convolution", cross_attention=False)
   coarse |= dict(blocks=2, unroll=2)  # in line, as a loop over two blocks costs a CPU a fifth
-  levels = [fine, middle, coarse]
-  return _unet(levels, patch=2, residual_std=0.0) | dict(io_kernel=3, text_width=128, text_patch=4, given=True)
+  levels = [pixels, fine, middle, coarse]
+  return _unet(levels, patch=1, residual_std=0.0) | dict(io_kernel=3, text_width=128, text_patch=4, given=True)
 
 
 def _base_diffusion() -> dict:
@@ -216,7 +222,7 @@ def _train_overrides() -> dict:
 
 def _base_phases() -> tuple[dict, ...]:
   return (
-    dict(name="images", steps=5_000, frames=1, image_fraction=0.0, batch_size=64, logsnr_shift=0.0),
+    dict(name="images", steps=10_000, frames=1, image_fraction=0.0, batch_size=32, logsnr_shift=0.0),
     dict(name="clips4", steps=5_000, frames=4, batch_size=16, learning_rate=1e-3, logsnr_shift=-1.0),
     dict(name="clips", steps=10_000, frames=0, batch_size=8, learning_rate=1e-3),
   )

@@ -43,8 +43,12 @@ def _clip(*sizes: float) -> dict:
 
 
 def _base() -> dict:
-  """Thin convolutions where there are many positions, blocks and attention where there are few; motion is mixed where it is coarse."""
+  """Thin convolutions where there are many positions, blocks and attention where there are few; motion is mixed where it is coarse.
+
+  Every pixel is a position: from the same images in the same time its loss was a third below that of patches of 2 without the first level.
+  """
   levels = [
+    dict(channels=24),
     dict(channels=64, time="convolution"),
     dict(channels=128, time="joint", cross_attention=True),
     dict(channels=160, time="joint", cross_attention=True, blocks=2, unroll=2),  # in line, as a loop over two costs a CPU a fifth
@@ -52,7 +56,7 @@ def _base() -> dict:
   return dict(
     task="base",
     output=_clip(16, 24, 40, 3.0),
-    unet=dict(levels=levels, patch=2, text_width=128, text_patch=4, given=True),
+    unet=dict(levels=levels, patch=1, text_width=128, text_patch=4, given=True),
     # Sixteen frames of one scene average more noise away than one does: 2 log(1 / 16) / 2 = -2.8 would make up for all of it.
     diffusion=dict(logsnr_shift=-2.0),
     sampling=dict(guidance=dict(weight=1.0)),
@@ -89,9 +93,9 @@ def _train(stage: str) -> dict:
   train |= dict(batch_size=BATCHES.get(stage, 4), crop=_clip(*CROPS.get(stage, ())))
   if stage != "base":
     return train
-  # Pictures first, then how they move: one core learns from 36 pictures a second, 8 clips of four frames, or 2 whole ones.
+  # Pictures first, then how they move: one core learns from about 28 pictures per second, 8 clips of four frames, or 2 whole ones.
   phases = (
-    dict(name="images", steps=5_000, frames=1, image_fraction=0.0, batch_size=64, logsnr_shift=0.0),
+    dict(name="images", steps=10_000, frames=1, image_fraction=0.0, batch_size=32, logsnr_shift=0.0),
     dict(name="clips4", steps=5_000, frames=4, batch_size=16, learning_rate=1e-3, logsnr_shift=-1.0),
     dict(name="clips", steps=10_000, frames=0, batch_size=8, learning_rate=1e-3),
   )

@@ -8,7 +8,8 @@ from ivid.config import load_run, read_config, shipped_configs
 from ivid.measure.dry_run import dry_run_report
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.run import CropSpec, DataSpec, MeshSpec
-from ivid.spec.stage import Filter, ThresholdKind
+from ivid.spec.sampling import ThresholdKind
+from ivid.spec.stage import Filter
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = str(ROOT / "tests" / "fixtures" / "small_cascade.py")

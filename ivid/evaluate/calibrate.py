@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 
 import numpy as np
 from scipy import ndimage
@@ -117,16 +116,6 @@ def measure(
     if report and not scored["all"]:
       report(index, said, seen, scored)
   return {name: count / max(scenes, 1) for name, count in right.items()}
-
-
-def seconds_to_observe(shown: np.ndarray, repeats: int = 3) -> float:
-  """Shortest time that it takes to look at a clip [T, H, W, 3] or a picture [H, W, 3], seconds."""
-  times = []
-  for _ in range(repeats):
-    begin = time.perf_counter()
-    _look(shown)
-    times.append(time.perf_counter() - begin)
-  return min(times)
 
 
 def _look(shown: np.ndarray) -> Observation:

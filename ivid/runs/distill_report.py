@@ -96,8 +96,8 @@ class Report:
     guidance = self._stage.sampling.guidance
     first = teacher_stage(self._original[0], self._phase_first_steps(), guidance)
     original, original_seconds = self._sample(ORIGINAL, (first, self._original[1]))
-    taught = teacher_stage(teacher[0], phase.teacher_steps, guidance)
-    by_teacher, _ = self._sample(phase.taught_by or ORIGINAL, (taught, teacher[1]))
+    sampled = teacher_stage(teacher[0], phase.teacher_steps, guidance)
+    by_teacher, _ = self._sample(phase.taught_by or ORIGINAL, (sampled, teacher[1]))
     clips, seconds = self._sample(phase.name, student)
     sheet = {"teacher": by_teacher, "student": clips, "real": held_out.real}
     rows, titles = held_out.inputs(sheet)
@@ -134,14 +134,14 @@ class Report:
     stages = [Stage(dataclasses.replace(training_view(spec, self._run.train), diffusion=plain)) for spec, _ in (student, teacher)]
     batch, key = self._held_out.batch(), stream(self._run.train.seed, "guidance_error")
     measure = Program("teaching_error", functools.partial(stages[0].teaching_error, teacher_stage=stages[1])).jit()
-    learnt, taught = jax.device_put((student[1], teacher[1]))
+    learnt, told = jax.device_put((student[1], teacher[1]))
     errors = {}
     distill = self._run.distill
     for w in np.linspace(distill.w_min, distill.w_max, ERROR_WEIGHTS, dtype=np.float32):
       sums = np.zeros(2)
       for n in range(ERROR_LEVELS):
         u = np.float32((n + 0.5) / ERROR_LEVELS)
-        sums += [np.sum(part) for part in measure(learnt, taught, batch, jax.random.fold_in(key, n), w=w, u=u)]
+        sums += [np.sum(part) for part in measure(learnt, told, batch, jax.random.fold_in(key, n), w=w, u=u)]
       errors[f"{w:g}"] = float(np.sqrt(sums[0] / sums[1]))
     return errors
 

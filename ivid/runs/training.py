@@ -182,12 +182,12 @@ class _Part:
     with alone():
       return self.encoder.embed(captions, length=self.run.cascade.text.max_tokens)
 
-  def hooks(self, taught: Teacher | None) -> list[Hook]:
+  def hooks(self, teacher: Teacher | None) -> list[Hook]:
     """Evaluation, samples and adherence."""
     train, training, hooks = self.phase.train, self.training, []
     held_out = list(itertools.islice(self.batches(Split.EVAL, 0), train.eval_batches)) if train.eval_every else []
     if held_out:
-      hooks.append(Hook(train.eval_every, make_evaluation(training, held_out, seed=train.seed, teacher=taught)))
+      hooks.append(Hook(train.eval_every, make_evaluation(training, held_out, seed=train.seed, teacher=teacher)))
     if train.sample_every and held_out:
       hooks.append(Hook(train.sample_every, make_sampler(self.stage, self.run, self.encoder, self.workdir, self.writer)))
     if train.adherence_every:
@@ -197,11 +197,11 @@ class _Part:
 
 def _loop(part: _Part, step: int, checkpointer: Checkpointer, total: int, teacher: Any) -> Loop:
   """The loop of a phase from update `step` on."""
-  training, update, taught = part.training, part.training.step.jit(), None
+  training, update, on_devices = part.training, part.training.step.jit(), None
   if teacher is not None:
     placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), teacher, training.state.params)
-    taught = Teacher(placed, np.float32(training.stage.spec.student.steps))
-  step_fn = update if taught is None else lambda state, batch, key: update(state, taught, batch, key)
+    on_devices = Teacher(placed, np.float32(training.stage.spec.student.steps))
+  step_fn = update if on_devices is None else lambda state, batch, key: update(state, on_devices, batch, key)
   if part.run.data.draw is Draw.DEVICE:
     step_fn = drawn_first(step_fn, make_drawing(make_view(part.phase.train, part.stage.spec), training.batch, training.mesh))
   return Loop(
@@ -212,7 +212,7 @@ def _loop(part: _Part, step: int, checkpointer: Checkpointer, total: int, teache
     key=stream(part.phase.train.seed, "loss"),
     checkpointer=checkpointer,
     writer=part.writer,
-    hooks=part.hooks(taught),
+    hooks=part.hooks(on_devices),
   )
 
 

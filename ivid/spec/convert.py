@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
 import types
 import typing
 from collections.abc import Mapping
@@ -48,14 +47,6 @@ def from_dict(cls: type[T], mapping: Mapping[str, Any], path: str = "") -> T:
   if missing:
     raise UserError(f"missing key {_join(path, missing[0])!r} of {cls.__name__}")
   return cls(**{key: typed(hints[key], mapping[key], _join(path, key)) for key in mapping})
-
-
-def to_json(spec: Any) -> str:
-  return json.dumps(to_dict(spec), indent=1)
-
-
-def from_json(cls: type[T], text: str) -> T:
-  return from_dict(cls, json.loads(text))
 
 
 def _join(path: str, key: str) -> str:

@@ -98,11 +98,11 @@ def make_training(
   key = jax.eval_shape(lambda: jax.random.key(0))
   update = dict(optimizer=optimizer, ema_decay=train.ema_decay, accumulation=train.accumulation)
   if lesson is None:
-    name, taught = "train", ()
+    name, teacher_args = "train", ()
     step = functools.partial(train_step, loss_fn=stage.loss, **update)
     evaluate = functools.partial(eval_step, loss_fn=stage.loss)
   else:
-    name, taught = "distill", (Teacher(abstract.params, jax.ShapeDtypeStruct((), np.float32)),)  # in shards like the student's
+    name, teacher_args = "distill", (Teacher(abstract.params, jax.ShapeDtypeStruct((), np.float32)),)  # in shards like the student's
     loss_fn = functools.partial(stage.distill_loss, teacher_stage=Stage(lesson.teacher), loss_weight=lesson.loss_weight)
     step, evaluate = functools.partial(distill_step, loss_fn=loss_fn, **update), loss_fn
   return Training(
@@ -114,12 +114,12 @@ def make_training(
     step=Program(
       name,
       sharding.pinned(step),
-      (abstract, *taught, batch, key),
+      (abstract, *teacher_args, batch, key),
       out_shardings=(state_shardings, sharding.replicated(mesh)),
       donate=(0,),
       mesh=mesh,
     ),
-    evaluate=Program("eval", sharding.pinned(evaluate), (abstract.ema, *taught, batch, key), mesh=mesh),
+    evaluate=Program("eval", sharding.pinned(evaluate), (abstract.ema, *teacher_args, batch, key), mesh=mesh),
   )
 
 
@@ -202,8 +202,8 @@ def make_evaluation(
 
   def call(step: int, state: TrainState) -> dict[str, float]:
     del step
-    taught = () if teacher is None else (teacher,)
-    pairs = [evaluate(state.ema, *taught, batch, key) for batch in held_out]
+    teacher_args = () if teacher is None else (teacher,)
+    pairs = [evaluate(state.ema, *teacher_args, batch, key) for batch in held_out]
     losses, times = (np.concatenate(distributed.on_host([pair[i] for pair in pairs])) for i in (0, 1))
     return bucket_means(training.stage, losses, times)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ivid.evaluate import report
+from ivid.evaluate import adherence as report
 from ivid.evaluate.calibrate import make_clip, make_image
 from ivid.evaluate.prompts import parse_prompt, seeded_prompts
 from ivid.moving_shapes import grammar

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ivid.evaluate.calibrate import make_image, measure, seconds_to_observe
+from ivid.evaluate.calibrate import make_image, measure
 from ivid.moving_shapes import grammar
 from ivid.moving_shapes.draw import draw, rounded
 from ivid.moving_shapes.image_observer import observe_image
@@ -121,7 +121,3 @@ def test_plain_shapes_and_letters_apart():
 def test_what_is_no_picture(shape, dtype):
   with pytest.raises(ValueError, match="picture .*: expected"):
     observe_image(np.zeros(shape, dtype))
-
-
-def test_speed_is_measured():
-  assert 0 < seconds_to_observe(turned("square", 30), 1) < 2

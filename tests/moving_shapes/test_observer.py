@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ivid.evaluate import calibrate
-from ivid.evaluate.calibrate import change_one, make_clip, measure, seconds_to_observe
+from ivid.evaluate.calibrate import change_one, make_clip, measure
 from ivid.moving_shapes import grammar
 from ivid.moving_shapes.observer import ATTRIBUTES, Observation, Seen, observe, score
 from ivid.moving_shapes.scene import make_scene
@@ -135,7 +135,4 @@ def test_what_is_no_clip(shape, dtype):
   with pytest.raises(ValueError, match="clip .*: expected"):
     observe(np.zeros(shape, dtype))
 
-
-def test_speed_is_measured():
-  assert 0 < seconds_to_observe(drawn("a large red circle moves left on a black background"), 1) < 10
   assert calibrate.degrade(np.zeros((8, 24, 40, 3), np.uint8), np.random.default_rng(0)).dtype == np.uint8

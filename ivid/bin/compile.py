@@ -16,7 +16,7 @@ from ivid.bin.flags import define_config, parse_flags
 from ivid.config import load_run
 from ivid.media.files import whole_file
 from ivid.spec import formats
-from ivid.spec.errors import UsageError, nearest
+from ivid.spec.errors import UsageError, UserError, nearest
 from ivid.spec.run import MeshSpec
 
 PROGRAMS = ("train", "distill", "sample")
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
   values = line.flags
   run = load_run(values.config, line.overrides)
   if values.program not in PROGRAMS:
-    raise UsageError(f"--program={values.program}: {nearest(values.program, PROGRAMS)}")
+    raise UserError(f"--program={values.program}: {nearest(values.program, PROGRAMS)}")
   if not values.topology:
     raise UsageError("--topology is missing: expected a TPU slice such as v5p:4x4x8")
   from ivid.measure.topology import parse_slice, set_environment

@@ -13,8 +13,10 @@ import numpy as np
 import optax
 from flax import serialization
 
+from ivid.media.files import whole_file
 from ivid.moving_shapes import grammar
 from ivid.programs import Program
+from ivid.spec import formats
 from ivid.spec.cascade import TextSpec
 from ivid.text import encoder, pretrain
 from ivid.text.tokenizer import make_tokenizer, pad_tokens
@@ -141,7 +143,8 @@ def pretrain_encoder(
       save_state(path, jax.device_get({"step": step + 1, "params": params, "optimizer": opt_state}))
       encoder.save_encoder(out / "encoder", spec, jax.device_get(params["encoder"]))
   results = evaluate(params, spec)
-  (out / "accuracy.json").write_text(json.dumps(results, indent=1) + "\n")
+  with whole_file(out / "accuracy.json") as temporary:
+    temporary.write_text(json.dumps(formats.stamped(results), indent=1) + "\n", encoding="utf-8")
   return results
 
 

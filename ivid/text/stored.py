@@ -18,6 +18,7 @@ import msgpack
 import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 
+from ivid.spec import formats
 from ivid.spec.errors import UserError
 from ivid.text.encoder import STORED, TextEncoder
 from ivid.text.identity import tokenizer_hash
@@ -117,7 +118,7 @@ def write_embeddings(
       )
   elif process_index == 0:
     write_whole(folder / INDEX_FILE, lambda path: np.save(path, np.array([digest for digest, _ in pairs], np.uint64)))
-    write_whole(folder / KEY_FILE, lambda path: path.write_text(json.dumps(dataclasses.asdict(key), indent=1) + "\n"))
+    write_key(folder, key)
   mine = range(process_index, key.shards, process_count)
   for done, n in enumerate(mine):
     progress(done, len(mine))
@@ -208,8 +209,20 @@ def _find(folder: pathlib.Path) -> pathlib.Path:
   return inner[0]
 
 
+def write_key(folder: pathlib.Path, key: Key) -> None:
+  text = json.dumps(formats.stamped(dataclasses.asdict(key)), indent=1) + "\n"
+  write_whole(folder / KEY_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
 def read_key(folder: pathlib.Path) -> Key:
+  """What `write_key` wrote; UserError if it is something else, or of a newer format."""
+  path = folder / KEY_FILE
   try:
-    return Key(**json.loads((folder / KEY_FILE).read_text(encoding="utf-8")))
-  except (ValueError, TypeError) as error:
-    raise UserError(f"{folder / KEY_FILE} is no key of embeddings: {error}") from None
+    found = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise UserError(f"{path} is no key of embeddings: {error}") from None
+  found = formats.migrate(found, formats.Kind.EMBEDDINGS, source=path)
+  try:
+    return Key(**found)
+  except TypeError as error:
+    raise UserError(f"{path} is no key of embeddings: {error}") from None

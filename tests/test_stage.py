@@ -110,13 +110,14 @@ def test_guidance_of_weight_zero_is_the_conditional_model(case):
 def test_denoise_converts_what_the_network_predicts(prediction):
   spec = TINY.stage("base")
   stage = Stage(dataclasses.replace(spec, diffusion=dataclasses.replace(spec.diffusion, prediction=prediction)))
-  params, batch = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), unbox(stage.abstract_params())), make_batch(stage, rows=1)
+  params, batch = shaken(stage), make_batch(stage, rows=1)
   z = jax.random.normal(KEY, (1, *spec.output.array))
-  logsnr = jnp.asarray([1.0])
-  alpha, sigma = np.sqrt(1 / (1 + np.exp(-1.0))), np.sqrt(1 / (1 + np.exp(1.0)))
-  want = {Prediction.X: 0.0, Prediction.EPS: 1 / alpha, Prediction.V: alpha}[prediction]  # the network's output is zero at first
-  np.testing.assert_allclose(jax.jit(stage.denoise)(params, z, logsnr, stage.conditioning(batch)), want * z, atol=1e-5)
-  assert sigma > 0
+  args = params, z, jnp.asarray([1.0]), stage.conditioning(batch)
+  x_hat, output = jax.jit(lambda *given: (stage.denoise(*given), stage.predict(*given)))(*args)
+  alpha, sigma = np.sqrt(1 / (1 + np.exp(-1.0))), np.sqrt(1 / (1 + np.exp(1.0)))  # z = alpha x + sigma eps, v = alpha eps - sigma x
+  want = {Prediction.X: output, Prediction.EPS: (z - sigma * output) / alpha, Prediction.V: alpha * z - sigma * output}[prediction]
+  assert np.abs(output).max() > 0.1
+  np.testing.assert_allclose(x_hat, want, atol=1e-5)
 
 
 @pytest.mark.parametrize("sampler", list(SamplerKind))

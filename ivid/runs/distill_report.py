@@ -19,6 +19,7 @@ from ivid.media.plot import plot_metrics, read_metrics
 from ivid.media.sheet import contact_sheet
 from ivid.runs.samples import SHEET_COLUMNS, held_out_clips
 from ivid.runs.text import open_text
+from ivid.spec import formats
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
 from ivid.spec.view import training_view
@@ -34,8 +35,8 @@ Student = tuple[StageSpec, Any]  # spec and parameters
 class Report:
   """Compares students as they are made; a student that was compared before is not again.
 
-  Files in the work folder: report.md and report.json (all), PHASE/report.json (its figures), PHASE/samples.png (teacher, student, real
-  clip), PHASE/metrics.png (losses).
+  Files in the work folder: report.md and report.json (all, as `rows`), PHASE/report.json (its figures), PHASE/samples.png (teacher,
+  student, real clip), PHASE/metrics.png (losses).
   """
 
   def __init__(self, run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: StageSpec, params: Any):
@@ -49,15 +50,15 @@ class Report:
   def add(self, phase: Phase, student: Student, teacher: Student) -> None:
     """Samples the student and its teacher, and writes what came of it into the student's folder."""
     path = self._workdir / phase.name / ROW_FILE
-    row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    row = formats.migrate(json.loads(path.read_text(encoding="utf-8")), formats.Kind.REPORT, source=path) if path.is_file() else {}
     if (row.get("updates"), row.get("teacher_hash")) != (phase.updates, student[0].student.teacher):  # none yet, or trained further since
       row = self._compare(phase, student, teacher)
-      write_whole(path, json.dumps(row, indent=1))
+      write_whole(path, json.dumps(formats.stamped(row), indent=1))
     self._rows.append(row)
 
   def write(self) -> None:
     """The table of all students."""
-    write_whole(self._workdir / "report.json", json.dumps(self._rows, indent=1))
+    write_whole(self._workdir / ROW_FILE, json.dumps(formats.stamped({"rows": self._rows}), indent=1))
     shape = self._held_out.view.output
     columns = [
       "student",

@@ -15,6 +15,7 @@ from flax import serialization
 from ivid.media.files import write_whole
 from ivid.moving_shapes import grammar
 from ivid.programs import Program
+from ivid.spec import formats
 from ivid.spec.cascade import TextSpec
 from ivid.text import encoder, pretrain
 from ivid.text.tokenizer import make_tokenizer, pad_tokens
@@ -135,7 +136,7 @@ def pretrain_encoder(
       write_whole(path, serialization.to_bytes(jax.device_get({"step": step + 1, "params": params, "optimizer": opt_state})))
       encoder.save_encoder(out / "encoder", spec, jax.device_get(params["encoder"]))
   results = evaluate(params, spec)
-  (out / "accuracy.json").write_text(json.dumps(results, indent=1) + "\n")
+  write_whole(out / "accuracy.json", json.dumps(formats.stamped(results), indent=1) + "\n")
   return results
 
 

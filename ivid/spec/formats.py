@@ -1,4 +1,7 @@
-"""The format of the JSON files that hold specs, and how files of older formats become today's.
+"""The format of every JSON file that ivid writes, and how files of older formats become today's.
+
+All of them are objects with `format` at the top; a list lies under `rows`. metrics.jsonl alone has none: it is a log, whose lines programs
+of other people read too, and a run goes on in the file of the ivid before. The header of a safetensors file is safetensors' own.
 
 Format 0 is every file without a `format`. It has `diffusion.resolution_shift`, true or false, where format 1 has the number
 `diffusion.logsnr_shift`.
@@ -27,6 +30,9 @@ class Kind(enum.Enum):
   CHECKPOINT = "checkpoint"  # a checkpoint's meta: `stage`
   CLIP = "clip"  # a clip's metadata: no whole spec of a stage
   TEXT = "text"  # a text encoder's spec.json: no stage
+  EMBEDDINGS = "embeddings"  # key.json of stored embeddings: no stage
+  DATA = "data"  # a checkpoint's place in the data: no stage
+  REPORT = "report"  # figures: no stage
 
 
 def stamped(mapping: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import pathlib
 import time
@@ -18,10 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from ivid.media.files import whole_file, write_whole
+from ivid.media.files import whole_file
 from ivid.spec.errors import UserError
 from ivid.text.encoder import STORED, TextEncoder
-from ivid.text.stored import KEY_FILE, Key, make_key, read_key
+from ivid.text.stored import KEY_FILE, Key, make_key, read_key, write_key
 
 SHARD_SIZE = 512
 BITS = np.uint16  # .npy files know no bfloat16
@@ -55,7 +54,7 @@ def write_pool(
   with _locked(folder / LOCK_FILE, waiting=lambda: progress(_done(folder, key), len(texts))):
     for stale in folder.glob(".*"):  # of a process that was killed while it wrote
       stale.unlink()
-    write_whole(folder / KEY_FILE, json.dumps(dataclasses.asdict(key), indent=1) + "\n")
+    write_key(folder, key)
     for n in range(key.shards):
       progress(_done(folder, key), len(texts))
       if not _rows_file(folder, n).is_file():

@@ -19,6 +19,7 @@ import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 
 from ivid.media.files import whole_file, write_whole
+from ivid.spec import formats
 from ivid.spec.errors import UserError
 from ivid.text.encoder import STORED, TextEncoder
 from ivid.text.identity import tokenizer_hash
@@ -119,7 +120,7 @@ def write_embeddings(
   elif process_index == 0:
     with whole_file(folder / INDEX_FILE) as path:
       np.save(path, np.array([digest for digest, _ in pairs], np.uint64))
-    write_whole(folder / KEY_FILE, json.dumps(dataclasses.asdict(key), indent=1) + "\n")
+    write_key(folder, key)
   mine = range(process_index, key.shards, process_count)
   for done, n in enumerate(mine):
     progress(done, len(mine))
@@ -200,8 +201,20 @@ def _find(folder: pathlib.Path) -> pathlib.Path:
   return inner[0]
 
 
+def write_key(folder: pathlib.Path, key: Key) -> None:
+  """Writes what the embeddings in a folder are of."""
+  write_whole(folder / KEY_FILE, json.dumps(formats.stamped(dataclasses.asdict(key)), indent=1) + "\n")
+
+
 def read_key(folder: pathlib.Path) -> Key:
+  """What `write_key` wrote; UserError if it is something else, or of a newer format."""
+  path = folder / KEY_FILE
   try:
-    return Key(**json.loads((folder / KEY_FILE).read_text(encoding="utf-8")))
-  except (ValueError, TypeError) as error:
-    raise UserError(f"{folder / KEY_FILE} is no key of embeddings: {error}") from None
+    found = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise UserError(f"{path} is no key of embeddings: {error}") from None
+  found = formats.migrate(found, formats.Kind.EMBEDDINGS, source=path)
+  try:
+    return Key(**found)
+  except TypeError as error:
+    raise UserError(f"{path} is no key of embeddings: {error}") from None

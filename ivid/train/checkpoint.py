@@ -1,4 +1,9 @@
-"""Orbax checkpoints: params, ema, optimizer, data index and spec as named items of one step."""
+"""Orbax checkpoints: params, ema, optimizer, data index and spec as named items of one step.
+
+By CheckpointManager, not by `orbax.checkpoint.v1`: up to Orbax 0.12 that is a name for `orbax.checkpoint.experimental.v1`, whose calls were
+renamed between 0.11 and 0.12, whose JSON items lie in another file than those of the runs that exist, and which by default skips a save
+while another is in progress. Orbax 1.0 makes it the only API: hence the upper bound in setup.py.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import pathlib
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
 from ivid.spec import convert, formats
 from ivid.spec.compare import stage_difference
@@ -13,9 +19,7 @@ from ivid.spec.errors import UserError
 from ivid.spec.run import CheckpointSpec
 from ivid.spec.stage import StageSpec
 from ivid.steps import TrainState
-from ivid.weights.ema import EMA, FOLDER, META, first_line, read_spec
-
-_ITEMS = ("params", EMA, "optimizer", "data", META)
+from ivid.weights.ema import FOLDER, first_line, read_spec
 
 
 class Checkpointer:
@@ -24,13 +28,11 @@ class Checkpointer:
   def __init__(self, workdir: pathlib.Path, spec: CheckpointSpec, stage: StageSpec):
     self._stage = stage
     self._folder = pathlib.Path(workdir).resolve() / FOLDER
-    self._manager = ocp.CheckpointManager(
-      self._folder,
-      item_names=_ITEMS,
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=spec.max_to_keep, keep_period=spec.keep_period or None, create=True, enable_async_checkpointing=True
-      ),
-    )
+    kept = [keeping.LatestN(spec.max_to_keep)]
+    if spec.keep_period:
+      kept.append(keeping.EveryNSteps(spec.keep_period))
+    options = ocp.CheckpointManagerOptions(preservation_policy=keeping.AnyPreservationPolicy(kept))
+    self._manager = ocp.CheckpointManager(self._folder, options=options)
 
   def latest_step(self) -> int | None:
     return self._manager.latest_step()
@@ -46,7 +48,7 @@ class Checkpointer:
         params=ocp.args.StandardSave(state.params),
         ema=ocp.args.StandardSave(state.ema),
         optimizer=ocp.args.StandardSave(state.opt_state),
-        data=ocp.args.JsonSave({"next_index": next_index}),
+        data=ocp.args.JsonSave(formats.stamped({"next_index": next_index})),
         meta=ocp.args.JsonSave(formats.stamped({"step": step, "stage": convert.to_dict(self._stage)})),
       ),
     )
@@ -76,7 +78,7 @@ class Checkpointer:
       raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
     step_array = jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), abstract.step.sharding)
     state = TrainState(step=step_array, params=items["params"], ema=items["ema"], opt_state=items["optimizer"])
-    return state, items["data"]["next_index"]
+    return state, formats.migrate(items["data"], formats.Kind.DATA, source=f"checkpoint {path}")["next_index"]
 
   def wait(self) -> None:
     """Blocks until what was saved is on disk."""

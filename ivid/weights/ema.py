@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.path import step as steps
 
 from ivid.spec import convert, formats
 from ivid.spec.errors import UserError
@@ -25,7 +26,7 @@ def is_run(folder: str | pathlib.Path) -> bool:
 def latest_step(workdir: str | pathlib.Path) -> int:
   """Step of a run's latest finished checkpoint; 0 where there is none."""
   folder = pathlib.Path(workdir).resolve() / FOLDER
-  return max(ocp.utils.checkpoint_steps(folder), default=0) if folder.is_dir() else 0
+  return max(steps.checkpoint_steps(folder), default=0) if folder.is_dir() else 0
 
 
 def load_spec(workdir: str | pathlib.Path) -> StageSpec:

@@ -130,7 +130,11 @@ def test_each_student_says_what_it_is_and_is_compared(whole, teacher):
     teachers.append(params)
     assert (whole / phase / "samples.png").stat().st_size > 1000
     assert (whole / phase / "metrics.png").stat().st_size > 1000
-  rows = json.loads((whole / "report.json").read_text())
+  report = json.loads((whole / "report.json").read_text())
+  rows = report["rows"]
+  assert report["format"] == 1 and [json.loads((whole / phase / "report.json").read_text()) for phase in PHASES] == [
+    {"format": 1, **row} for row in rows
+  ]
   assert [row["student"] for row in rows] == list(PHASES)
   assert [row["evaluations"] for row in rows] == [4, 2, 1]
   assert all(0 <= row["rms_to_teacher"] < 2 and row["seconds"] > 0 and np.isfinite(row["loss_last"]) for row in rows)

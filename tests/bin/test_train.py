@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 
 import jax
 import pytest
@@ -14,6 +15,7 @@ from ivid.stage import Stage, unbox
 from ivid.weights.opening import open_stage
 
 TINY = "--config=tiny:base"
+FORMAT0 = pathlib.Path(__file__).parents[1] / "fixtures" / "format0"
 
 
 def fails(capsys, *args):
@@ -56,9 +58,16 @@ def test_work_folder_that_cannot_be_made(capsys, tmp_path):
 
 
 def test_work_folder_of_another_stage(capsys, tmp_path):
-  # A finished checkpoint of another spec is made by tests/train; here the text encoder that is not there comes first.
-  message = fails(capsys, TINY, f"--workdir={tmp_path / 'run'}", "--config.data.text_encoder=nowhere")
-  assert "nowhere" in message
+  workdir = tmp_path / "run"
+  shutil.copytree(FORMAT0 / "run", workdir)
+  options = ("data.text_encoder=" + str(FORMAT0 / "cascade" / "text"), "cascade.stages.base.diffusion.prediction=v")
+  message = fails(capsys, f"--config={FORMAT0 / 'small.py'}:base", f"--workdir={workdir}", *(f"--config.{option}" for option in options))
+  assert f"checkpoint {workdir / 'checkpoints' / '60'} is of another stage: diffusion.prediction='x', expected 'v'" in message
+  assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["60"]
+
+
+def test_text_encoder_that_is_nowhere(capsys, tmp_path):
+  assert "nowhere" in fails(capsys, TINY, f"--workdir={tmp_path / 'run'}", "--config.data.text_encoder=nowhere")
 
 
 def test_work_folder_of_a_running_trainer(capsys, tmp_path):

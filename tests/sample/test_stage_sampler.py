@@ -13,6 +13,7 @@ from ivid.sample.keys import Sample, key_words, sample_keys
 from ivid.spec.run import MeshSpec
 from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec
 from ivid.stage import Stage
+from tests.compiling import compilations
 from tests.sample import tiny
 
 ROUNDING = 5e-5
@@ -75,16 +76,17 @@ def test_one_device_equals_eight():
 
 def test_other_step_counts_weights_and_levels_compile_nothing_new():
   first = draw("tsr1", [0])
-  spec = SPEC.stage("tsr1")
-  compiled = programs.compiled_programs(programs.compiled_stage(spec), programs.compiled_sampling(spec, tiny.GUIDED))
-  sizes = compiled.grow._cache_size(), compiled.step._cache_size()
-  stages = programs.compiled_programs.cache_info().misses
-  for changes in (dict(steps=5), dict(guidance=GuidanceSpec(weight=3.0, low=1.0))):
-    other = draw("tsr1", [0], sampling=dataclasses.replace(tiny.GUIDED, **changes))
-    assert np.abs(other - first).max() > 1e-3
-  strong, weak = draw("tsr1", [0], aug_snr=0.5), draw("tsr1", [0], aug_snr=50.0)
-  assert np.abs(strong - weak).mean() > 1e-3
-  assert (compiled.grow._cache_size(), compiled.step._cache_size()) == sizes and programs.compiled_programs.cache_info().misses == stages
+  with compilations() as compiled:
+    for changes in (dict(steps=5), dict(guidance=GuidanceSpec(weight=3.0, low=1.0))):
+      other = draw("tsr1", [0], sampling=dataclasses.replace(tiny.GUIDED, **changes))
+      assert np.abs(other - first).max() > 1e-3
+    strong, weak = draw("tsr1", [0], aug_snr=0.5), draw("tsr1", [0], aug_snr=50.0)
+    assert np.abs(strong - weak).mean() > 1e-3
+  costly = {"jit(step)", "jit(lowres)"}  # those with a network or a whole clip; a schedule of five steps has a few of its own
+  assert not costly & set(compiled)
+  with compilations() as compiled:  # another sampler is another program
+    draw("tsr1", [0], sampling=dataclasses.replace(tiny.GUIDED, sampler=SamplerKind.DPM_SOLVER_PP_2M))
+  assert "jit(step)" in compiled
 
 
 def test_one_step_is_the_denoiser():

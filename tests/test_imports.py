@@ -196,7 +196,7 @@ def test_the_front_door_names_for_type_checkers_what_it_resolves():
   assert sorted(checked) == sorted(set(ivid.__all__) - {"__version__"})
   for name, full in checked.items():
     module, _, inner = full.rpartition(".")
-    assert getattr(ivid, name) is getattr(sys.modules[module], inner), full
+    assert getattr(ivid, name) is getattr(importlib.import_module(module), inner), full
 
 
 def run_python(code: str) -> None:

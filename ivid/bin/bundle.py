@@ -7,7 +7,6 @@ A folder that exists keeps the stages that are not given.
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -46,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
   folder = text_encoder_folder(values.text or run.data.text_encoder)
   stages = {name: load_ema(workdir) for name, workdir in workdirs.items()}
   digest = load_encoder(folder).hash
-  spec = dataclasses.replace(run.cascade, stages=tuple(dataclasses.replace(s, text_encoder=digest) for s in run.cascade.stages))
+  spec = run.cascade.with_text_encoder(digest)
   cascade = write_cascade(values.out, spec, stages, folder)
   for name in known:
     step = f"step {cascade.check(name).step}" if cascade.trained(name) else "not trained"

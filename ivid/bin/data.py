@@ -21,7 +21,6 @@ from ivid.runs.cache import enable_compilation_cache
 from ivid.spec.errors import UsageError, UserError, nearest
 from ivid.weights.opening import text_encoder_folder
 
-COMMANDS = ("inspect", "prepare", "import-t5", "export-t5", "embed")
 DTYPES = ("bfloat16", "float32")
 OUT = {"inspect": "a .png file", "export-t5": "a new folder, such as T5X/checkpoint_0"}  # what --out is; a folder by default
 
@@ -62,9 +61,7 @@ def main(argv: Sequence[str]) -> None:
     raise UsageError(f"ivid data {' '.join(line.words)!r}: {nearest(command, COMMANDS)}")
   if not values.out:
     raise UsageError(f"--out is missing: expected {OUT.get(command, 'a folder')}")
-  {"inspect": _inspect, "prepare": _prepare, "import-t5": _import_t5, "export-t5": _export_t5, "embed": _embed}[command](
-    values, line.overrides
-  )
+  COMMANDS[command](values, line.overrides)
 
 
 def _inspect(values: flags.FlagValues, overrides: Sequence[str]) -> None:
@@ -129,3 +126,6 @@ def _embed(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   sizes = dict(length=run.cascade.text.max_tokens, batch_size=values.batch_size, shard_size=values.shard_size)
   folder = embed_captions(run.data, values.out, process=process, **sizes)
   print(f"wrote {folder}; read it with --config.data.embeddings={folder}")
+
+
+COMMANDS = {"inspect": _inspect, "prepare": _prepare, "import-t5": _import_t5, "export-t5": _export_t5, "embed": _embed}

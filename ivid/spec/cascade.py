@@ -73,3 +73,7 @@ class CascadeSpec:
       if stage.name == name:
         return stage
     raise UserError(f"unknown stage {name!r}: {nearest(name, self.stage_names)}")
+
+  def with_text_encoder(self, digest: str) -> CascadeSpec:
+    """The cascade whose stages all read the text encoder of that hash."""
+    return dataclasses.replace(self, stages=tuple(dataclasses.replace(stage, text_encoder=digest) for stage in self.stages))

@@ -22,8 +22,7 @@ from ivid.media.files import whole_file
 from ivid.spec import formats
 from ivid.spec.errors import UsageError, nearest
 
-Rows = Iterable[dict[str, Any]]
-Table = tuple[str, Rows, Callable[[dict[str, Any]], str]]  # header, rows as they are measured, how one is shown
+Table = tuple[str, Iterable[dict[str, Any]], Callable[[dict[str, Any]], str]]  # header, rows as they are measured, how one is shown
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -92,7 +92,7 @@ def _prepare(values: flags.FlagValues, overrides: Sequence[str]) -> None:
 def _source(values: flags.FlagValues, what: str) -> str:
   source = values["from"].value
   if not source:
-    raise UserError(f"--from is missing: expected {what}")
+    raise UsageError(f"--from is missing: expected {what}")
   return source
 
 

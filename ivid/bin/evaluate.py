@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 METRICS = ADHERENCE, UPSAMPLING = ("adherence", "upsampling")
 OVERRIDES = ("steps", "sampler", "guidance", "threshold", "aug_snr")
 DEFAULT_CASCADE = "nano"
-BATCH = 8  # clips sampled together
 FIRST, SECOND = "#1", "#2"  # stages of a cascade that is not opened yet
 
 
@@ -45,7 +44,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string("start_stage", "", "With upsampling: the stage whose input the ground truth is shrunk to (default: the second).", **f)
   flags.DEFINE_string("stop_stage", "", "Stage whose clips are judged (default: the last trained one of the chain).", **f)
   define_options(values, OVERRIDES)
-  flags.DEFINE_integer("batch_size", BATCH, "Clips or images sampled together.", **f)
+  flags.DEFINE_integer("batch_size", 8, "Clips or images sampled together.", **f)
   flags.DEFINE_string("out", "eval", "Folder of the results.", **f)
 
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # imported where they are used, so that a wrong flag is answe
   from ivid.sample.runner import Clip
 
 DEFAULT_CASCADE = "nano"
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 CHOSEN = ("prompt", "prompts_file", "seed", "num_samples", "first_sample", "caption", "start_stage", "stop_stage", "batch_size")
 DECIDED = (*CHOSEN, *NAMES)  # by metadata; given beside --from_metadata they would contradict it
 
@@ -125,7 +124,7 @@ def _save(request: Request, outputs: Outputs, values: flags.FlagValues) -> int:
       print(path, flush=True)
   except Interrupted as interrupted:
     _say_how_to_go_on(request, outputs, values, interrupted.clips)
-    return INTERRUPTED
+    return 130  # as shells have it
   return 0
 
 

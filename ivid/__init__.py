@@ -9,6 +9,8 @@ Names are resolved when they are asked for: importing ivid imports no JAX.
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,3 +51,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
   return sorted({*globals(), *_HOMES})
+
+
+class _FrontDoor(types.ModuleType):
+  """This module. Its `train` is the function whatever has been imported: Python would put the package ivid.train in that place."""
+
+  def __setattr__(self, name: str, value: Any) -> None:
+    if not (name in _HOMES and isinstance(value, types.ModuleType)):
+      super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _FrontDoor

@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -197,7 +198,12 @@ def test_the_front_door_names_for_type_checkers_what_it_resolves():
   assert sorted(checked) == sorted(set(ivid.__all__) - {"__version__"})
   for name, full in checked.items():
     module, _, inner = full.rpartition(".")
-    assert getattr(ivid, name) is getattr(importlib.import_module(module), inner), full
+    assert getattr(ivid, name) is getattr(importlib.import_module(module), inner) is getattr(ivid, name), full
+
+
+def test_the_function_train_is_not_hidden_by_the_package():
+  importlib.import_module("ivid.train.loop")
+  assert isinstance(ivid.train, types.FunctionType) and isinstance(sys.modules["ivid.train"], types.ModuleType)
 
 
 def run_python(code: str) -> None:

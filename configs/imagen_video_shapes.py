@@ -5,19 +5,14 @@
 Batches, meshes and networks are those of `imagen_video`, but for the width and length of the text.
 """
 
-import ml_collections
+from ivid.config import read_config
 
 
-def get_config(stage: str = "base") -> ml_collections.ConfigDict:
+def get_config(stage: str = "base") -> dict:
   """The cascade, and how to train `stage` of it."""
-  from ivid.bin.config import load_config  # configs stay importable without the package's heavier parts
-
-  config = load_config(f"imagen_video:{stage}")
-  text = load_config("nano").cascade.text
-  with config.unlocked():
-    config.cascade.name = "imagen_video_shapes"
-    config.cascade.text = text
-    for other in config.cascade.stages.values():
-      other.unet.text_dim = text.dim
-    config.data.name, config.data.text_encoder = "moving_shapes", "nano"
+  config = read_config(f"imagen_video:{stage}")
+  config["cascade"] |= dict(name="imagen_video_shapes", text={})  # nano's encoder is the default
+  for other in config["cascade"]["stages"].values():
+    other["unet"]["text_dim"] = 256
+  config["data"]["text_encoder"] = "nano"
   return config

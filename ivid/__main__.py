@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import errno
 import importlib
 import os
 import pathlib
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 
 import ivid
 from ivid import bin as binaries
-from ivid.spec.errors import nearest
+from ivid.spec.errors import UsageError, UserError, nearest
 
 HELP = ("help", "-h", "-help", "--help")
 TRACEBACK = "IVID_TRACEBACK"  # environment: 1 shows the whole traceback of a user error
@@ -28,8 +29,7 @@ EXIT_ERROR = 1  # a value was wrong
 EXIT_USAGE = 2  # the command line was wrong
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
 
-# What a binary raises when its input is at fault; anything else is a fault of ours and keeps its traceback.
-USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def entry() -> int:
@@ -79,15 +79,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run(name, rest)
   except KeyboardInterrupt:
     return _fail(f"ivid {name}", "interrupted", EXIT_INTERRUPTED)
-  except USER_ERRORS as error:
-    if os.environ.get(TRACEBACK) == "1":
+  except (UserError, OSError) as error:
+    if os.environ.get(TRACEBACK) == "1" or not caused_by_user(error):
       raise
-    return _fail(f"ivid {name}", f"error: {_one_line(error)}", EXIT_ERROR)
+    return _fail(f"ivid {name}", f"error: {_one_line(error)}", EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR)
+
+
+def caused_by_user(error: UserError | OSError) -> bool:
+  """Whether it is a UserError, a file of theirs that cannot be read or written, or a full disk. Our own faults keep their traceback."""
+  if isinstance(error, UserError) or error.errno in FULL:
+    return True
+  if error.filename is None or isinstance(error.filename, int):
+    return False
+  return not pathlib.Path(os.fsdecode(error.filename)).is_relative_to(pathlib.Path(ivid.__file__).parent)
 
 
 def _run(name: str, args: list[str]) -> int:
   """Imports the binary and calls it; it parses its own flags."""
-  from absl import app, flags
+  from absl import flags
 
   module = importlib.import_module(f"{binaries.__name__}.{name}")
   if hasattr(module, "define_flags") and any(arg in HELP[1:] for arg in args):
@@ -95,12 +104,7 @@ def _run(name: str, args: list[str]) -> int:
     module.define_flags(values)
     print(f"{(module.__doc__ or '').strip()}\n\n{values.main_module_help() or values.get_help()}")
     return 0
-  try:
-    status = module.main([f"ivid {name}", *args])
-  except (flags.Error, app.UsageError) as error:
-    if os.environ.get(TRACEBACK) == "1":
-      raise
-    return _fail(f"ivid {name}", f"error: {_one_line(error)}", EXIT_USAGE)
+  status = module.main([f"ivid {name}", *args])
   return 0 if status is None else int(status)
 
 

@@ -10,8 +10,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from ivid.parallel import sharding
-
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -23,7 +21,7 @@ class Program:
     args: one pytree of ShapeDtypeStruct per positional argument of `fn` (sharded where that matters).
     out_shardings: shardings of the results; None leaves them to the compiler.
     donate: positions of arguments whose memory the results may take.
-    mesh: of the devices that it is compiled for, if more than the first; activations are then held to it.
+    mesh: of the devices that it is compiled for, if more than the first.
   """
 
   name: str
@@ -35,10 +33,9 @@ class Program:
 
   def jit(self) -> Callable[..., Any]:
     """The function to call; with a mesh inside `jax.set_mesh(program.mesh)`."""
-    fn = self.fn if self.mesh is None else sharding.pinned(self.fn)
     if self.out_shardings is None:
-      return jax.jit(fn, donate_argnums=self.donate)
-    return jax.jit(fn, donate_argnums=self.donate, out_shardings=self.out_shardings)
+      return jax.jit(self.fn, donate_argnums=self.donate)
+    return jax.jit(self.fn, donate_argnums=self.donate, out_shardings=self.out_shardings)
 
   def lower(self) -> jax.stages.Lowered:
     with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):

@@ -3,89 +3,27 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from flax.core import meta
 
 from ivid.diffusion import augment, distill, guidance, loss, process, samplers, schedule, threshold
+from ivid.diffusion.distill import Teacher
+from ivid.diffusion.samplers import SampleState, StepInputs
 from ivid.nets import captions
+from ivid.nets.inputs import Conditioning
 from ivid.nets.unet import VideoUNet
 from ivid.spec import batch as batches
-from ivid.spec.stage import LossWeight, SamplerKind, SamplingSpec, StageSpec, Task
+from ivid.spec.sampling import SamplerKind, SamplingSpec
+from ivid.spec.stage import LossWeight, StageSpec, Task
 from ivid.video import given as given_frames
 from ivid.video import lowres as lowres_video
 
 # Names of the streams a training example draws from; folded into its key in this order.
 _DROP, _EPS, _AUG_LEVEL, _AUG_NOISE, _GUIDANCE, _GIVEN = range(6)
-
-
-@flax.struct.dataclass
-class Conditioning:
-  """All that the denoiser is given besides z_t and its level.
-
-  Attributes:
-    text: [G, M, L, D] embeddings of captions (ivid.spec.batch.CaptionLayout); [B, 1, L, D] without pictures.
-    text_mask: [G, M, L] bool; all False means no text.
-    is_video: [B] bool; False bypasses all time mixing; None: no row is a video, and nothing of it is computed.
-    fps: [B] float32.
-    lowres: [B, T, H, W, C'] augmented and grown to the target's size, or None in the base.
-    aug_logsnr: [B] level of that augmentation, or None in the base.
-    w: [B] guidance weight, for distilled models; None otherwise.
-    given: frames [B, T, H, W, 3] that are known where their mask [B, T] is True; None: none. With unet.given alone.
-  """
-
-  text: jax.Array
-  text_mask: jax.Array
-  is_video: jax.Array | None
-  fps: jax.Array
-  lowres: jax.Array | None = None
-  aug_logsnr: jax.Array | None = None
-  w: jax.Array | None = None
-  given: tuple[jax.Array, jax.Array] | None = None
-
-
-@flax.struct.dataclass
-class SampleState:
-  """What one sampling step hands to the next, [B, T, H, W, 3] float32: z_t, and the previous step's x_hat where the sampler reads it."""
-
-  z: jax.Array
-  x_hat: jax.Array | None = None
-
-
-@flax.struct.dataclass
-class StepInputs:
-  """Scalars of one sampling step, so that one compiled step serves all of them.
-
-  Attributes:
-    logsnr_t, logsnr_s: levels the step leaves and reaches.
-    logsnr_prev: level the step before left; equal to logsnr_t at the first.
-    logsnr_jump: level that the stochastic sampler's DDIM step reaches before it goes back up to logsnr_s.
-    w: guidance weight.
-    last: bool; the step returns x_hat.
-  """
-
-  logsnr_t: jax.Array
-  logsnr_s: jax.Array
-  logsnr_prev: jax.Array
-  logsnr_jump: jax.Array
-  w: jax.Array
-  last: jax.Array
-
-
-@flax.struct.dataclass
-class Teacher:
-  """What a distillation step is given of the teacher.
-
-  Attributes:
-    params: unboxed, frozen.
-    steps: float32 scalar, N of the student; not read by guidance distillation.
-  """
-
-  params: Any
-  steps: jax.Array
 
 
 class Stage:
@@ -105,18 +43,31 @@ class Stage:
     batch = batches.batch_spec(self.spec, batch_size=1, frames=frames, height=side, width=side, max_tokens=2)
     arrays = {name: jnp.zeros(a.shape, a.dtype) for name, a in batch.items()}
     x = jnp.zeros(batch[batches.VIDEO].shape, jnp.float32)
-    cond = self._conditioning(arrays)
+    cond = self.conditioning(arrays)
     if self.spec.lowres is not None:
       cond = cond.replace(lowres=jnp.zeros_like(x), aug_logsnr=jnp.zeros((1,)))
     if self.spec.unet.given:
       cond = cond.replace(given=(jnp.zeros_like(x), jnp.zeros(x.shape[:2], bool)))
-    return self.net.init(key, x, jnp.zeros((1,)), **_network_inputs(cond))["params"]
+    return self.net.init(key, x, jnp.zeros((1,)), **cond.network_inputs())["params"]
 
   def abstract_params(self) -> Any:
     """Shapes, dtypes and logical axes of the parameters; nothing is computed."""
     return _abstract_params(self.spec)
 
   # Conditioning.
+
+  def conditioning(self, batch: Mapping[str, Any], *, pictures: bool = False) -> Conditioning:
+    """What the network is given besides z_t and its level, of a batch's contents (ivid.spec.batch), without a low-resolution clip.
+
+    Args:
+      pictures: whether no row is a video, and nothing of time mixing is to be computed.
+    """
+    return Conditioning(
+      text=batch[batches.TEXT],
+      text_mask=batch[batches.TEXT_MASK],
+      is_video=None if pictures else batch[batches.IS_VIDEO],
+      fps=batch[batches.FPS],
+    )
 
   def makes_pictures(self, frames: int) -> bool:
     """Whether a batch of so many frames holds no videos, so that no time mixing is computed: one frame of a base is a picture."""
@@ -147,19 +98,11 @@ class Stage:
     sizes = dict(frames=output.frames, height=output.height, width=output.width)
     return lowres_video.grow_window(noisy, origin, window, **sizes, time_fill=self.spec.lowres.time_fill)
 
-  def _conditioning(self, batch: dict[str, jax.Array]) -> Conditioning:
-    return Conditioning(
-      text=batch[batches.TEXT],
-      text_mask=batch[batches.TEXT_MASK],
-      is_video=batch[batches.IS_VIDEO],
-      fps=batch[batches.FPS],
-    )
-
   # The denoiser.
 
   def predict(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning) -> jax.Array:
     """The network's raw output, in the spec's `prediction` space, float32 like z_t [B, T, H, W, 3]; logsnr_t [B]."""
-    return self.net.apply({"params": params}, z_t, logsnr_t, **_network_inputs(cond))
+    return self.net.apply({"params": params}, z_t, logsnr_t, **cond.network_inputs())
 
   def denoise(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning) -> jax.Array:
     """x_hat [B, T, H, W, 3], neither guided nor thresholded; given frames are as they are given."""
@@ -167,7 +110,7 @@ class Stage:
     x_hat = process.x_from_prediction(self.spec.diffusion.prediction, z_t=z_t, prediction=output, logsnr_t=logsnr_t)
     return given_frames.keep_given(x_hat, cond.given)
 
-  def guided(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning, w: jax.Array) -> jax.Array:
+  def _classifier_free(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning, w: jax.Array) -> jax.Array:
     """(1 + w) x_cond - w x_uncond by one evaluation on 2B examples. Only the text is dropped, never the lowres clip."""
     twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), cond)
     dropped = jnp.concatenate([cond.text_mask, jnp.zeros_like(cond.text_mask)])
@@ -175,12 +118,12 @@ class Stage:
     x_cond, x_uncond = jnp.split(both, 2)
     return guidance.guided(x_cond=x_cond, x_uncond=x_uncond, w=w)
 
-  def weighted(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning, w: jax.Array | None) -> jax.Array:
+  def guided(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning, w: jax.Array | None) -> jax.Array:
     """x_hat at guidance weight w, [B] or scalar: one evaluation of a distilled stage, two of any other; one of either where w is None."""
     if self.spec.student is not None:
       given = jnp.zeros(()) if w is None else w
       return self.denoise(params, z_t, logsnr_t, cond.replace(w=jnp.broadcast_to(given, z_t.shape[:1])))
-    return self.denoise(params, z_t, logsnr_t, cond) if w is None else self.guided(params, z_t, logsnr_t, cond, w)
+    return self.denoise(params, z_t, logsnr_t, cond) if w is None else self._classifier_free(params, z_t, logsnr_t, cond, w)
 
   # Training.
 
@@ -239,12 +182,12 @@ class Stage:
     logsnr = self.schedule(u)
     z_t = process.q_sample(x=x, eps=_draw(keys, _EPS, x.shape[1:], normal=True), logsnr=logsnr)
 
-    def taught(z: jax.Array, level: jax.Array) -> jax.Array:
-      return teacher_stage.weighted(teacher.params, z, level, cond, w)
+    def teacher_x_hat(z: jax.Array, level: jax.Array) -> jax.Array:
+      return teacher_stage.guided(teacher.params, z, level, cond, w)
 
     if student.steps:
       target = distill.two_step_target(
-        taught,
+        teacher_x_hat,
         z_t=z_t,
         logsnr_t=logsnr,
         logsnr_mid=self.schedule(times.mid),
@@ -252,7 +195,7 @@ class Stage:
         ends=times.s == 0.0,
       )
     else:
-      target = taught(z_t, logsnr)
+      target = teacher_x_hat(z_t, logsnr)
     output = self.predict(params, z_t, logsnr, cond.replace(w=jnp.zeros_like(logsnr) if w is None else w))
     losses = loss.weighted_loss(
       kind=loss_weight,
@@ -278,8 +221,8 @@ class Stage:
     x, cond, keys = self._training_inputs(batch, key)
     logsnr = jnp.broadcast_to(self.schedule(u), x.shape[:1])
     z_t = process.q_sample(x=x, eps=_draw(keys, _EPS, x.shape[1:], normal=True), logsnr=logsnr)
-    target = teacher_stage.weighted(teacher, z_t, logsnr, cond, w)
-    difference = self.weighted(params, z_t, logsnr, cond, w) - target
+    target = teacher_stage.guided(teacher, z_t, logsnr, cond, w)
+    difference = self.guided(params, z_t, logsnr, cond, w) - target
     axes = tuple(range(1, x.ndim))
     return jnp.sum(jnp.square(difference), axis=axes), jnp.sum(jnp.square(target), axis=axes)
 
@@ -287,13 +230,12 @@ class Stage:
     """Clips [B, T, H, W, 3] in [-1, 1], their conditioning with text dropped and frames given here and there, and each example's key."""
     x = batch[batches.VIDEO].astype(jnp.float32) / 127.5 - 1.0
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch[batches.INDEX])
-    cond = self._conditioning(batch)
+    pictures = self.makes_pictures(x.shape[1])
+    cond = self.conditioning(batch, pictures=pictures)
     drop = _draw(keys, _DROP, ()) < self.spec.diffusion.text_drop
     drop = captions.per_caption(drop, cond.text, frames=x.shape[1])
     cond = cond.replace(text_mask=cond.text_mask & ~drop[:, :, None])
-    if self.makes_pictures(x.shape[1]):
-      cond = cond.replace(is_video=None)
-    elif self.spec.unet.given:
+    if self.spec.unet.given and not pictures:
       mask = given_frames.draw_given(
         draw=_draw(keys, _GIVEN, ()), is_video=cond.is_video, frames=x.shape[1], share=self.spec.diffusion.given_share
       )
@@ -323,24 +265,11 @@ class Stage:
       sampling: static; with weight 0 and no oscillation the unconditional evaluation is left out, and a distilled stage has none.
     """
     logsnr_t = jnp.broadcast_to(step.logsnr_t, state.z.shape[:1])
-    w = step.w if self.spec.student is not None or needs_guidance(self.spec, sampling) else None
-    x_hat = self.weighted(params, state.z, logsnr_t, cond, w)
+    w = step.w if self.spec.student is not None or evaluations_per_step(self.spec, sampling) > 1 else None
+    x_hat = self.guided(params, state.z, logsnr_t, cond, w)
     x_hat = threshold.threshold(x_hat, sampling.threshold, sampling.percentile)
     x_hat = given_frames.keep_given(x_hat, cond.given)  # guidance and thresholds move them
-    z_s = samplers.sampler_step(
-      sampling.sampler,
-      z_t=state.z,
-      x_hat=x_hat,
-      x_hat_prev=state.x_hat,
-      noise=noise,
-      logsnr_t=step.logsnr_t,
-      logsnr_s=step.logsnr_s,
-      logsnr_prev=step.logsnr_prev,
-      logsnr_jump=step.logsnr_jump,
-      gamma=sampling.gamma,
-      last=step.last,
-    )
-    return SampleState(z=z_s, x_hat=x_hat if samplers.is_multistep(sampling.sampler) else None)
+    return samplers.sampler_step(sampling, state, x_hat, step=step, noise=noise)
 
 
 @functools.lru_cache(maxsize=64)
@@ -349,9 +278,10 @@ def _abstract_params(spec: StageSpec) -> Any:
   return jax.eval_shape(Stage(spec).init, jax.random.key(0))
 
 
-def needs_guidance(spec: StageSpec, sampling: SamplingSpec) -> bool:
-  """Whether a step evaluates the network without text too."""
-  return spec.student is None and (sampling.guidance.weight != 0.0 or bool(sampling.guidance.low))
+def evaluations_per_step(spec: StageSpec, sampling: SamplingSpec) -> int:
+  """Evaluations of the network on each clip in one step of a sampler: 2 where guidance asks for one without text, else 1."""
+  guided = sampling.guidance.weight != 0.0 or bool(sampling.guidance.low)
+  return 2 if guided and spec.student is None else 1
 
 
 def unbox(params: Any) -> Any:
@@ -368,7 +298,3 @@ def _draw(keys: jax.Array, stream: int, shape: tuple[int, ...], *, normal: bool 
 def _asked(cond: Conditioning) -> jax.Array | None:
   """[B, T] bool, the frames that the loss counts: those that are not given; None: all."""
   return None if cond.given is None else ~cond.given[1]
-
-
-def _network_inputs(cond: Conditioning) -> dict[str, Any]:
-  return {field: getattr(cond, field) for field in cond.__dataclass_fields__}

@@ -76,10 +76,10 @@ def distill_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """train_step against a frozen `teacher` (ivid.stage.Teacher); loss_fn(params, teacher, batch, key) -> (loss [B], u [B])."""
 
-  def taught(params: Any, rows: Any, step_key: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def loss_of_lesson(params: Any, rows: Any, step_key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return loss_fn(params, teacher, rows, step_key)
 
-  return train_step(state, batch, key, loss_fn=taught, optimizer=optimizer, ema_decay=ema_decay, accumulation=accumulation)
+  return train_step(state, batch, key, loss_fn=loss_of_lesson, optimizer=optimizer, ema_decay=ema_decay, accumulation=accumulation)
 
 
 def eval_step(params: Any, batch: Any, key: jax.Array, *, loss_fn: LossFn) -> tuple[jax.Array, jax.Array]:

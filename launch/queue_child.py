@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import IO, NamedTuple
 
 from local import IN_ENVIRONMENT, ROOT
-from queue_state import Run, alive
+from queue_state import FORMAT, Run, alive
 
 POLL_SECONDS = 0.1
 # XLA's temporaries in large pages: a training step of nano's base took 13% less processor time (glibc 2.35 and later, Linux).
@@ -54,9 +54,18 @@ def left_running(state: pathlib.Path) -> Left | None:
     except BlockingIOError:
       text = pathlib.Path(f"{state}.run").read_text(encoding="utf-8")
     if text:
-      left = Left(*json.loads(text))
+      left = _read_left(text, state)
       return left if alive(left.pid) else None
     time.sleep(POLL_SECONDS)  # it was started this very moment and has not written yet
+
+
+def _read_left(text: str, state: pathlib.Path) -> Left:
+  found = json.loads(text)
+  if isinstance(found, list):  # as queues wrote it before files carried a format
+    return Left(*found)
+  if (written := found.pop("format")) != FORMAT:
+    raise ValueError(f"{state}.run was written by another queue: format {written}, expected {FORMAT}")
+  return Left(**found)
 
 
 def spawn(run: Run, options: argparse.Namespace) -> subprocess.Popen:
@@ -74,7 +83,8 @@ def spawn(run: Run, options: argparse.Namespace) -> subprocess.Popen:
     log.flush()
 
     def prepare() -> None:
-      os.write(held.fileno(), json.dumps(Left(os.getpid(), run.command, run.workdir)).encode())
+      left = Left(os.getpid(), run.command, run.workdir)
+      os.write(held.fileno(), json.dumps({"format": FORMAT, **left._asdict()}).encode())
       if options.cores:
         os.sched_setaffinity(0, options.cores)
       os.nice(options.nice)

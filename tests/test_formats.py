@@ -12,13 +12,14 @@ import pytest
 import tensorstore  # noqa: F401  Orbax's array reader, named here because a missing one shows as a hang
 
 from ivid.__main__ import main
-from ivid.bin.fit import initial_weights
 from ivid.media.clips import read_clip, read_metadata
-from ivid.sample.bundle import CASCADE_FILE, open_cascade, write_cascade
+from ivid.sample.cascades import load_text, write_cascade
 from ivid.sample.outputs import load_metadata
 from ivid.spec.formats import FORMAT
 from ivid.stage import Stage, unbox
-from ivid.train.checkpoint import latest_step, load_ema, load_spec
+from ivid.weights.cascades import CASCADE_FILE, open_cascade
+from ivid.weights.ema import latest_step, load_ema, load_spec
+from ivid.weights.opening import open_stage
 from tests.sample import tiny
 
 FORMAT0 = pathlib.Path(__file__).parent / "fixtures" / "format0"
@@ -40,7 +41,7 @@ def test_a_run_is_taken_up(tmp_path, capsys):
 def test_a_run_is_started_from():
   spec, ema, step = load_ema(FORMAT0 / "run")
   assert (spec.name, step) == ("base", STEP)
-  weights = initial_weights(str(FORMAT0 / "run"), "base")
+  weights = open_stage(str(FORMAT0 / "run"), "base", flag="train.init_from")[1]
   assert jax.tree.map(np.shape, weights) == jax.tree.map(np.shape, unbox(Stage(spec).abstract_params()))
   stored = jax.tree.map(lambda a: np.asarray(a).astype(ml_dtypes.bfloat16).astype(np.float32), weights)
   jax.tree.map(np.testing.assert_array_equal, stored, open_cascade(FORMAT0 / "cascade").load_stage("base"))
@@ -89,7 +90,7 @@ def test_files_of_a_newer_ivid_are_refused_in_one_line(name, tmp_path):
     load_ema(tmp_path / "run")
     cascade = open_cascade(tmp_path / "cascade")
     cascade.check("base")
-    cascade.load_text()
+    load_text(cascade)
   assert "\n" not in str(error.value) and str(path.parent if name != "run" else path.parents[1]) in str(error.value)
 
 

@@ -11,7 +11,14 @@ COMMAND = '''"""Does as told.
 
 More about it.
 """
-from absl import app, flags
+import errno
+import pathlib
+
+from absl import flags
+
+import ivid
+from ivid.bin.flags import parse_flags
+from ivid.spec.errors import UsageError, UserError
 
 
 def define_flags(values):
@@ -21,19 +28,23 @@ def define_flags(values):
 def main(argv):
   kind = argv[1] if len(argv) > 1 else ""
   if kind == "value":
-    raise ValueError("steps=3:\\n expected more")
+    raise UserError("steps=3:\\n expected more")
   if kind == "file":
     open("/nowhere/clip.mp4")
   if kind == "usage":
-    raise app.UsageError("two names, please")
+    raise UsageError("two names, please")
   if kind == "interrupt":
     raise KeyboardInterrupt
   if kind == "bug":
     raise RuntimeError("ours")
+  if kind == "numpy":
+    raise ValueError("operands could not be broadcast together")
+  if kind == "full":
+    raise OSError(errno.ENOSPC, "No space left on device")
+  if kind == "ours":
+    open(pathlib.Path(ivid.__file__).parent / "nowhere.bin")
   if kind == "flag":
-    values = flags.FlagValues()
-    define_flags(values)
-    values(argv)
+    parse_flags(argv, define_flags, words=True)
   print(argv)
   return 3 if kind == "three" else None
 '''
@@ -76,6 +87,7 @@ def test_help_of_a_command_lists_its_flags(fake, capsys):
     (["fakry"], 2, "ivid: unknown command 'fakry': did you mean 'fakery'?"),
     (["fakery", "value"], 1, "ivid fakery: error: steps=3: expected more"),
     (["fakery", "file"], 1, "ivid fakery: error: /nowhere/clip.mp4: No such file or directory"),
+    (["fakery", "full"], 1, "ivid fakery: error: [Errno 28] No space left on device"),
     (["fakery", "usage"], 2, "ivid fakery: error: two names, please"),
     (["fakery", "interrupt"], 130, "ivid fakery: interrupted"),
     (["fakery", "flag", "--step=1"], 2, "ivid fakery: error: Unknown command line flag 'step'. Did you mean: steps ?"),
@@ -90,8 +102,9 @@ def test_user_errors_are_one_line(fake, capsys, monkeypatch, args, status, line)
 
 
 def test_bugs_and_wanted_tracebacks_stay(fake, monkeypatch):
-  with pytest.raises(RuntimeError, match="ours"):
-    command_line.main(["fakery", "bug"])
+  for kind, error in (("bug", RuntimeError), ("numpy", ValueError), ("ours", FileNotFoundError)):
+    with pytest.raises(error):
+      command_line.main(["fakery", kind])
   monkeypatch.setenv(command_line.TRACEBACK, "1")
   with pytest.raises(ValueError, match="expected more"):
     command_line.main(["fakery", "value"])

@@ -8,15 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.diffusion import process, samplers
+from ivid.diffusion.distill import Teacher
+from ivid.diffusion.samplers import SampleState, StepInputs
 from ivid.diffusion.schedule import alpha_sigma
 from ivid.flops import count_params
-from ivid.sample.stage_sampler import step_inputs
+from ivid.measure.dry_run import evaluation_flops
+from ivid.sample.programs import step_inputs
 from ivid.spec import batch as batches
-from ivid.spec.stage import GuidanceSpec, LossWeight, Prediction, SamplerKind, SamplingSpec, StudentSpec
-from ivid.stage import SampleState, Stage, StepInputs, Teacher, unbox
-from ivid.train.report import evaluation_flops
+from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec, StudentSpec
+from ivid.spec.stage import LossWeight, Prediction
+from ivid.stage import Stage, unbox
 
 TINY = load_run("tiny:base").cascade
 NANO = load_run("nano:base").cascade
@@ -81,7 +84,7 @@ def test_dropping_the_text_for_all_makes_the_loss_blind_to_it(case):
 
 
 def conditioning(stage, batch):
-  cond = stage._conditioning(batch)
+  cond = stage.conditioning(batch)
   if stage.spec.lowres is None:
     return cond
   B = len(batch[batches.INDEX])
@@ -107,13 +110,14 @@ def test_guidance_of_weight_zero_is_the_conditional_model(case):
 def test_denoise_converts_what_the_network_predicts(prediction):
   spec = TINY.stage("base")
   stage = Stage(dataclasses.replace(spec, diffusion=dataclasses.replace(spec.diffusion, prediction=prediction)))
-  params, batch = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), unbox(stage.abstract_params())), make_batch(stage, rows=1)
+  params, batch = shaken(stage), make_batch(stage, rows=1)
   z = jax.random.normal(KEY, (1, *spec.output.array))
-  logsnr = jnp.asarray([1.0])
-  alpha, sigma = np.sqrt(1 / (1 + np.exp(-1.0))), np.sqrt(1 / (1 + np.exp(1.0)))
-  want = {Prediction.X: 0.0, Prediction.EPS: 1 / alpha, Prediction.V: alpha}[prediction]  # the network's output is zero at first
-  np.testing.assert_allclose(jax.jit(stage.denoise)(params, z, logsnr, stage._conditioning(batch)), want * z, atol=1e-5)
-  assert sigma > 0
+  args = params, z, jnp.asarray([1.0]), stage.conditioning(batch)
+  x_hat, output = jax.jit(lambda *given: (stage.denoise(*given), stage.predict(*given)))(*args)
+  alpha, sigma = np.sqrt(1 / (1 + np.exp(-1.0))), np.sqrt(1 / (1 + np.exp(1.0)))  # z = alpha x + sigma eps, v = alpha eps - sigma x
+  want = {Prediction.X: output, Prediction.EPS: (z - sigma * output) / alpha, Prediction.V: alpha * z - sigma * output}[prediction]
+  assert np.abs(output).max() > 0.1
+  np.testing.assert_allclose(x_hat, want, atol=1e-5)
 
 
 @pytest.mark.parametrize("sampler", list(SamplerKind))
@@ -194,9 +198,9 @@ def test_guidance_distillation_asks_for_what_two_evaluations_give(taught):
 
 def test_a_students_step_costs_one_evaluation_and_reads_w(taught):
   _, student, params, batch = taught
-  cond = student._conditioning(batch)
+  cond = student.conditioning(batch)
   z = jnp.ones(batch[batches.VIDEO].shape, jnp.float32)
-  step = jax.jit(lambda w: student.weighted(params, z, jnp.zeros(z.shape[0]), cond, w))
+  step = jax.jit(lambda w: student.guided(params, z, jnp.zeros(z.shape[0]), cond, w))
   given = jax.jit(lambda w: student.denoise(params, z, jnp.zeros(z.shape[0]), cond.replace(w=jnp.full(z.shape[0], w))))
   np.testing.assert_array_equal(step(jnp.float32(3.0)), given(jnp.float32(3.0)))
   assert float(jnp.abs(step(jnp.float32(3.0)) - step(jnp.float32(0.0))).max()) > 1e-3

@@ -7,52 +7,49 @@ A folder that exists keeps the stages that are not given.
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
-from ivid.bin import config
-from ivid.spec.errors import nearest
+from ivid.bin.flags import define_config, parse_flags
+from ivid.config import load_run
+from ivid.spec.errors import UsageError, UserError, nearest
 
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds the flags of `ivid bundle`."""
-  config.define_config(values)
+  define_config(values)
   flags.DEFINE_string("out", "", "Folder of the cascade, new or to be updated.", flag_values=values)
   flags.DEFINE_string(
     "text", "", "Folder of the text encoder, or the name of a shipped cascade (default: the config's).", flag_values=values
   )
 
 
-def main(argv: Sequence[str]) -> int:
-  """Bundles `STAGE=WORKDIR` arguments (argv: program name first). Wrong input is a ValueError or flags.Error, and changes nothing."""
-  plain, overrides = config.split_overrides(argv)
-  values = flags.FlagValues()
-  define_flags(values)
-  workdirs = _workdirs(values(plain)[1:])
+def main(argv: Sequence[str]) -> None:
+  """Bundles `STAGE=WORKDIR` arguments (argv: program name first). Wrong input is a UserError, and changes nothing."""
+  line = parse_flags(argv, define_flags, overrides=True, words=True)
+  values, workdirs = line.flags, _workdirs(line.words)
   if not values.out:
-    raise ValueError("--out is missing: expected the cascade's folder")
-  run = config.load_run(values.config, overrides)
+    raise UsageError("--out is missing: expected the cascade's folder")
+  run = load_run(values.config, line.overrides)
   known = run.cascade.stage_names
   for name, workdir in workdirs.items():
     if name not in known:
-      raise ValueError(f"unknown stage {name!r} in {name}={workdir}: {nearest(name, known)}")
-
-  from ivid.sample.bundle import write_cascade
+      raise UserError(f"unknown stage {name!r} in {name}={workdir}: {nearest(name, known)}")
+  from ivid.sample.cascades import write_cascade
   from ivid.text.encoder import load_encoder
-  from ivid.train.checkpoint import load_ema
+  from ivid.weights.ema import load_ema
+  from ivid.weights.opening import text_encoder_folder
 
-  folder = config.text_encoder_folder(values.text or run.data.text_encoder)
+  folder = text_encoder_folder(values.text or run.data.text_encoder)
   stages = {name: load_ema(workdir) for name, workdir in workdirs.items()}
   digest = load_encoder(folder).hash
-  spec = dataclasses.replace(run.cascade, stages=tuple(dataclasses.replace(s, text_encoder=digest) for s in run.cascade.stages))
+  spec = run.cascade.with_text_encoder(digest)
   cascade = write_cascade(values.out, spec, stages, folder)
   for name in known:
     step = f"step {cascade.check(name).step}" if cascade.trained(name) else "not trained"
     print(f"{pathlib.Path(values.out) / name}: {step}")
-  return 0
 
 
 def _workdirs(arguments: Sequence[str]) -> dict[str, str]:
@@ -60,10 +57,10 @@ def _workdirs(arguments: Sequence[str]) -> dict[str, str]:
   for argument in arguments:
     name, equals, workdir = argument.partition("=")
     if not (name and equals and workdir):
-      raise ValueError(f"{argument!r}: expected STAGE=WORKDIR, such as base=runs/base")
+      raise UsageError(f"{argument!r}: expected STAGE=WORKDIR, such as base=runs/base")
     if name in found:
-      raise ValueError(f"stage {name} is given twice, as {found[name]} and {workdir}")
+      raise UsageError(f"stage {name} is given twice, as {found[name]} and {workdir}")
     found[name] = workdir
   if not found:
-    raise ValueError("no stages: expected STAGE=WORKDIR, such as base=runs/base")
+    raise UsageError("no stages: expected STAGE=WORKDIR, such as base=runs/base")
   return found

@@ -8,28 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import pathlib
-import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from ivid.bin.config import define_config, load_config, parse_flags, split_overrides
-from ivid.parallel.topology import Slice, parse_slice, set_environment, slice_devices
-from ivid.spec import convert
-from ivid.spec.errors import nearest
-from ivid.spec.run import MeshSpec, RunSpec
-
-if TYPE_CHECKING:
-  from jax.sharding import Mesh
-
-  from ivid.programs import Program
+from ivid.bin.flags import define_config, parse_flags
+from ivid.config import load_run
+from ivid.media.files import whole_file
+from ivid.spec import formats
+from ivid.spec.errors import UsageError, UserError, nearest
+from ivid.spec.run import MeshSpec
 
 PROGRAMS = ("train", "distill", "sample")
-FIT_EFFORT = -1.0  # of the compiler: 5 to 10 times faster, nearly the same memory, no use for time
-SHOWN = 12  # operations in the table
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -41,141 +31,26 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string("json", None, "Write the figures to this file as well.", flag_values=values)
 
 
-def main(argv: Sequence[str]) -> int:
-  """Compiles as argv (program name first) says. A program that does not fit the slice is a ValueError, after its figures."""
-  plain, overrides = split_overrides(argv)
-  values = parse_flags(plain, define_flags)
-  run = convert.run_from_config(load_config(values.config, overrides))
+def main(argv: Sequence[str]) -> None:
+  """Compiles as argv (program name first) says. A program that does not fit the slice is a UserError, after its figures."""
+  line = parse_flags(argv, define_flags, overrides=True)
+  values = line.flags
+  run = load_run(values.config, line.overrides)
   if values.program not in PROGRAMS:
-    raise ValueError(f"--program={values.program}: {nearest(values.program, PROGRAMS)}")
+    raise UserError(f"--program={values.program}: {nearest(values.program, PROGRAMS)}")
   if not values.topology:
-    raise ValueError("--topology is missing: expected a TPU slice such as v5p:4x4x8")
+    raise UsageError("--topology is missing: expected a TPU slice such as v5p:4x4x8")
+  from ivid.measure.topology import parse_slice, set_environment
+
   found = parse_slice(values.topology)
-  set_environment(found)
-  if values.program == "sample" and not any(o.startswith("mesh.") for o in overrides):
-    run = dataclasses.replace(run, mesh=MeshSpec(data=1, frames=-1))  # one clip, a run of frames a chip
+  set_environment(found)  # before anything starts JAX's backends
+  from ivid.measure.compiling import compile_report, format_report, refuse_too_small
+
+  if values.program == "sample" and not any(o.startswith("mesh.") for o in line.overrides):
+    run = dataclasses.replace(run, mesh=MeshSpec(data=1, frames=-1))  # one clip, a run of frames on each chip
   report = compile_report(run, found, program=values.program, fit=values.fit)
   print(format_report(report))
   if values.json:
-    temporary = pathlib.Path(f"{values.json}.{os.getpid()}")
-    temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, values.json)
+    with whole_file(values.json) as path:
+      path.write_text(json.dumps(formats.stamped(report), indent=1) + "\n", encoding="utf-8")
   refuse_too_small(report, found)
-  return 0
-
-
-def refuse_too_small(report: dict[str, Any], found: Slice) -> None:
-  """ValueError, naming a slice that is large enough, where the program needs more memory than a chip has."""
-  needed, have = report["bytes_per_chip"]["total"], report["bytes_per_chip"]["hbm"]
-  if needed <= have:
-    return
-  # Parameters, optimizer and activations are all cut over the chips: a first guess of what is enough.
-  smallest = found.smallest(found.chips * needed / have)
-  raise ValueError(
-    f"{report['stage']} needs {needed / 1e9:.1f} GB a chip, {found.name} has {have / 1e9:.1f}: "
-    + (f"the smallest that should fit is {smallest}" if smallest else "no slice of this family should fit")
-  )
-
-
-def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> dict[str, Any]:
-  """Figures of the very Program that the trainer, the distiller or the sampler runs.
-
-  Estimated time is the sum of the compiler's own cycle estimates over the clock. It is a static model of one chip: it leaves out the
-  collectives (estimated apart, from their bytes and one axis of links, as if none of it were hidden behind arithmetic), waiting for memory
-  beyond what the model sees, and the host.
-  """
-  from ivid.flops import count_params
-  from ivid.parallel import hlo
-  from ivid.parallel.mesh import make_mesh
-  from ivid.stage import Stage, needs_guidance, unbox
-  from ivid.train.report import evaluation_flops
-
-  mesh = make_mesh(run.mesh, slice_devices(found))
-  stage = run.cascade.stage(run.stage)
-  started = time.perf_counter()
-  made, clips = _program(run, program, mesh)
-  lowered = made.lower()
-  lowering = time.perf_counter() - started
-  started = time.perf_counter()
-  compiled = lowered.compile({"exec_time_optimization_effort": FIT_EFFORT} if fit else None)
-  compiling = time.perf_counter() - started
-  memory = compiled.memory_analysis()
-  arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-  outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-  total = arguments + temporaries + max(outputs, 0) + memory.generated_code_size_in_bytes
-  evaluations = {"train": 3, "distill": 3 + 2, "sample": 2 if needs_guidance(stage, stage.sampling) else 1}[program]
-  flops = evaluations * clips * _example_flops(run, program, evaluation_flops)
-  cost = hlo.program_cost(compiled.as_text())
-  seconds = cost.cycles / found.family.clock
-  links = {kind: {"count": n, "bytes": size, "seconds": passed / found.family.ring} for kind, (n, size, passed) in cost.collectives.items()}
-  return {
-    "stage": run.stage,
-    "program": program,
-    "topology": found.name,
-    "chips": found.chips,
-    "mesh": dict(mesh.shape),
-    "parameters": count_params(unbox(Stage(stage).abstract_params())),
-    "clips": clips,
-    "model_flops": flops,
-    "bytes_per_chip": dict(arguments=arguments, temporaries=temporaries, total=total, hbm=found.family.hbm),
-    "collectives": links,
-    "collective_seconds": sum(link["seconds"] for link in links.values()),
-    "lower_seconds": lowering,
-    "compile_seconds": compiling,
-    "fit_only": fit,
-    "step_seconds": None if fit else seconds,
-    "mfu": None if fit else flops / (found.chips * found.family.peak * seconds),
-    "where": {} if fit else {name: cycles / cost.cycles for name, cycles in list(cost.where.items())[:SHOWN]},
-  }
-
-
-def _program(run: RunSpec, program: str, mesh: Mesh) -> tuple[Program, int]:
-  """The Program, and the clips that one run of it takes."""
-  from ivid.sample.stage_sampler import make_sample_program, sample_args
-  from ivid.stage import Stage
-  from ivid.train.distill import phase_run, plan_phases, student_stage
-  from ivid.train.run import Lesson, make_training
-
-  stage, tokens = run.cascade.stage(run.stage), run.cascade.text.max_tokens
-  if program == "train":
-    return make_training(stage, run.train, mesh, max_tokens=tokens).step, run.train.batch_size
-  if program == "distill":
-    phases = plan_phases(run.distill, stage)
-    student = student_stage(stage, phases[-1], "")
-    lesson = Lesson(student, run.distill.loss_weight)  # a halving: teacher and student are the same kind of function
-    return make_training(student, phase_run(run, phases[-1]).train, mesh, max_tokens=tokens, lesson=lesson).step, run.train.batch_size
-  rows = mesh.shape["data"] * mesh.shape["fsdp"]
-  args = sample_args(Stage(stage), stage.sampling, batch_size=rows, max_tokens=tokens, mesh=mesh)
-  return make_sample_program(Stage(stage), stage.sampling, args, mesh=mesh), rows
-
-
-def _example_flops(run: RunSpec, program: str, evaluation_flops: Any) -> int:
-  """Of one evaluation on one example, at the size that the program sees."""
-  from ivid.stage import Stage
-  from ivid.train.view import training_view
-
-  stage = run.cascade.stage(run.stage)
-  return evaluation_flops(Stage(stage if program == "sample" else training_view(stage, run.train)))
-
-
-def format_report(report: dict[str, Any]) -> str:
-  """The report as lines of a table."""
-  memory, chips = report["bytes_per_chip"], report["chips"]
-  lines = [
-    f"stage        {report['stage']}, {report['program']} step of {report['clips']} clips on {report['topology']} ({chips} chips)",
-    "mesh         " + " x ".join(f"{axis}={size}" for axis, size in report["mesh"].items() if size > 1),
-    f"parameters   {report['parameters']:,}",
-    f"arithmetic   {report['model_flops'] / 1e12:,.1f} TFLOP of the model, {report['model_flops'] / chips / 1e12:,.2f} a chip",
-    f"memory       {memory['total'] / 1e9:.1f} GB a chip of {memory['hbm'] / 1e9:.0f}: arguments {memory['arguments'] / 1e9:.1f}, "
-    f"temporaries {memory['temporaries'] / 1e9:.1f}",
-    f"compiling    {report['lower_seconds']:.0f} s to lower, {report['compile_seconds']:.0f} s to compile",
-  ]
-  for kind, link in report["collectives"].items():
-    lines.append(
-      f"collectives  {kind:<18} {link['count']:>6} x, {link['bytes'] / 1e9:8.2f} GB a chip, {link['seconds']:.3f} s if not hidden"
-    )
-  if report["fit_only"]:
-    return "\n".join([*lines, "time         not estimated (--fit)"])
-  lines.append(f"time         {report['step_seconds']:.3f} s a step before collectives, MFU {report['mfu']:.2f}")
-  lines += [f"  {100 * share:5.1f} %    {name}" for name, share in report["where"].items()]
-  return "\n".join(lines)

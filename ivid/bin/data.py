@@ -11,17 +11,16 @@ ivid data embed --config=imagen_video:base --config.data.name=tfds:NAME --config
 from __future__ import annotations
 
 import pathlib
-import re
 from collections.abc import Sequence
 
 from absl import flags
 
-from ivid.bin.cache import enable_compilation_cache
-from ivid.bin.config import define_config, load_run, parse_flags, split_overrides, text_encoder_folder
-from ivid.spec.clip import ClipShape
-from ivid.spec.errors import nearest
+from ivid.bin.flags import define_config, parse_flags
+from ivid.config import load_run
+from ivid.runs.cache import enable_compilation_cache
+from ivid.spec.errors import UsageError, UserError, nearest
+from ivid.weights.opening import text_encoder_folder
 
-COMMANDS = ("inspect", "prepare", "import-t5", "export-t5", "embed")
 DTYPES = ("bfloat16", "float32")
 OUT = {"inspect": "a .png file", "export-t5": "a new folder, such as T5X/checkpoint_0"}  # what --out is; a folder by default
 
@@ -56,26 +55,23 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  plain, overrides = split_overrides(argv)
-  program, *rest = plain
-  command = next((word for word in rest if not word.startswith("-")), "")
-  if command not in COMMANDS:
-    raise ValueError(f"ivid data {command!r}: {nearest(command, COMMANDS)}")
-  rest.remove(command)
-  values = parse_flags([program, *rest], define_flags)
+  line = parse_flags(argv, define_flags, overrides=True, words=True)
+  values, command = line.flags, line.words[0] if line.words else ""
+  if command not in COMMANDS or len(line.words) > 1:
+    raise UsageError(f"ivid data {' '.join(line.words)!r}: {nearest(command, COMMANDS)}")
   if not values.out:
-    raise ValueError(f"--out is missing: expected {OUT.get(command, 'a folder')}")
-  {"inspect": _inspect, "prepare": _prepare, "import-t5": _import_t5, "export-t5": _export_t5, "embed": _embed}[command](values, overrides)
+    raise UsageError(f"--out is missing: expected {OUT.get(command, 'a folder')}")
+  COMMANDS[command](values, line.overrides)
 
 
 def _inspect(values: flags.FlagValues, overrides: Sequence[str]) -> None:
-  from ivid.bin.inspection import stage_sheet  # starts JAX
   from ivid.data.pipeline import Split
   from ivid.media.pictures import write_png
+  from ivid.runs.inspection import stage_sheet  # starts JAX
 
   out = pathlib.Path(values.out)
   if out.suffix != ".png":
-    raise ValueError(f"--out={values.out}: expected a name ending in .png, such as {out.with_suffix('.png')}")
+    raise UserError(f"--out={values.out}: expected a name ending in .png, such as {out.with_suffix('.png')}")
   run = load_run(values.config, overrides)
   write_png(out, stage_sheet(run, phase=values.phase, split=Split(values.split), count=values.num_clips or 4))
   print(f"wrote {out}")
@@ -83,34 +79,27 @@ def _inspect(values: flags.FlagValues, overrides: Sequence[str]) -> None:
 
 def _prepare(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   del overrides  # no config
-  shape = clip_shape(values.size, values.fps)
-  out = pathlib.Path(values.out)
-  from ivid.data import moving_shapes_builder as builders  # TFDS takes seconds to import
+  from ivid.data.sizes import clip_shape
 
-  name = f"{shape.frames}x{shape.height}x{shape.width}"
-  if values.input:
-    config = builders.ClipFolderConfig(name=name, folder=values.input, clip=shape)
-    builder = builders.ClipFolder(data_dir=out, config=config)
-  else:
-    config = builders.MovingShapesConfig(
-      name=name, clip=shape, num_clips=values.num_clips or 1000, num_test=values.num_test, seed=values.seed
-    )
-    builder = builders.MovingShapes(data_dir=out, config=config)
-  folder = builders.prepare(builder)
-  print(f"wrote {folder}; read it with --config.data.name=tfds:{builder.name}/{name} --config.data.dir={out}")
+  shape = clip_shape(values.size, values.fps)
+  from ivid.data.moving_shapes_builder import make_builder, prepare  # TFDS takes seconds to import
+
+  drawn = dict(num_clips=values.num_clips or 1000, num_test=values.num_test, seed=values.seed)
+  builder = make_builder(values.out, shape, folder=values.input, **drawn)
+  print(f"wrote {prepare(builder)}; read it with --config.data.name=tfds:{builder.name}/{shape.size} --config.data.dir={values.out}")
 
 
 def _source(values: flags.FlagValues, what: str) -> str:
   source = values["from"].value
   if not source:
-    raise ValueError(f"--from is missing: expected {what}")
+    raise UsageError(f"--from is missing: expected {what}")
   return source
 
 
 def _import_t5(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   del overrides  # no config
   source = _source(values, "a T5X checkpoint or Hugging Face safetensors")
-  from ivid.text.importing import import_encoder  # starts JAX
+  from ivid.text.checkpoints.importing import import_encoder  # starts JAX
 
   kinds = dict(dtype=values.dtype, param_dtype=values.param_dtype or "", max_tokens=values.max_tokens)
   spec = import_encoder(source, values.out, tokenizer=values.tokenizer, size=values.model, name=values.name, **kinds)
@@ -120,8 +109,8 @@ def _import_t5(values: flags.FlagValues, overrides: Sequence[str]) -> None:
 def _export_t5(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   del overrides  # no config
   source = _source(values, "the folder of a text encoder, or a cascade that ships")
+  from ivid.text.checkpoints.t5x import write_t5x
   from ivid.text.encoder import open_encoder
-  from ivid.text.t5x_format import write_t5x
 
   spec, params = open_encoder(text_encoder_folder(source))
   write_t5x(values.out, params)
@@ -130,39 +119,13 @@ def _export_t5(values: flags.FlagValues, overrides: Sequence[str]) -> None:
 
 def _embed(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   run = load_run(values.config, overrides)
+  from ivid.runs.text import embed_captions, process_of  # starts JAX
+
   process = process_of(values.process)
   enable_compilation_cache()
-  from tqdm import tqdm
-
-  from ivid.bin.captions import embed_captions  # starts JAX
-
-  with tqdm(unit="shard", desc="captions") as bar:
-
-    def progress(done: int, total: int) -> None:
-      bar.total, bar.n = total, done
-      bar.refresh()
-
-    sizes = dict(length=run.cascade.text.max_tokens, batch_size=values.batch_size, shard_size=values.shard_size)
-    folder = embed_captions(run.data, values.out, process=process, progress=progress, **sizes)
+  sizes = dict(length=run.cascade.text.max_tokens, batch_size=values.batch_size, shard_size=values.shard_size)
+  folder = embed_captions(run.data, values.out, process=process, **sizes)
   print(f"wrote {folder}; read it with --config.data.embeddings={folder}")
 
 
-def process_of(text: str) -> tuple[int, int] | None:
-  """Index and count of --process=INDEX/COUNT; None if it is not given."""
-  if not text:
-    return None
-  match = re.fullmatch(r"(\d+)/(\d+)", text)
-  if not match or int(match[1]) >= int(match[2]):
-    raise ValueError(f"--process={text}: expected INDEX/COUNT with INDEX from 0 to COUNT - 1, such as 0/4")
-  return int(match[1]), int(match[2])
-
-
-def clip_shape(size: str, fps: float | None) -> ClipShape:
-  """The clip that --size and --fps describe; without a rate, one that lasts as long as moving_shapes."""
-  match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", size)
-  if not match:
-    raise ValueError(f"--size={size}: expected frames x height x width, such as 16x24x40")
-  from ivid.data.moving_shapes import CLIP_SECONDS
-
-  frames, height, width = map(int, match.groups())
-  return ClipShape(frames, height, width, fps or frames / CLIP_SECONDS)
+COMMANDS = {"inspect": _inspect, "prepare": _prepare, "import-t5": _import_t5, "export-t5": _export_t5, "embed": _embed}

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivid.data import grammar
-from ivid.data.grammar import Attributes
+from ivid.moving_shapes import grammar
+from ivid.moving_shapes.grammar import Attributes
 from ivid.spec.run import DataSpec
 
 _STREAM = 3 << 16  # apart from ivid.data.example.STREAMS

@@ -9,6 +9,7 @@ import numpy as np
 
 from ivid.media.clips import read_clip
 from ivid.spec.clip import ClipShape
+from ivid.spec.errors import UserError
 from ivid.spec.stage import Filter
 from ivid.video.resize import resize
 
@@ -19,13 +20,13 @@ def clip_files(folder: pathlib.Path) -> list[pathlib.Path]:
   """Clips of `folder` and below, by name.
 
   Raises:
-    ValueError: no such folder, or no clips in it.
+    UserError: no such folder, or no clips in it.
   """
   if not folder.is_dir():
-    raise ValueError(f"{folder} is no folder: expected one of clips ({', '.join(SUFFIXES)})")
+    raise UserError(f"{folder} is no folder: expected one of clips ({', '.join(SUFFIXES)})")
   found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
   if not found:
-    raise ValueError(f"{folder} holds no clips: expected files ending in {', '.join(SUFFIXES)}")
+    raise UserError(f"{folder} holds no clips: expected files ending in {', '.join(SUFFIXES)}")
   return found
 
 
@@ -33,14 +34,14 @@ def captioned_files(folder: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
   """`clip_files`, each with the text of the .txt file beside it.
 
   Raises:
-    ValueError: no such folder, no clips, or a clip without a caption.
+    UserError: no such folder, no clips, or a clip without a caption.
   """
   found = clip_files(folder)
   pairs = []
   for path in found:
     text = path.with_suffix(".txt")
     if not text.is_file():
-      raise ValueError(f"{path} has no caption: expected {text}")
+      raise UserError(f"{path} has no caption: expected {text}")
     pairs.append((path, " ".join(text.read_text(encoding="utf-8").split())))
   return pairs
 
@@ -49,19 +50,19 @@ def pieces(path: pathlib.Path, shape: ClipShape) -> Iterator[np.ndarray]:
   """The clip's consecutive pieces of shape.seconds, each uint8 [T, H, W, 3] of `shape`; a shorter rest is left out.
 
   Raises:
-    ValueError: the clip is shorter than one piece.
+    UserError: the clip is shorter than one piece.
   """
   frames, rate = read_clip(path)
   count = int((len(frames) / float(rate)) / shape.seconds + 1e-6)
   if not count:
-    raise ValueError(f"{path} lasts {len(frames) / float(rate):.3g} s: expected at least the {shape.seconds:.3g} s of {shape}")
+    raise UserError(f"{path} lasts {len(frames) / float(rate):.3g} s: expected at least the {shape.seconds:.3g} s of {shape}")
   for piece in range(count):
     seconds = piece * shape.seconds + np.arange(shape.frames) / shape.fps
     picked = np.minimum((seconds * float(rate) + 1e-6).astype(int), len(frames) - 1)
-    yield fit(frames[picked], shape.height, shape.width)
+    yield cut_and_resize(frames[picked], shape.height, shape.width)
 
 
-def fit(clip: np.ndarray, height: int, width: int, aspect: float = 0.0) -> np.ndarray:
+def cut_and_resize(clip: np.ndarray, height: int, width: int, aspect: float = 0.0) -> np.ndarray:
   """`clip` uint8 [T, H, W, 3] cut about its middle to `aspect` (width over height; 0: that of width and height), and resized."""
   _, H, W, _ = clip.shape
   h, w = cut_size(H, W, aspect or width / height)

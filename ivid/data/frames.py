@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ivid.data.draw import draw
-from ivid.data.moving_shapes import Scene, make_scene
-from ivid.data.view import View
+from ivid.moving_shapes.draw import draw
+from ivid.moving_shapes.scene import Scene, make_scene
+from ivid.spec.view import View
 
 
 def pack(scene: Scene, times: np.ndarray, corner: Sequence[int]) -> np.ndarray:

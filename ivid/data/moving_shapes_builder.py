@@ -6,6 +6,7 @@ Importing this module imports TFDS and registers the builders; nothing else in i
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from ivid.data import clips, grammar, moving_shapes, records
-from ivid.data.draw import draw, to_uint8
+from ivid.data import clips, records
 from ivid.data.example import STREAMS, Split
+from ivid.moving_shapes import grammar
+from ivid.moving_shapes import scene as moving_shapes
+from ivid.moving_shapes.draw import draw, rounded
 from ivid.spec.clip import ClipShape
 
 FORMAT = "array_record"
@@ -73,7 +76,7 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
       yield (
         index,
         records.encode(
-          to_uint8(draw(scene, times=times, height=clip.height, width=clip.width)),
+          rounded(draw(scene, times=times, height=clip.height, width=clip.width)),
           fps=clip.fps,
           caption=grammar.caption(said.objects, said.background),
           image_caption=grammar.image_caption(said.objects, said.background),
@@ -117,6 +120,16 @@ class ClipFolder(tfds.core.GeneratorBasedBuilder):
     for path, caption in pairs:
       for number, piece in enumerate(clips.pieces(path, shape)):
         yield f"{path.name}-{number}", records.encode(piece, fps=shape.fps, caption=caption)
+
+
+def make_builder(
+  out: str | os.PathLike, clip: ClipShape, *, folder: str | None = None, num_clips: int = 1000, num_test: int = 100, seed: int = 0
+) -> MovingShapes | ClipFolder:
+  """The builder of clips of that size: drawn ones, or those of a `folder`, each with its caption in a .txt file beside it."""
+  if folder:
+    return ClipFolder(data_dir=out, config=ClipFolderConfig(name=clip.size, folder=folder, clip=clip))
+  config = MovingShapesConfig(name=clip.size, clip=clip, num_clips=num_clips, num_test=num_test, seed=seed)
+  return MovingShapes(data_dir=out, config=config)
 
 
 def prepare(builder: tfds.core.GeneratorBasedBuilder) -> pathlib.Path:

@@ -37,7 +37,7 @@ def make_pipeline(
     rows: 0 to batch_size - 1 in rising order, b of them (ivid.parallel.sharding.process_rows); None: all.
 
   Raises:
-    ValueError: whatever the source does not accept.
+    UserError: whatever the source does not accept.
   """
   taken = tuple(range(train.batch_size) if rows is None else rows)
   start = first_index + start_step * train.batch_size

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ivid.spec.errors import UserError
+
 CLIP = "clip"  # bytes: zlib of the uint8 frames, in order [T, H, W, 3]
 SHAPE = "shape"  # int32 [4]: T, H, W, 3
 FPS = "fps"
@@ -47,24 +49,24 @@ def clip_of(record: Mapping[str, Any]) -> np.ndarray:
   """Frames uint8 [T, H, W, 3]; of our own records, or of data sets that hold them as a `video` array.
 
   Raises:
-    ValueError: neither entry is there.
+    UserError: neither entry is there.
   """
   if CLIP in record:
     return np.frombuffer(zlib.decompress(record[CLIP]), np.uint8).reshape([int(n) for n in record[SHAPE]])
   if "video" in record:
     return np.asarray(record["video"], np.uint8)
-  raise ValueError(f"a record holds {', '.join(sorted(record))}: expected 'clip' (as `ivid data prepare` writes it) or 'video'")
+  raise UserError(f"a record holds {', '.join(sorted(record))}: expected 'clip' (as `ivid data prepare` writes it) or 'video'")
 
 
 def text_of(record: Mapping[str, Any], name: str) -> str:
   """A text entry, whether the reader gives bytes or str; empty if it is not there.
 
   Raises:
-    ValueError: bytes that are no UTF-8.
+    UserError: bytes that are no UTF-8.
   """
   value = record.get(name, "")
   try:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
   except UnicodeDecodeError as error:
     wrong = f"byte {value[error.start]:#04x} at place {error.start} of {len(value)}"
-    raise ValueError(f"a record's {name} is no UTF-8: {wrong}; it begins with {value[:20]!r}") from None
+    raise UserError(f"a record's {name} is no UTF-8: {wrong}; it begins with {value[:20]!r}") from None

@@ -36,7 +36,7 @@ class Feed:
   rows: tuple[int, ...]
 
   def open(self) -> Rows:
-    """Raises ValueError: whatever the source does not accept."""
+    """Raises UserError: whatever the source does not accept."""
     return Rows(self)
 
 

@@ -6,15 +6,17 @@ import functools
 
 import numpy as np
 
-from ivid.data import grammar, moving_shapes
 from ivid.data.caption_pool import training_caption, training_pool
-from ivid.data.draw import draw, to_uint8
 from ivid.data.example import CHOICES, STREAMS, Example, Source, Split
 from ivid.data.frames import pack
-from ivid.data.view import View, make_view
-from ivid.spec.errors import nearest
+from ivid.data.view import frame_times, random_corner
+from ivid.moving_shapes import grammar
+from ivid.moving_shapes import scene as moving_shapes
+from ivid.moving_shapes.draw import draw, rounded
+from ivid.spec.errors import UserError, nearest
 from ivid.spec.run import DataSpec, Draw, TrainSpec
 from ivid.spec.stage import StageSpec
+from ivid.spec.view import View, make_view
 
 DURATION_SLACK = 1e-3  # seconds
 
@@ -23,7 +25,7 @@ def make_source(*, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Sp
   """The source that `data.name` names. `first_index`: of the run's phase, from which rows of images are counted.
 
   Raises:
-    ValueError: unknown name, or a clip the source cannot give.
+    UserError: unknown name, or a clip the source cannot give.
   """
   if data.name == "moving_shapes":
     return MovingShapes(data=data, train=train, stage=stage, split=split, first_index=first_index)
@@ -31,7 +33,7 @@ def make_source(*, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Sp
     from ivid.data.tfds_source import TfdsSource  # TFDS takes seconds to import
 
     return TfdsSource(data=data, train=train, stage=stage, split=split, first_index=first_index)
-  raise ValueError(f"data.name={data.name!r}: {nearest(data.name, ('moving_shapes', 'tfds:moving_shapes'))}")
+  raise UserError(f"data.name={data.name!r}: {nearest(data.name, ('moving_shapes', 'tfds:moving_shapes'))}")
 
 
 class MovingShapes:
@@ -43,15 +45,15 @@ class MovingShapes:
 
   def __init__(self, *, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split, first_index: int = 0):
     if stage.output.seconds > moving_shapes.CLIP_SECONDS + DURATION_SLACK:
-      raise ValueError(
+      raise UserError(
         f"stage {stage.name}: {stage.output} lasts {stage.output.seconds:g} s; moving_shapes lasts {moving_shapes.CLIP_SECONDS:.4g} s, "
         f"so expected at least {stage.output.frames / moving_shapes.CLIP_SECONDS:g} fps"
       )
     for name in ("paraphrase", "two_objects"):
       if not 0.0 <= getattr(data, name) <= 1.0:
-        raise ValueError(f"data.{name}={getattr(data, name)}: expected 0 to 1")
+        raise UserError(f"data.{name}={getattr(data, name)}: expected 0 to 1")
     if train.seed < 0:
-      raise ValueError(f"train.seed={train.seed}: expected 0 or more")
+      raise UserError(f"train.seed={train.seed}: expected 0 or more")
     self.view: View = make_view(train, stage)
     self._data, self._train, self._split, self._first_index = data, train, split, first_index
     self._pool = training_pool(data, train.seed) if split is Split.TRAIN else None
@@ -62,8 +64,8 @@ class MovingShapes:
       frames = [self._image(index, frame) for frame in range(self.view.frames)]
       return Example(np.stack([f[0] for f in frames]), tuple(f[1] for f in frames), False, self.view.clip.fps)
     rng, scene, caption = self._scene(index, 0)
-    first, *corner = self.view.corner(rng)
-    picture = self._draw(scene, self.view.times(first), corner)
+    first, *corner = random_corner(self.view, rng)
+    picture = self._draw(scene, frame_times(self.view, first), corner)
     return Example(picture, (caption or self._caption(scene, rng, motion=True),), True, self.view.clip.fps)
 
   def scene(self, index: int) -> moving_shapes.Scene:
@@ -73,7 +75,7 @@ class MovingShapes:
   def _image(self, index: int, frame: int) -> tuple[np.ndarray, str]:
     """One moment of a scene of its own [H, W, 3] (or [N]), and its caption."""
     rng, scene, caption = self._scene(index, 1 + frame)
-    corner = self.view.corner(rng)[1:]
+    corner = random_corner(self.view, rng)[1:]
     return self._draw(scene, np.array([moment(scene, rng)]), corner)[0], caption or self._caption(scene, rng, motion=False)
 
   def _scene(self, index: int, place: int) -> tuple[np.random.Generator, moving_shapes.Scene, str]:
@@ -95,7 +97,7 @@ class MovingShapes:
     if self._data.draw is Draw.DEVICE:
       return pack(scene, times, corner)
     crop = (*corner, view.height, view.width)
-    return to_uint8(draw(scene, times=times, height=view.clip.height, width=view.clip.width, crop=crop))
+    return rounded(draw(scene, times=times, height=view.clip.height, width=view.clip.width, crop=crop))
 
   def _caption(self, scene: moving_shapes.Scene, rng: np.random.Generator, *, motion: bool) -> str:
     said = moving_shapes.attributes(scene)

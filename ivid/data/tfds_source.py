@@ -14,10 +14,11 @@ import tensorflow_datasets as tfds
 from ivid.data import records
 from ivid.data.clips import resized
 from ivid.data.example import CHOICES, STREAMS, Example, Split
-from ivid.data.view import make_view
-from ivid.spec.errors import nearest
+from ivid.data.view import random_corner
+from ivid.spec.errors import UserError, nearest
 from ivid.spec.run import DataSpec, TrainSpec
 from ivid.spec.stage import StageSpec
+from ivid.spec.view import make_view
 
 PREFIX = "tfds:"
 DEFAULT_DIR = "~/tensorflow_datasets"
@@ -38,10 +39,10 @@ class TfdsSource:
     wanted = ("train",) if split is Split.TRAIN else EVAL_SPLITS
     name = next((name for name in wanted if name in names), None)
     if split is Split.HELD_OUT or name is None:
-      raise ValueError(f"data.name={data.name!r} has no split for {split.value!r}: it has {', '.join(names)}")
+      raise UserError(f"data.name={data.name!r} has no split for {split.value!r}: it has {', '.join(names)}")
     self._records = self._builder.as_data_source(split=name)
     if not len(self._records):
-      raise ValueError(f"data.name={data.name!r}: split {name} is empty")
+      raise UserError(f"data.name={data.name!r}: split {name} is empty")
     self.view = make_view(train, stage)
     self._train, self._split, self._first_index = train, split, first_index
     self._order = functools.lru_cache(maxsize=4)(self._order)
@@ -51,7 +52,7 @@ class TfdsSource:
     if self.view.is_image or self._train.is_image(index - self._first_index):
       return self._images(rng)
     record = self._records[self._place(index)]
-    first, *corner = self.view.corner(rng)
+    first, *corner = random_corner(self.view, rng)
     clip = self._frames(record, rng)[first : first + self.view.frames]
     return Example(self._cropped(clip, corner), (records.text_of(record, records.CAPTION),), True, self.view.clip.fps)
 
@@ -62,7 +63,7 @@ class TfdsSource:
       record = self._records[int(place)]
       clip = records.clip_of(record)
       frame = int(rng.integers(len(clip)))
-      pictures.append(self._cropped(clip[frame : frame + 1], self.view.corner(rng)[1:])[0])
+      pictures.append(self._cropped(clip[frame : frame + 1], random_corner(self.view, rng)[1:])[0])
       captions.append(records.text_of(record, records.IMAGE_CAPTION) or records.text_of(record, records.CAPTION))
     return Example(np.stack(pictures), tuple(captions), False, self.view.clip.fps)
 
@@ -79,10 +80,10 @@ class TfdsSource:
     rate = float(record.get(records.FPS, want.fps))
     stride = round(rate / want.fps)
     if stride < 1 or abs(rate / want.fps - stride) > RATE_SLACK:
-      raise ValueError(f"a record has {rate:g} fps: expected a multiple of {want.fps:g}, such as {max(1, stride) * want.fps:g}")
+      raise UserError(f"a record has {rate:g} fps: expected a multiple of {want.fps:g}, such as {max(1, stride) * want.fps:g}")
     needed = stride * (want.frames - 1) + 1
     if len(clip) < needed:
-      raise ValueError(f"a record has {len(clip)} frames at {rate:g} fps: expected at least {needed} for {want}")
+      raise UserError(f"a record has {len(clip)} frames at {rate:g} fps: expected at least {needed} for {want}")
     spare = len(clip) - stride * want.frames
     start = int(rng.integers(spare + 1)) if spare > 0 and self._split is Split.TRAIN else 0
     return clip[start : start + needed : stride]
@@ -90,7 +91,7 @@ class TfdsSource:
   def _cropped(self, clip: np.ndarray, corner: list[int]) -> np.ndarray:
     want, (top, left) = self.view.clip, corner
     if clip.shape[1] < want.height or clip.shape[2] < want.width:
-      raise ValueError(f"a record has pictures of {clip.shape[1]}x{clip.shape[2]}: expected at least {want.height}x{want.width}")
+      raise UserError(f"a record has pictures of {clip.shape[1]}x{clip.shape[2]}: expected at least {want.height}x{want.width}")
     return resized(clip, want.height, want.width)[:, top : top + self.view.height, left : left + self.view.width]
 
 
@@ -98,14 +99,14 @@ def all_captions(data: DataSpec) -> Iterator[str]:
   """Every caption of every split, of clips and of single frames; clips are not decoded.
 
   Raises:
-    ValueError: as `find_folder`; a data set that is drawn on the fly; a caption that is no UTF-8, or is missing.
+    UserError: as `find_folder`; a data set that is drawn on the fly; a caption that is no UTF-8, or is missing.
   """
   if not data.name.startswith(PREFIX):
-    raise ValueError(f"data.name={data.name!r} has no end of captions: expected tfds:NAME (`ivid data prepare` makes one)")
+    raise UserError(f"data.name={data.name!r} has no end of captions: expected tfds:NAME (`ivid data prepare` makes one)")
   builder = tfds.builder_from_directory(find_folder(data))
   wanted = (records.CAPTION, records.IMAGE_CAPTION)
   if records.CAPTION not in builder.info.features:
-    raise ValueError(f"data.name={data.name!r} has no {records.CAPTION!r}: its records hold {', '.join(sorted(builder.info.features))}")
+    raise UserError(f"data.name={data.name!r} has no {records.CAPTION!r}: its records hold {', '.join(sorted(builder.info.features))}")
   decoders = {name: tfds.decode.SkipDecoding() for name in builder.info.features if name not in wanted}
   for split in builder.info.splits:
     for record in builder.as_data_source(split=split, decoders=decoders):
@@ -116,7 +117,7 @@ def find_folder(data: DataSpec) -> pathlib.Path:
   """Folder of the newest version of `tfds:NAME` (or `tfds:NAME/CONFIG`) under data.dir.
 
   Raises:
-    ValueError: it is not there, or it has several configs and none is named.
+    UserError: it is not there, or it has several configs and none is named.
   """
   root = pathlib.Path(data.dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DIR).expanduser()
   name = data.name.removeprefix(PREFIX)
@@ -124,9 +125,9 @@ def find_folder(data: DataSpec) -> pathlib.Path:
   if not prepared:
     known = sorted(path.parent.parent.relative_to(root).as_posix() for path in root.rglob("dataset_info.json")) if root.is_dir() else []
     hint = nearest(name, known) if known else "nothing is prepared there; `ivid data prepare --out=DIR` makes one"
-    raise ValueError(f"data.name={data.name!r} is not under data.dir={str(root)!r}: {hint}")
+    raise UserError(f"data.name={data.name!r} is not under data.dir={str(root)!r}: {hint}")
   configs = sorted({path.parent for path in prepared})
   if len(configs) > 1:
     named = ", ".join(PREFIX + path.relative_to(root).as_posix() for path in configs)
-    raise ValueError(f"data.name={data.name!r} has several configs: expected one of {named}")
+    raise UserError(f"data.name={data.name!r} has several configs: expected one of {named}")
   return max(prepared, key=lambda path: [int(part) if part.isdigit() else 0 for part in path.name.split(".")])

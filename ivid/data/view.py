@@ -1,72 +1,19 @@
-"""Which frames and which part of the picture an example shows: "fewer frames first" and random crops."""
+"""Places and times of a training example in what a view shows (ivid.spec.view)."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-
 import numpy as np
 
-from ivid.spec.clip import ClipShape
-from ivid.spec.run import TrainSpec
-from ivid.spec.stage import StageSpec
+from ivid.spec.view import View
 
 
-@dataclasses.dataclass(frozen=True)
-class View:
-  """What training takes of a stage's output.
-
-  Attributes:
-    clip: the stage's output with the frames that are kept: every k-th one, at the rate that follows.
-    frames, height, width: of the crop.
-    align: crops start at multiples of these in time, y and x: where a position of the low-resolution clip starts.
-  """
-
-  clip: ClipShape
-  frames: int
-  height: int
-  width: int
-  align: tuple[int, int, int]
-
-  @property
-  def is_image(self) -> bool:
-    return self.frames == 1
-
-  def corner(self, rng: np.random.Generator) -> tuple[int, int, int]:
-    """First frame, row and column of a random crop."""
-    whole = (self.clip.frames, self.clip.height, self.clip.width)
-    sizes = (self.frames, self.height, self.width)
-    return tuple(int(rng.integers((n - m) // k + 1)) * k for n, m, k in zip(whole, sizes, self.align, strict=True))
-
-  def times(self, first: int) -> np.ndarray:
-    """Seconds of the frames of a crop that starts at frame `first`: frame k shows time k / fps."""
-    return ((first + np.arange(self.frames)) / self.clip.fps).astype(np.float32)
+def random_corner(view: View, rng: np.random.Generator) -> tuple[int, int, int]:
+  """First frame, row and column of a random crop."""
+  whole = (view.clip.frames, view.clip.height, view.clip.width)
+  sizes = (view.frames, view.height, view.width)
+  return tuple(int(rng.integers((n - m) // k + 1)) * k for n, m, k in zip(whole, sizes, view.align, strict=True))
 
 
-def make_view(train: TrainSpec, stage: StageSpec) -> View:
-  """The view that `train` takes of the stage's output.
-
-  Raises:
-    ValueError: train.frames does not divide the clip's frames, or the crop is larger than the clip.
-  """
-  output = stage.output
-  count = train.frames or output.frames
-  if count < 0 or output.frames % count:
-    divisors = [n for n in range(1, output.frames + 1) if output.frames % n == 0]
-    best = min(divisors, key=lambda n: abs(n - count))
-    raise ValueError(f"train.frames={count} does not divide the {output.frames} frames of stage {stage.name}: nearest {best}, or 0 for all")
-  clip = dataclasses.replace(output, frames=count, fps=output.fps * count / output.frames)
-  sizes = {}
-  for side in ("frames", "height", "width"):
-    size, limit = getattr(train.crop, side), getattr(clip, side)
-    if not 0 <= size <= limit:
-      raise ValueError(f"train.crop.{side}={size}: expected 1 to {limit}, or 0 for all {limit}")
-    sizes[side] = size or limit
-  small = output if stage.lowres is None else stage.lowres.input
-  align = tuple(_period(getattr(output, side), getattr(small, side)) for side in ("frames", "height", "width"))
-  return View(clip, **sizes, align=align)
-
-
-def _period(big: int, small: int) -> int:
-  """Positions of the large axis after which it meets the small one's grid again."""
-  return big // math.gcd(big, small)
+def frame_times(view: View, first: int) -> np.ndarray:
+  """Seconds of the frames of a crop that starts at frame `first`: frame k shows time k / fps."""
+  return ((first + np.arange(view.frames)) / view.clip.fps).astype(np.float32)

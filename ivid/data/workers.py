@@ -31,7 +31,7 @@ def from_workers(feed: Feed, count: int) -> Generator[dict[str, Any]]:
   """The feed's batches in order, from `count` processes that begin with the first one asked for and end with the generator.
 
   Raises:
-    ValueError: what an example raises, in its turn.
+    UserError: what an example raises, in its turn.
     RuntimeError: a worker has ended.
   """
   with contextlib.ExitStack() as stack:

@@ -5,14 +5,30 @@ Clips are [B, ...], levels and times are [B].
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ivid.diffusion.samplers import ddim_step
 from ivid.diffusion.schedule import as_float, broadcast_from_left
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["params", "steps"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """What a distillation step is given of the teacher.
+
+  Attributes:
+    params: unboxed, frozen.
+    steps: float32 scalar, N of the student; not read by guidance distillation.
+  """
+
+  params: Any
+  steps: jax.Array
 
 
 class JumpTimes(NamedTuple):

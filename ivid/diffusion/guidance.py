@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ivid.diffusion.schedule import as_float, broadcast_from_left
-from ivid.spec.stage import GuidanceSpec
+from ivid.spec.sampling import GuidanceSpec
 
 
 def guided(*, x_cond: jax.Array, x_uncond: jax.Array, w: ArrayLike) -> jax.Array:

@@ -6,13 +6,17 @@ arXiv 2211.01095, algorithm 2.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ivid.diffusion.process import posterior
 from ivid.diffusion.schedule import alpha_sigma, as_float, broadcast_from_left
-from ivid.spec.stage import SamplerKind
+from ivid.spec.errors import UserError
+from ivid.spec.sampling import SamplerKind, SamplingSpec
 
 
 def time_grid(steps: int) -> np.ndarray:
@@ -22,10 +26,10 @@ def time_grid(steps: int) -> np.ndarray:
   near the ends of the schedule, where nothing happens.
 
   Raises:
-    ValueError: fewer than one step.
+    UserError: fewer than one step.
   """
   if steps < 1:
-    raise ValueError(f"steps={steps}: expected 1 or more")
+    raise UserError(f"steps={steps}: expected 1 or more")
   return np.linspace(1.0, 0.0, steps + 1)
 
 
@@ -108,32 +112,77 @@ def is_multistep(kind: SamplerKind) -> bool:
   return kind is SamplerKind.DPM_SOLVER_PP_2M
 
 
-def sampler_step(
-  kind: SamplerKind,
-  *,
-  z_t: jax.Array,
-  x_hat: jax.Array,
-  x_hat_prev: jax.Array | None,
-  noise: jax.Array | None,
-  logsnr_t: jax.Array,
-  logsnr_s: jax.Array,
-  logsnr_prev: jax.Array | None,
-  logsnr_jump: jax.Array | None,
-  gamma: float,
-  last: jax.Array | bool,
-) -> jax.Array:
-  """One step of the sampler `kind` (static); where `last` (scalar bool, may be traced) the result is x_hat, the limit s = 0.
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["z", "x_hat"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class SampleState:
+  """What one sampling step hands to the next, [B, ...] float32: z_t, and the previous step's x_hat where the sampler reads it."""
 
-  x_hat_prev and logsnr_prev are read by DPM-Solver++ alone, gamma by the ancestral sampler alone, logsnr_jump by the stochastic one alone,
-  noise by these two.
+  z: jax.Array
+  x_hat: jax.Array | None = None
+
+
+LEVELS = ("logsnr_t", "logsnr_s", "logsnr_prev", "logsnr_jump")
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=[*LEVELS, "w", "last"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class StepInputs:
+  """Scalars of one sampling step, so that one compiled step serves all of them.
+
+  Attributes:
+    logsnr_t, logsnr_s: levels the step leaves and reaches.
+    logsnr_prev: level the step before left; equal to logsnr_t at the first.
+    logsnr_jump: level that the stochastic sampler's DDIM step reaches before it goes back up to logsnr_s.
+    w: guidance weight.
+    last: bool; the step returns x_hat.
   """
-  match kind:
-    case SamplerKind.DDIM:
-      z_s = ddim_step(z_t=z_t, x_hat=x_hat, logsnr_t=logsnr_t, logsnr_s=logsnr_s)
-    case SamplerKind.ANCESTRAL:
-      z_s = ancestral_step(z_t=z_t, x_hat=x_hat, noise=noise, logsnr_t=logsnr_t, logsnr_s=logsnr_s, gamma=gamma)
-    case SamplerKind.DPM_SOLVER_PP_2M:
-      z_s = dpmpp_2m_step(z_t=z_t, x_hat=x_hat, x_hat_prev=x_hat_prev, logsnr_t=logsnr_t, logsnr_s=logsnr_s, logsnr_prev=logsnr_prev)
-    case SamplerKind.STOCHASTIC:
-      z_s = stochastic_step(z_t=z_t, x_hat=x_hat, noise=noise, logsnr_t=logsnr_t, logsnr_jump=logsnr_jump, logsnr_s=logsnr_s)
-  return jnp.where(last, x_hat.astype(z_s.dtype), z_s)
+
+  logsnr_t: jax.Array
+  logsnr_s: jax.Array
+  logsnr_prev: jax.Array
+  logsnr_jump: jax.Array
+  w: jax.Array
+  last: jax.Array
+
+
+def sampler_step(
+  sampling: SamplingSpec, state: SampleState, x_hat: jax.Array, *, step: StepInputs, noise: jax.Array | None = None
+) -> SampleState:
+  """One step of the spec's sampler (static), from x_hat at the level that `step` leaves; where it is the last, the result is x_hat.
+
+  Args:
+    noise: standard normal, like state.z; of samplers that add noise (`adds_noise`).
+  """
+  z = STEPS[sampling.sampler](sampling, state, x_hat, noise, step)
+  return SampleState(z=jnp.where(step.last, x_hat.astype(z.dtype), z), x_hat=x_hat if is_multistep(sampling.sampler) else None)
+
+
+def _ddim(sampling: SamplingSpec, state: SampleState, x_hat: jax.Array, noise: None, step: StepInputs) -> jax.Array:
+  del sampling, noise
+  return ddim_step(z_t=state.z, x_hat=x_hat, logsnr_t=step.logsnr_t, logsnr_s=step.logsnr_s)
+
+
+def _ancestral(sampling: SamplingSpec, state: SampleState, x_hat: jax.Array, noise: jax.Array, step: StepInputs) -> jax.Array:
+  levels = dict(logsnr_t=step.logsnr_t, logsnr_s=step.logsnr_s)
+  return ancestral_step(z_t=state.z, x_hat=x_hat, noise=noise, gamma=sampling.gamma, **levels)
+
+
+def _dpmpp_2m(sampling: SamplingSpec, state: SampleState, x_hat: jax.Array, noise: None, step: StepInputs) -> jax.Array:
+  del sampling, noise
+  levels = dict(logsnr_t=step.logsnr_t, logsnr_s=step.logsnr_s, logsnr_prev=step.logsnr_prev)
+  return dpmpp_2m_step(z_t=state.z, x_hat=x_hat, x_hat_prev=state.x_hat, **levels)
+
+
+def _stochastic(sampling: SamplingSpec, state: SampleState, x_hat: jax.Array, noise: jax.Array, step: StepInputs) -> jax.Array:
+  del sampling
+  levels = dict(logsnr_t=step.logsnr_t, logsnr_jump=step.logsnr_jump, logsnr_s=step.logsnr_s)
+  return stochastic_step(z_t=state.z, x_hat=x_hat, noise=noise, **levels)
+
+
+# To add a sampler: its kind in ivid.spec.sampling, its step above, and a line here; adds_noise and is_multistep say what it reads.
+STEPS = {
+  SamplerKind.DDIM: _ddim,
+  SamplerKind.ANCESTRAL: _ancestral,
+  SamplerKind.DPM_SOLVER_PP_2M: _dpmpp_2m,
+  SamplerKind.STOCHASTIC: _stochastic,
+}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ivid.diffusion.schedule import broadcast_from_left
-from ivid.spec.stage import ThresholdKind
+from ivid.spec.sampling import ThresholdKind
 
 
 def threshold(x_hat: jax.Array, kind: ThresholdKind, percentile: float) -> jax.Array:

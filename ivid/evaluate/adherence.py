@@ -1,278 +1,150 @@
-"""Does a clip show what its moving_shapes prompt says: what is seen, from the pixels alone, and how it compares.
-
-`observe` never reads the prompt. `score` compares what it (or `observe_image` of a single picture) saw with the prompt, attribute by
-attribute.
-"""
+"""What an adherence evaluation leaves behind: JSON, confusion matrices, a sheet of failures and a fixed sheet of the first prompts."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
-from ivid.data import grammar
-from ivid.data.grammar import BACKGROUNDS, COLOUR_NAMES, FIRST_LETTER, LARGE, MOTIONS, SHAPES, SIZES, SMALL, Attributes
-from ivid.evaluate.coverage import EIGHT, SOLID, Layer, background, layers
-from ivid.evaluate.fits import Fit, fit_spinning, fit_upright, lines
-from ivid.evaluate.templates import Patch
-from ivid.spec.stage import Filter
-from ivid.video.resize import resize
+from ivid.evaluate.prompts import Prompt
+from ivid.evaluate.summary import confusion, summarize
+from ivid.media.files import whole_file
+from ivid.media.pictures import write_png
+from ivid.media.plot import plot_confusion
+from ivid.media.sheet import contact_sheet, even_frames, table
+from ivid.moving_shapes.grammar import BACKGROUNDS, COLOUR_NAMES, FIRST_LETTER, MOTIONS, SHAPES, SIZES
+from ivid.moving_shapes.image_observer import observe_image
+from ivid.moving_shapes.observer import LETTER, PLAIN_SHAPE, UNCLEAR, Observation, observe, score
+from ivid.spec import formats
 
-ATTRIBUTES = ("count", "colour", "shape", "size", "motion", "background")
-IMAGE_ATTRIBUTES = tuple(name for name in ATTRIBUTES if name != "motion")
-PLAIN_SHAPE, LETTER = "plain_shape", "letter"  # the two kinds of shapes, apart
-ROWS, FRAMES = 48, 16  # larger and longer clips are shrunk to these
-LETTER_ROWS = 48  # fewer rows do not tell letters apart
-MIN_ROWS, MIN_FRAMES = 24, 8
-UNCLEAR = -1
-
-# The world's limits, with room for a model's inaccuracy: diameters in heights, ways in widths or heights.
-SMALLEST, MIDDLE, LARGEST = 0.14, 0.32, 0.70
-MOVED, STILL = 0.24, 0.12
-GREW, SAME = np.log(1.6), np.log(1.3)
-TURN_HEIGHT = 0.06  # of a bounce: less is a wobble
-LONGEST = 1.0  # diameter, in heights
-WOBBLE = 0.06  # heights
-STEADY = 1.04  # noise that upright shapes fit better because they may move from frame to frame
-SPIN_CHANGE = 0.03  # variance over time of what spins on the spot, over its area
-BLURS = (0.0, 0.75)  # pixels: of a sharp clip and of a half-trained model's
-SHARP = 0.02  # error of a fit that needs no second look
+RESULTS, CONFUSION, FAILURES, FIRST = "adherence.json", "confusion.png", "failures.png", "first.png"
+FIRST_PROMPTS = 16
+MAX_FAILURES = 24
+COLUMNS = 8
+SHEET_HEIGHT = 48  # rows of a sheet's frames, about
+IMAGE_COLUMNS, IMAGE_WIDTH = 4, 180  # of a sheet of single images
+PLAIN_SHAPES = SHAPES[:FIRST_LETTER]
+UNCLEAR_NAME, MISSING = "unclear", "nothing"
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
-  """One object of a clip: indices into SIZES, COLOUR_NAMES, SHAPES and MOTIONS, UNCLEAR (-1) for what is none of them.
+class Result:
+  """One clip or image: what was asked, what was seen, what of it is right, and a few small frames [t, h, w, 3] uint8 for the sheets."""
 
-  Attributes:
-    motion: None in a single picture.
-    diameter: at the middle of the clip, in heights.
-    error: what the shape leaves unexplained, a share of the object's square.
-  """
-
-  size: int
-  colour: int
-  shape: int
-  motion: int | None
-  diameter: float
-  error: float
-
-  @property
-  def words(self) -> tuple[str, ...]:
-    """Size, colour, shape and, of a clip, motion."""
-    tables = (SIZES, COLOUR_NAMES, SHAPES, MOTIONS)
-    indices = (self.size, self.colour, self.shape, self.motion)
-    return tuple("unclear" if i == UNCLEAR else table[i] for i, table in zip(indices, tables, strict=True) if i is not None)
+  prompt: Prompt
+  seen: Observation
+  right: dict[str, bool | None]
+  frames: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class Observation:
-  """What a clip or a single picture shows.
-
-  Attributes:
-    count: objects, fragments included.
-    objects: one for each colour, the largest first.
-    background: index into BACKGROUNDS, or UNCLEAR.
-    letters: whether there are enough rows to tell letters apart.
-    still: whether it is a single picture, which knows no motion.
-  """
-
-  count: int
-  objects: tuple[Seen, ...]
-  background: int
-  letters: bool
-  still: bool = False
-
-  @property
-  def text(self) -> str:
-    """The words of the caption's template, whatever the count."""
-    words = " and ".join(f"{'an' if item.size == UNCLEAR else 'a'} {' '.join(item.words)}" for item in self.objects) or "nothing"
-    behind = "unclear" if self.background == UNCLEAR else BACKGROUNDS[self.background]
-    pieces = "" if self.count == len(self.objects) else f" ({self.count} pieces)"
-    return f"{words}{pieces} on a {behind} background"
-
-
-def observe(clip: np.ndarray) -> Observation:
-  """What a whole clip (5.33 s) of moving_shapes shows.
-
-  Args:
-    clip: uint8 [T, H, W, 3], at least MIN_FRAMES frames and MIN_ROWS rows.
+def judge(prompt: Prompt, clip: np.ndarray) -> Result:
+  """The result of one clip uint8 [T, H, W, 3]; of its first frame, where the prompt asks for an image.
 
   Raises:
-    ValueError: another type or shape, or a clip too short or too small.
+    UserError: a clip that is too short or too small.
   """
-  check(clip)
-  time = np.arange(len(clip))[_frames(len(clip))] / len(clip)
-  return observe_layers(clip, lambda layer, hidden: _seen(layer, hidden, time))
+  seen = observe_image(clip[0]) if prompt.image else observe(clip)
+  return Result(prompt, seen, score(seen, prompt.attributes), _thumbnails(clip))
 
 
-def observe_layers(clip: np.ndarray, see: Callable[[Layer, np.ndarray], Seen], *, still: bool = False) -> Observation:
-  """Counts, backgrounds and what `see` says of each colour of a clip, given its layer and where others may be in front [T, H, W]."""
-  small = _shrink(clip)
-  found = layers(small)
-  nothing = np.zeros(small.shape[:3], bool)
-  hidden = [np.any([other.cover > SOLID / 2 for other in found if other is not layer] or [nothing], axis=0) for layer in found]
-  objects = tuple(map(see, found, hidden))
-  return Observation(sum(layer.parts for layer in found), objects, background(small, found), clip.shape[1] >= LETTER_ROWS, still)
+def write_report(folder: pathlib.Path, results: Sequence[Result], made_by: dict[str, Any]) -> dict[str, dict[str, dict]]:
+  """Writes the four files into the folder (FAILURES only if there are any) and returns the summary, by group and attribute.
 
-
-def check(clip: np.ndarray) -> None:
-  """Raises a ValueError where `observe` cannot look at a clip: another type or shape, too short or too small."""
-  if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3:
-    raise ValueError(f"clip of {clip.dtype} {list(clip.shape)}: expected uint8 [frames, height, width, 3]")
-  if len(clip) < MIN_FRAMES or clip.shape[1] < MIN_ROWS or clip.shape[2] < clip.shape[1]:
-    size = "x".join(map(str, clip.shape[:3]))
-    raise ValueError(f"clip {size}: expected {MIN_FRAMES} frames and {MIN_ROWS} rows or more, at least as wide as high")
-
-
-def score(seen: Observation, said: Attributes) -> dict[str, bool | None]:
-  """Whether each of ATTRIBUTES is as the prompt says, of both objects where it has two, and "all" of them.
-
-  Objects are matched where most agrees, colours first. Letters pass for each other where the clip is too small for them. A single picture
-  has IMAGE_ATTRIBUTES, and PLAIN_SHAPE and LETTER: the shapes of each kind, None where the prompt has none.
+  Args:
+    made_by: where the clips come from, kept in the JSON.
   """
-  votes = _matched(seen, said)
-  out = {"count": seen.count == len(said.objects)}
-  for name in ATTRIBUTES[1:-1]:
-    out[name] = all(vote.get(name, False) for vote in votes)
-  out["background"] = seen.background == said.background
-  if not seen.still:
-    return out | {"all": all(out.values())}
-  del out["motion"]
-  out["all"] = all(out.values())
-  for kind in (PLAIN_SHAPE, LETTER):
-    mine = [
-      vote.get("shape", False) for vote, item in zip(votes, said.objects, strict=True) if (item.shape >= FIRST_LETTER) == (kind == LETTER)
-    ]
-    out[kind] = all(mine) if mine else None
-  return out
+  folder.mkdir(parents=True, exist_ok=True)
+  summary = summarize([result.prompt.group for result in results], [result.right for result in results])
+  clips = [
+    dict(prompt=result.prompt.text, group=result.prompt.group, seen=result.seen.text, right=dict(result.right)) for result in results
+  ]
+  images = any(result.prompt.image for result in results)
+  found = dict(metric="adherence", images=images, made_by=made_by, clips=len(results), summary=summary, results=clips)
+  record = formats.stamped(found)
+  with whole_file(folder / RESULTS) as temporary:
+    pathlib.Path(temporary).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+  plot_confusion(confusion_matrices(results), folder / CONFUSION)
+  _write_sheet(folder / FIRST, results[:FIRST_PROMPTS])
+  failed = [result for result in results if not result.right["all"]]
+  if failed:
+    _write_sheet(folder / FAILURES, failed[:MAX_FAILURES])
+  else:
+    (folder / FAILURES).unlink(missing_ok=True)  # of an earlier evaluation
+  return summary
 
 
-def _agree(item: Seen, asked: grammar.Object, letters: bool) -> dict[str, bool]:
-  shape = item.shape == asked.shape or (not letters and min(item.shape, asked.shape) >= FIRST_LETTER)
-  return dict(colour=item.colour == asked.colour, shape=shape, size=item.size == asked.size, motion=item.motion == asked.motion)
+def format_summary(summary: dict[str, dict[str, dict]]) -> str:
+  """A table: one line per group, one column per attribute, in percent with the 95% interval of "all"; "-" where no prompt has it."""
+  columns = list(next(iter(summary.values())))
+  lines = [f"{'prompts':14} {'of':>5} " + " ".join(f"{name:>11}" for name in columns)]
+  for group, rates in summary.items():
+    found = [rates[name]["rate"] for name in columns]
+    cells = " ".join(f"{'-':>11}" if share is None else f"{100 * share:10.1f}%" for share in found)
+    whole = rates["all"]
+    lines.append(f"{group:14} {whole['of']:5} {cells}  (all: {100 * whole['low']:.1f} to {100 * whole['high']:.1f}%)")
+  return "\n".join(lines)
 
 
-def _matched(seen: Observation, said: Attributes) -> list[dict[str, bool]]:
-  """What agrees of every object of the prompt with a seen one of its own; nothing where there is none."""
+def confusion_matrices(results: Iterable[Result]) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+  """Rows asked, columns seen, of each object's size, colour, shape (all letters together) and, in clips, motion, and of the background.
 
-  def votes(choice: tuple[Seen | None, ...]) -> list[dict[str, bool]]:
-    return [{} if item is None else _agree(item, asked, seen.letters) for item, asked in zip(choice, said.objects, strict=True)]
-
-  def agreement(choice: tuple[Seen | None, ...]) -> float:
-    return sum(sum(vote.values()) + 0.5 * vote["colour"] + 0.1 for vote in votes(choice) if vote)
-
-  return votes(max(itertools.permutations([*seen.objects, *[None] * len(said.objects)], len(said.objects)), key=agreement))
-
-
-def _frames(count: int) -> np.ndarray:
-  """Which frames are looked at."""
-  return np.unique(np.arange(FRAMES) * count // FRAMES) if count > FRAMES else np.arange(count)
-
-
-def _shrink(clip: np.ndarray) -> np.ndarray:
-  """float32 [T, h, w, 3] of at most FRAMES frames and ROWS rows; one frame at a time, since large clips are large."""
-  _, H, W, _ = clip.shape
-  rows = min(H, ROWS)
-  columns = round(W * rows / H)
-  return np.stack([resize(clip[k], rows, columns, Filter.BOX).astype(np.float32) for k in _frames(len(clip))])
-
-
-def touched(layer: Layer, hidden: np.ndarray) -> np.ndarray:
-  """[T] whether others, where `hidden` [T, H, W] says, touch the layer."""
-  return (ndimage.binary_dilation(hidden, EIGHT) & (layer.near & (layer.cover > SOLID / 2))).any(axis=(1, 2))
+  The objects of a prompt and of a clip are paired by colour, the others in order; what has no partner was seen as "nothing".
+  """
+  results = list(results)
+  tables = {"size": SIZES, "colour": COLOUR_NAMES, "shape": (*PLAIN_SHAPES, LETTER), "motion": MOTIONS, "background": BACKGROUNDS}
+  if any(result.prompt.image for result in results):
+    del tables["motion"]
+  pairs: dict[str, list[tuple[str, str]]] = {name: [] for name in tables}
+  for result in results:
+    behind = result.seen.background
+    pairs["background"].append(
+      (BACKGROUNDS[result.prompt.attributes.background], UNCLEAR_NAME if behind == UNCLEAR else BACKGROUNDS[behind])
+    )
+    left = list(result.seen.objects)
+    for item in sorted(result.prompt.attributes.objects, key=lambda item: all(item.colour != other.colour for other in left)):
+      same = next((other for other in left if other.colour == item.colour), left[0] if left else None)
+      if same is not None:
+        left.remove(same)
+      words = same.words if same is not None else (MISSING,) * 4
+      for name, asked, seen in zip(list(tables)[:-1], item.words, words, strict=False):  # without the motion, of an image
+        pairs[name].append((_kind(asked), _kind(seen)))
+  return {
+    name: (names := (*table, UNCLEAR_NAME, MISSING), confusion(*zip(*pairs[name], strict=True), names)) for name, table in tables.items()
+  }
 
 
-def _seen(layer: Layer, hidden: np.ndarray, time: np.ndarray) -> Seen:
-  """The object of a layer. `hidden` [T, H, W]: where others may be in front."""
-  H = hidden.shape[1]
-  shown = layer.near.any(axis=(1, 2))
-  if shown.sum() < MIN_FRAMES:
-    return Seen(UNCLEAR, layer.colour, UNCLEAR, UNCLEAR, 0.0, 1.0)
-  patch = cut_out(layer, hidden, time, shown)
-  contact = touched(layer, hidden)[shown]
-  upright = best_fit(fit_upright, patch, H, contact)
-  fit = upright
-  if _changes(patch) > SPIN_CHANGE and _stays(patch, H):
-    spinning = best_fit(fit_spinning, patch, H, contact)
-    fit = spinning if spinning.error < STEADY * upright.error else upright
-  motion = grammar.SPINS if fit.turns else _motion(fit, patch.time, hidden.shape)
-  middle = float(np.exp(np.interp(0.5, patch.time, lines(np.log(fit.diameter)[None], patch.time)[0]))) / H
-  return Seen(size_of(middle), layer.colour, fit.shape, motion, middle, fit.error)
+def _kind(word: str) -> str:
+  return LETTER if word.startswith(LETTER) else word
 
 
-def size_of(diameter: float, middle: float = MIDDLE) -> int:
-  """Index into SIZES of a diameter in heights, UNCLEAR where the world has none such. `middle`: where small becomes large."""
-  return UNCLEAR if not SMALLEST < diameter < LARGEST else SMALL if diameter < middle else LARGE
+def _thumbnails(clip: np.ndarray) -> np.ndarray:
+  """Evenly spread frames at about SHEET_HEIGHT rows, by picking pixels: enough to look at."""
+  step = max(1, clip.shape[1] // SHEET_HEIGHT)
+  return clip[even_frames(len(clip), COLUMNS)][:, ::step, ::step].copy()
 
 
-def best_fit(fit: Callable[..., Fit], patch: Patch, rows: int, contact: np.ndarray) -> Fit:
-  """The better of the fits to a sharp and to a soft clip, the second only where the first leaves something."""
-  first = fit(patch, BLURS[0], LONGEST * rows, contact)
-  return first if first.error < SHARP else min(first, fit(patch, BLURS[1], LONGEST * rows, contact), key=lambda f: f.error)
+def _write_sheet(path: pathlib.Path, results: Sequence[Result]) -> None:
+  if results[0].prompt.image:
+    return _write_images(path, results)
+  captions = [f"asked: {result.prompt.text}\nseen: {result.seen.text}; wrong: {_wrong(result)}" for result in results]
+  frames = [result.frames for result in results]
+  write_png(path, contact_sheet(frames, captions=captions, columns=COLUMNS, scale=max(1, SHEET_HEIGHT // frames[0].shape[1])))
 
 
-def cut_out(layer: Layer, hidden: np.ndarray, time: np.ndarray, shown: np.ndarray) -> Patch:
-  """The layer cut out in a window of one size for all frames."""
-  frames = np.flatnonzero(shown)
-  near = layer.near[frames]
-  T, H, W = near.shape
-  rows, columns = near.any(axis=2), near.any(axis=1)
-  top, left = rows.argmax(axis=1), columns.argmax(axis=1)
-  h = (H - rows[:, ::-1].argmax(axis=1) - top).max()
-  w = (W - columns[:, ::-1].argmax(axis=1) - left).max()
-  top, left = np.minimum(top, H - h), np.minimum(left, W - w)
-  y, x = top[:, None, None] + np.arange(h)[:, None], left[:, None, None] + np.arange(w)
-  k = np.arange(T)[:, None, None]
-  cover = layer.cover[frames][k, y, x].astype(np.float32)
-  weight = 1.0 - hidden[frames][k, y, x].astype(np.float32)
-  return Patch((x + 0.5).astype(np.float32), (y + 0.5).astype(np.float32), cover, weight, time[frames].astype(np.float32))
+def _write_images(path: pathlib.Path, results: Sequence[Result]) -> None:
+  """Rows of IMAGE_COLUMNS images, magnified, what was asked and seen below each."""
+  rows = []
+  for start in range(0, len(results), IMAGE_COLUMNS):
+    some = results[start : start + IMAGE_COLUMNS]
+    texts = [f"asked: {result.prompt.text}\nseen: {result.seen.text}; wrong: {_wrong(result)}" for result in some]
+    rows += [[result.frames[0] for result in some], texts if len(some) > 1 else [*texts, ""]]  # a text alone would run across the sheet
+  write_png(path, table(rows, scale=max(1, IMAGE_WIDTH // results[0].frames.shape[2])))
 
 
-def _changes(patch: Patch) -> float:
-  """Change between neighbouring frames once the object is moved to one place; windows follow the object, to a pixel."""
-  return float((patch.weight[1:] * patch.weight[:-1] * np.diff(patch.cover, axis=0) ** 2).sum() / max(patch.cover.sum(), 1.0))
-
-
-def _way(track: np.ndarray, time: np.ndarray) -> float:
-  """How far a track [T] goes in a whole clip."""
-  line = lines(track[None], time)[0]
-  return float((line[-1] - line[0]) / (time[-1] - time[0]))
-
-
-def _stays(patch: Patch, rows: int) -> bool:
-  """Whether the centroid stays where it is, as that of what spins does: generous, since another object may hide a part."""
-  _, *tracks = patch.moments
-  return max(np.median(np.abs(track - np.median(track))) for track in tracks) < WOBBLE * rows
-
-
-def _motion(fit: Fit, time: np.ndarray, shape: tuple[int, ...]) -> int:
-  """Index into MOTIONS of an upright object's track."""
-  _, H, W = shape
-  x, y, growth = _way(fit.x / W, time), _way(fit.y / H, time), _way(np.log(fit.diameter), time)
-  if _turns(fit.y / H) >= 2 and abs(x) < MOVED and abs(growth) < GREW:
-    return MOTIONS.index("bounces")
-  if abs(growth) > GREW and max(abs(x), abs(y)) < MOVED:
-    return MOTIONS.index("grows" if growth > 0 else "shrinks")
-  if abs(growth) < GREW and abs(x) > MOVED and abs(y) < abs(x) / 2:
-    return MOTIONS.index("moves right" if x > 0 else "moves left")
-  if abs(growth) < GREW and abs(y) > MOVED and abs(x) < abs(y) / 2:
-    return MOTIONS.index("moves down" if y > 0 else "moves up")
-  if abs(growth) < SAME and max(abs(x), abs(y)) < STILL and max(np.ptp(fit.x) / W, np.ptp(fit.y) / H) < 2 * STILL:
-    return MOTIONS.index("stays still")
-  return UNCLEAR
-
-
-def _turns(y: np.ndarray) -> int:
-  """Changes of direction of a track, each after a way of at least TURN_HEIGHT; single frames do not count."""
-  y = ndimage.median_filter(y, 3, mode="nearest")
-  turns, low, high, going = 0, y[0], y[0], 0
-  for value in y[1:]:
-    low, high = min(low, value), max(high, value)
-    if going >= 0 and high - value > TURN_HEIGHT:
-      turns, going, low, high = turns + (going > 0), -1, value, value
-    elif going <= 0 and value - low > TURN_HEIGHT:
-      turns, going, low, high = turns + (going < 0), 1, value, value
-  return turns
+def _wrong(result: Result) -> str:
+  kinds = ("all", PLAIN_SHAPE, LETTER)  # said by the others
+  return ", ".join(name for name, right in result.right.items() if not right and name not in kinds) or "nothing"

@@ -8,18 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 
 import numpy as np
 from scipy import ndimage
 
-from ivid.data import grammar
-from ivid.data.draw import draw, to_uint8
-from ivid.data.grammar import BACKGROUNDS, COLOURS, FIRST_LETTER, LARGE, MOTIONS, SHAPES, SIZES, Attributes, Object
-from ivid.data.moving_shapes import CLIP_SECONDS, Scene, attributes, make_scene
 from ivid.data.sources import moment
-from ivid.evaluate.adherence import ATTRIBUTES, IMAGE_ATTRIBUTES, Observation, observe, score
-from ivid.evaluate.images import observe_image
+from ivid.moving_shapes import grammar
+from ivid.moving_shapes.draw import draw, rounded
+from ivid.moving_shapes.grammar import BACKGROUNDS, COLOURS, FIRST_LETTER, LARGE, MOTIONS, SHAPES, SIZES, Attributes, Object
+from ivid.moving_shapes.image_observer import observe_image
+from ivid.moving_shapes.observer import ATTRIBUTES, IMAGE_ATTRIBUTES, Observation, observe, score
+from ivid.moving_shapes.scene import CLIP_SECONDS, Scene, attributes, make_scene
 
 STREAM = 101  # scenes of their own
 ASPECT = 5 / 3
@@ -33,12 +32,12 @@ TRIES = 1000
 def make_clip(scene: Scene, rows: int, frames: int = FRAMES) -> np.ndarray:
   """The scene as a clip uint8 [T, rows, W, 3] of CLIP_SECONDS."""
   times = np.arange(frames) * (CLIP_SECONDS / frames)
-  return to_uint8(draw(scene, times=times, height=rows, width=round(rows * ASPECT)))
+  return rounded(draw(scene, times=times, height=rows, width=round(rows * ASPECT)))
 
 
 def make_image(scene: Scene, rows: int, rng: np.random.Generator) -> np.ndarray:
   """A moment of the scene, as training draws one, as a picture uint8 [rows, W, 3]."""
-  return to_uint8(draw(scene, times=np.array([moment(scene, rng)]), height=rows, width=round(rows * ASPECT)))[0]
+  return rounded(draw(scene, times=np.array([moment(scene, rng)]), height=rows, width=round(rows * ASPECT)))[0]
 
 
 def degrade(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -117,16 +116,6 @@ def measure(
     if report and not scored["all"]:
       report(index, said, seen, scored)
   return {name: count / max(scenes, 1) for name, count in right.items()}
-
-
-def seconds_to_observe(shown: np.ndarray, repeats: int = 3) -> float:
-  """Shortest time that it takes to look at a clip [T, H, W, 3] or a picture [H, W, 3], seconds."""
-  times = []
-  for _ in range(repeats):
-    begin = time.perf_counter()
-    _look(shown)
-    times.append(time.perf_counter() - begin)
-  return min(times)
 
 
 def _look(shown: np.ndarray) -> Observation:

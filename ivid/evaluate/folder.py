@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ivid.evaluate.prompts import Prompt, parse_prompt
 from ivid.media.clips import read_metadata
+from ivid.spec.errors import UserError
 
 SUFFIXES = (".mp4", ".webm", ".gif", ".png", ".mov", ".mkv", ".avi")
 
@@ -18,23 +19,21 @@ def find_clips(folder: str | os.PathLike, prompts: Sequence[Prompt] | None = Non
   Pictures without a clip's metadata, such as contact sheets, do not count unless `prompts` are given.
 
   Raises:
-    ValueError: no such folder, no clips in it, another number of clips than of prompts, a clip without metadata, or a prompt outside
+    UserError: no such folder, no clips in it, another number of clips than of prompts, a clip without metadata, or a prompt outside
       the grammar.
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():
-    raise ValueError(f"no folder of clips at {folder}")
+    raise UserError(f"no folder of clips at {folder}")
   files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
   if prompts is not None:
     if files and len(files) != len(prompts):
-      raise ValueError(
-        f"{len(files)} clips in {folder} and {len(prompts)} prompts: expected as many, the clips in the order of their names"
-      )
+      raise UserError(f"{len(files)} clips in {folder} and {len(prompts)} prompts: expected as many, the clips in the order of their names")
     pairs = list(zip(prompts, files, strict=False))
   else:
     pairs = [pair for pair in map(_with_own_prompt, files) if pair is not None]
   if not pairs:
-    raise ValueError(f"{folder} has no clips: expected files that end in {', '.join(SUFFIXES)}")
+    raise UserError(f"{folder} has no clips: expected files that end in {', '.join(SUFFIXES)}")
   return pairs
 
 
@@ -44,8 +43,8 @@ def _with_own_prompt(path: pathlib.Path) -> tuple[Prompt, pathlib.Path] | None:
   if text is None:
     if path.suffix.lower() == ".png":
       return None
-    raise ValueError(f"{path} does not say what it is to show: expected a clip of `ivid sample`, or a file with a prompt for each clip")
+    raise UserError(f"{path} does not say what it is to show: expected a clip of `ivid sample`, or a file with a prompt for each clip")
   try:
     return parse_prompt(text), path
   except ValueError as error:
-    raise ValueError(f"{path}: {error}") from None
+    raise UserError(f"{path}: {error}") from None

@@ -8,8 +8,8 @@ import pathlib
 
 import numpy as np
 
-from ivid.data import grammar
-from ivid.spec.errors import nearest
+from ivid.moving_shapes import grammar
+from ivid.spec.errors import UserError, nearest
 
 ONE, TWO = "one", "two"
 HELD_OUT = "_held_out"
@@ -36,13 +36,13 @@ def seeded_prompts(seed: int, count: int, groups: tuple[str, ...] = GROUPS, *, i
       clips is not from images, since training draws the same object with another motion.
 
   Raises:
-    ValueError: count below 1 or more than there are, or an unknown group.
+    UserError: count below 1 or more than there are, or an unknown group.
   """
   if count < 1:
-    raise ValueError(f"prompts={count}: expected 1 or more")
+    raise UserError(f"prompts={count}: expected 1 or more")
   for group in groups:
     if group not in GROUPS:
-      raise ValueError(f"prompt group {group!r}: {nearest(group, GROUPS)}")
+      raise UserError(f"prompt group {group!r}: {nearest(group, GROUPS)}")
   rngs = {group: np.random.default_rng([seed, GROUPS.index(group)]) for group in groups}
   seen: set[str] = set()
   prompts = []
@@ -55,7 +55,7 @@ def seeded_prompts(seed: int, count: int, groups: tuple[str, ...] = GROUPS, *, i
         if text not in seen:
           break
       else:
-        raise ValueError(f"prompts={count}: there are few more than {number} different ones of group {group}: expected {number} or fewer")
+        raise UserError(f"prompts={count}: there are few more than {number} different ones of group {group}: expected {number} or fewer")
       seen.add(text)
       prompts.append(Prompt(text, attributes, group, images))
   return prompts
@@ -65,7 +65,7 @@ def parse_prompt(text: str, *, image: bool = False) -> Prompt:
   """The prompt and its group: held out only if all of its objects are, as `seeded_prompts` draws them; never where it asks for an `image`.
 
   Raises:
-    ValueError: the caption is none of the template's; names the word and the nearest one that would fit.
+    UserError: the caption is none of the template's; names the word and the nearest one that would fit.
   """
   attributes = grammar.parse(text, motion=not image)
   group = ONE if len(attributes.objects) == 1 else TWO
@@ -77,7 +77,7 @@ def read_prompts(path: str | os.PathLike, *, images: bool = False) -> list[Promp
   """One prompt a line, of clips or of single `images`; empty lines and lines that begin with # do not count.
 
   Raises:
-    ValueError: a line outside the grammar, by its number; or no prompt at all.
+    UserError: a line outside the grammar, by its number; or no prompt at all.
   """
   prompts = []
   for number, line in enumerate(pathlib.Path(path).read_text(encoding="utf-8").splitlines(), start=1):
@@ -87,7 +87,7 @@ def read_prompts(path: str | os.PathLike, *, images: bool = False) -> list[Promp
     try:
       prompts.append(parse_prompt(text, image=images))
     except ValueError as error:
-      raise ValueError(f"{path}, line {number}: {error}") from None
+      raise UserError(f"{path}, line {number}: {error}") from None
   if not prompts:
-    raise ValueError(f"{path} has no prompts: expected one a line")
+    raise UserError(f"{path} has no prompts: expected one a line")
   return prompts

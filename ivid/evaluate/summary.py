@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.stats import binomtest
 
+from ivid.spec.errors import UserError
+
 CONFIDENCE = 0.95
 
 Scores = Mapping[str, bool | None]  # by attribute: right, wrong, or not to be told at this size
@@ -40,13 +42,13 @@ def confusion(asked: Sequence[str], seen: Sequence[str], names: Sequence[str]) -
   """Counts [len(names), len(names)]: row asked, column seen.
 
   Raises:
-    ValueError: a name that is not in `names`.
+    UserError: a name that is not in `names`.
   """
   counts = np.zeros((len(names), len(names)), np.int64)
   index = {name: i for i, name in enumerate(names)}
   for pair in zip(asked, seen, strict=True):
     unknown = [name for name in pair if name not in index]
     if unknown:
-      raise ValueError(f"confusion of {unknown[0]!r}: expected one of {', '.join(names)}")
+      raise UserError(f"confusion of {unknown[0]!r}: expected one of {', '.join(names)}")
     counts[index[pair[0]], index[pair[1]]] += 1
   return counts

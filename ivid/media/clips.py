@@ -12,6 +12,7 @@ import numpy as np
 
 from ivid.media import gif, pictures, videos
 from ivid.media.files import to_comment, whole_file
+from ivid.spec.errors import UserError
 
 Writer = Callable[..., None]
 WRITERS: dict[str, Writer] = {
@@ -31,17 +32,17 @@ def write_clip(
   picture's size). .gif has 256 colours a frame and whole hundredths of a second. .png is one picture of all frames, without loss.
 
   Raises:
-    ValueError: unknown suffix, wrong array, odd sides where the format wants even ones, rate or crf out of range, unwritable folder.
+    UserError: unknown suffix, wrong array, odd sides where the format wants even ones, rate or crf out of range, unwritable folder.
   """
   suffix = pathlib.Path(path).suffix.lower()
   if suffix not in WRITERS:
-    raise ValueError(f"cannot write {path}: unknown suffix {suffix!r}, {_nearest(suffix)}")
+    raise UserError(f"cannot write {path}: unknown suffix {suffix!r}, {_nearest(suffix)}")
   clip = np.asarray(clip)
   if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or 0 in clip.shape:
-    raise ValueError(f"cannot write {path}: clip is {clip.dtype} {list(clip.shape)}, expected uint8 [T, H, W, 3] (see to_uint8)")
+    raise UserError(f"cannot write {path}: clip is {clip.dtype} {list(clip.shape)}, expected uint8 [T, H, W, 3] (see to_uint8)")
   rate = fps if isinstance(fps, Fraction) else Fraction(fps).limit_denominator(videos.MAX_DENOMINATOR)
   if rate <= 0:
-    raise ValueError(f"cannot write {path}: fps={fps}, expected a positive number")
+    raise UserError(f"cannot write {path}: fps={fps}, expected a positive number")
   comment = to_comment(metadata)
   with whole_file(path) as temporary:
     WRITERS[suffix](temporary, clip, rate, comment=comment, crf=crf)
@@ -51,10 +52,10 @@ def read_clip(path: str | os.PathLike, *, max_frames: int | None = None) -> tupl
   """Frames uint8 [T, H, W, 3] and frames per second of any clip FFmpeg reads, or of a .png that `write_clip` made.
 
   Raises:
-    ValueError: no such file, or no clip in it.
+    UserError: no such file, or no clip in it.
   """
   if not pathlib.Path(path).is_file():
-    raise ValueError(f"no clip at {path}: no such file")
+    raise UserError(f"no clip at {path}: no such file")
   if pathlib.Path(path).suffix.lower() == ".png":
     clip, fps = pictures.read_grid(path)
     return clip[:max_frames], fps
@@ -65,13 +66,13 @@ def timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, float, np.nda
   """(seconds at which it appears, seconds it is shown, picture uint8 [H, W, 3]) of every frame of what `read_clip` reads, or of a picture.
 
   Raises:
-    ValueError: no such file, an empty one, or nothing to be seen in it.
+    UserError: no such file, an empty one, or nothing to be seen in it.
   """
   file = pathlib.Path(path)
   if not file.is_file():
-    raise ValueError(f"no clip at {path}: no such file")
+    raise UserError(f"no clip at {path}: no such file")
   if not file.stat().st_size:
-    raise ValueError(f"{path} is empty: expected a clip")
+    raise UserError(f"{path} is empty: expected a clip")
   if file.suffix.lower() == ".png" and pictures.is_grid(path):
     clip, fps = pictures.read_grid(path)
     yield from ((n / float(fps), 1 / float(fps), picture) for n, picture in enumerate(clip))
@@ -83,10 +84,10 @@ def read_metadata(path: str | os.PathLike) -> dict | None:
   """What `write_clip` or `write_png` was given as metadata; None if the file carries none.
 
   Raises:
-    ValueError: no such file, or no clip in it.
+    UserError: no such file, or no clip in it.
   """
   if not pathlib.Path(path).is_file():
-    raise ValueError(f"no clip at {path}: no such file")
+    raise UserError(f"no clip at {path}: no such file")
   reader = {".png": pictures.read_comment, ".gif": pictures.read_comment}.get(pathlib.Path(path).suffix.lower(), videos.read_comment)
   return reader(path)
 

@@ -6,7 +6,10 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
+
+from ivid.spec.errors import UserError
 
 
 @contextlib.contextmanager
@@ -14,7 +17,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Gives a temporary name beside `path`, of the same suffix, and renames it to `path` at the end; on failure nothing stays.
 
   Raises:
-    ValueError: the folder cannot be made or written.
+    UserError: the folder cannot be made or written.
   """
   target = pathlib.Path(path)
   temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
@@ -23,10 +26,37 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     yield temporary
     os.replace(temporary, target)
   except OSError as error:
-    raise ValueError(f"cannot write {target}: {error.strerror or error}") from error
+    raise UserError(f"cannot write {target}: {error.strerror or error}") from error
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink()
+
+
+def write_whole(path: str | os.PathLike, contents: str | bytes) -> None:
+  """Writes a small file, whole or not at all; text as UTF-8. Errors as of `whole_file`."""
+  with whole_file(path) as temporary:
+    temporary.write_bytes(contents.encode("utf-8") if isinstance(contents, str) else contents)
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Gives a new folder of a temporary name beside `path`, and puts it in the place of what is there at the end; on failure that stays."""
+  target = pathlib.Path(path)
+  fresh, old = (target.with_name(f".{target.name}.{kind}{os.getpid()}") for kind in ("", "old."))
+  shutil.rmtree(fresh, ignore_errors=True)
+  try:
+    fresh.mkdir(parents=True)
+    yield fresh
+    if target.exists():
+      os.replace(target, old)
+    os.replace(fresh, target)
+    shutil.rmtree(old, ignore_errors=True)
+  except OSError as error:
+    raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+  finally:
+    if old.exists() and not target.exists():  # nothing took its place
+      os.replace(old, target)
+    shutil.rmtree(fresh, ignore_errors=True)
 
 
 def to_comment(metadata: dict | None) -> str:

@@ -9,6 +9,8 @@ from fractions import Fraction
 import numpy as np
 from PIL import GifImagePlugin, Image
 
+from ivid.spec.errors import UserError
+
 TICKS = 100  # a GIF counts hundredths of a second
 FASTEST = 50  # players show frames of less than two hundredths for ten
 
@@ -16,7 +18,7 @@ FASTEST = 50  # players show frames of less than two hundredths for ten
 def write(path: os.PathLike, clip: np.ndarray, rate: Fraction, *, comment: str, crf: int | None) -> None:
   """An endless GIF; a frame holds the rectangle that changed, with its own palette, from round(100 i / rate) hundredths on."""
   if rate > FASTEST:
-    raise ValueError(f"cannot write {float(rate):g} frames a second as .gif: expected at most {FASTEST}")
+    raise UserError(f"cannot write {float(rate):g} frames a second as .gif: expected at most {FASTEST}")
   frames, height, width, _ = clip.shape
   ticks = [round(i * TICKS / rate) for i in range(frames + 1)]
   with open(path, "wb") as file:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from ivid.media.files import from_comment, to_comment, whole_file
+from ivid.spec.errors import UserError
 
 GRID_COLUMNS = 8
 COMMENT, LAYOUT = "Comment", "Clip"  # text chunks: metadata, and "frames height width fps" of a clip
@@ -20,11 +21,11 @@ def write_png(path: str | os.PathLike, picture: np.ndarray, metadata: dict | Non
   """Writes `picture` uint8 [H, W, 3]; the file appears whole or not at all.
 
   Raises:
-    ValueError: wrong array, unwritable folder.
+    UserError: wrong array, unwritable folder.
   """
   picture = np.asarray(picture)
   if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
-    raise ValueError(f"cannot write {path}: picture is {picture.dtype} {list(picture.shape)}, expected uint8 [H, W, 3]")
+    raise UserError(f"cannot write {path}: picture is {picture.dtype} {list(picture.shape)}, expected uint8 [H, W, 3]")
   with whole_file(path) as temporary:
     _save(temporary, picture, {COMMENT: to_comment(metadata)})
 
@@ -44,7 +45,7 @@ def is_grid(path: str | os.PathLike) -> bool:
   """Whether `write_grid` wrote that PNG; False for any other picture.
 
   Raises:
-    ValueError: no picture at all.
+    UserError: no picture at all.
   """
   with _open(path) as image:
     return LAYOUT in image.info
@@ -54,13 +55,13 @@ def read_grid(path: str | os.PathLike) -> tuple[np.ndarray, Fraction]:
   """The clip and rate that `write_grid` wrote.
 
   Raises:
-    ValueError: another kind of picture.
+    UserError: another kind of picture.
   """
   with _open(path) as image:
     layout = image.info.get(LAYOUT)
     picture = np.asarray(image.convert("RGB"))
   if layout is None:
-    raise ValueError(f"{path} is a picture, not a clip: expected a .png that ivid wrote, or .mp4, .webm, .gif")
+    raise UserError(f"{path} is a picture, not a clip: expected a .png that ivid wrote, or .mp4, .webm, .gif")
   *sizes, rate = layout.split()
   frames, height, width = map(int, sizes)
   rows, columns = picture.shape[0] // height, picture.shape[1] // width
@@ -84,7 +85,7 @@ def _open(path: str | os.PathLike) -> Iterator[Image.Image]:
     with Image.open(path) as image:
       yield image
   except (UnidentifiedImageError, OSError) as error:
-    raise ValueError(f"{path} is no picture that can be read{'' if isinstance(error, UnidentifiedImageError) else f': {error}'}") from None
+    raise UserError(f"{path} is no picture that can be read{'' if isinstance(error, UnidentifiedImageError) else f': {error}'}") from None
   finally:
     Image.MAX_IMAGE_PIXELS = limit
 

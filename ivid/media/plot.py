@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ivid.media.files import whole_file
+from ivid.spec.errors import UserError
 
 STEP = "step"
 PANEL_INCHES = (8.0, 3.0)
@@ -23,7 +24,7 @@ def plot_metrics(jsonl_path: str | os.PathLike, png_path: str | os.PathLike) -> 
   """Draws every number of metrics.jsonl (lines {"step": n, "train/loss": x, ...}) over the step, one panel for each name before the '/'.
 
   Raises:
-    ValueError: no such file, no metrics in it, unwritable folder.
+    UserError: no such file, no metrics in it, unwritable folder.
   """
   groups = read_metrics(jsonl_path)
   from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
@@ -54,10 +55,10 @@ def plot_confusion(matrices: Mapping[str, tuple[Sequence[str], np.ndarray]], png
     matrices: by title, the names of rows and columns and the counts [names, names].
 
   Raises:
-    ValueError: no matrix, or unwritable folder.
+    UserError: no matrix, or unwritable folder.
   """
   if not matrices:
-    raise ValueError("no confusion matrix to draw: expected one or more")
+    raise UserError("no confusion matrix to draw: expected one or more")
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
@@ -85,11 +86,11 @@ def read_metrics(jsonl_path: str | os.PathLike) -> dict[str, Series]:
   """Metrics by group (the name before the last '/', or the whole name), then by the rest of the name; lines cut short are left out.
 
   Raises:
-    ValueError: no such file, or no metrics in it.
+    UserError: no such file, or no metrics in it.
   """
   source = pathlib.Path(jsonl_path)
   if not source.is_file():
-    raise ValueError(f"no metrics at {source}: expected a run's metrics.jsonl")
+    raise UserError(f"no metrics at {source}: expected a run's metrics.jsonl")
   groups: dict[str, Series] = {}
   for line in source.read_text(encoding="utf-8").splitlines():
     try:
@@ -106,5 +107,5 @@ def read_metrics(jsonl_path: str | os.PathLike) -> dict[str, Series]:
       steps.append(row[STEP])
       values.append(value)
   if not groups:
-    raise ValueError(f"no metrics in {source}: expected lines such as {{'step': 1, 'train/loss': 0.5}}")
+    raise UserError(f"no metrics in {source}: expected lines such as {{'step': 1, 'train/loss': 0.5}}")
   return groups

@@ -10,6 +10,8 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ivid.spec.errors import UserError
+
 Cell: TypeAlias = "np.ndarray | str"  # uint8 [H, W, 3], or text
 
 GAP = 4  # pixels between cells
@@ -27,17 +29,17 @@ def contact_sheet(
   A row holds up to `columns` frames spread evenly from the first to the last, magnified `scale` times, its caption above.
 
   Raises:
-    ValueError: no clips, wrong arrays, or not one caption a clip.
+    UserError: no clips, wrong arrays, or not one caption a clip.
   """
   if len(clips) == 0:
-    raise ValueError("a contact sheet of no clips: expected at least one")
+    raise UserError("a contact sheet of no clips: expected at least one")
   if captions is not None and len(captions) != len(clips):
-    raise ValueError(f"{len(captions)} captions for {len(clips)} clips: expected one a clip")
+    raise UserError(f"{len(captions)} captions for {len(clips)} clips: expected one a clip")
   rows: list[list[Cell]] = [[header]] if header else []
   for i, clip in enumerate(clips):
     clip = np.asarray(clip)
     if clip.ndim != 4 or 0 in clip.shape:
-      raise ValueError(f"clip {i} is {list(clip.shape)}: expected [T, H, W, 3]")
+      raise UserError(f"clip {i} is {list(clip.shape)}: expected [T, H, W, 3]")
     if captions is not None:
       rows.append([captions[i]])
     rows.append([clip[t] for t in even_frames(len(clip), columns)])
@@ -56,12 +58,12 @@ def table(rows: Sequence[Sequence[Cell]], *, scale: int = 1) -> np.ndarray:
   Pictures are repeated `scale` times along both sides, text is wrapped. A row of one text alone runs across the whole width.
 
   Raises:
-    ValueError: no rows, scale below 1, or a cell that is neither text nor uint8 [H, W, 3].
+    UserError: no rows, scale below 1, or a cell that is neither text nor uint8 [H, W, 3].
   """
   if not any(len(row) for row in rows):
-    raise ValueError("a table of no cells: expected at least one")
+    raise UserError("a table of no cells: expected at least one")
   if scale < 1:
-    raise ValueError(f"scale={scale}: expected a whole number of 1 or more")
+    raise UserError(f"scale={scale}: expected a whole number of 1 or more")
   cells = [[c if isinstance(c, str) else _magnified(c, scale) for c in row] for row in rows]
   columns = itertools.zip_longest(*(row for row in cells if not _is_banner(row)))
   widths = [max(TEXT_WIDTH if isinstance(c, str) else c.shape[1] for c in column if c is not None) for column in columns]
@@ -91,7 +93,7 @@ def _is_banner(row: Sequence[Cell]) -> bool:
 def _magnified(picture: np.ndarray, scale: int) -> np.ndarray:
   picture = np.asarray(picture)
   if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
-    raise ValueError(f"a cell is {picture.dtype} {list(picture.shape)}: expected text or uint8 [H, W, 3]")
+    raise UserError(f"a cell is {picture.dtype} {list(picture.shape)}: expected text or uint8 [H, W, 3]")
   return picture.repeat(scale, axis=0).repeat(scale, axis=1)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
 from ivid.media.files import from_comment
+from ivid.spec.errors import UserError
 
 SMALL_PIXELS = 192 * 320  # up to this size a frame gets the better quality: a few kilobytes buy clean edges
 SMALL_CRF, LARGE_CRF = 12, 18
@@ -36,7 +37,7 @@ def read(path: str | os.PathLike, max_frames: int | None) -> tuple[np.ndarray, F
   """Frames uint8 [T, H, W, 3] and frames per second of the first video stream, turned as its display matrix says.
 
   Raises:
-    ValueError: unreadable file, or no picture in it.
+    UserError: unreadable file, or no picture in it.
   """
   with _open(path) as container:
     stated, resolution = container.streams.video[0].average_rate, container.streams.video[0].time_base
@@ -50,7 +51,7 @@ def frames(path: str | os.PathLike) -> Iterator[tuple[float, float, np.ndarray]]
   One frame is in memory at a time. A file that does not say how long its frames last has them as long as the one before.
 
   Raises:
-    ValueError: unreadable file, or no picture in it.
+    UserError: unreadable file, or no picture in it.
   """
   with _open(path) as container:
     seconds = 1 / float(container.streams.video[0].average_rate or 1)
@@ -77,9 +78,9 @@ def _decode(container: av.container.InputContainer, path: str | os.PathLike) -> 
       yield frame.time, duration, _picture(frame)
       count += 1
   except av.FFmpegError as error:
-    raise ValueError(f"{path} breaks off after {count} frames: {error.strerror}") from None
+    raise UserError(f"{path} breaks off after {count} frames: {error.strerror}") from None
   if not count:
-    raise ValueError(f"{path} holds no pictures")
+    raise UserError(f"{path} holds no pictures")
 
 
 def _picture(frame: av.VideoFrame) -> np.ndarray:
@@ -111,7 +112,7 @@ def _write(
 ) -> None:
   frames, height, width, _ = clip.shape
   if height % 2 or width % 2:
-    raise ValueError(f"cannot write {width}x{height} as {pathlib.Path(path).suffix}: it wants even sides (.gif and .png take any)")
+    raise UserError(f"cannot write {width}x{height} as {pathlib.Path(path).suffix}: it wants even sides (.gif and .png take any)")
   with av.open(os.fspath(path), "w", options=container_options) as container:
     if comment:
       container.metadata["comment"] = comment
@@ -146,10 +147,10 @@ def _open(path: str | os.PathLike) -> av.container.InputContainer:
   try:
     container = av.open(os.fspath(path))
   except (av.FFmpegError, OSError) as error:
-    raise ValueError(f"{path} is no clip that can be read: {error.strerror}") from None
+    raise UserError(f"{path} is no clip that can be read: {error.strerror}") from None
   if not container.streams.video:
     container.close()
-    raise ValueError(f"{path} holds no pictures")
+    raise UserError(f"{path} holds no pictures")
   return container
 
 
@@ -168,5 +169,5 @@ def _crf(path: os.PathLike, clip: np.ndarray, crf: int | None, worst: int) -> st
   if crf is None:
     crf = SMALL_CRF if clip.shape[1] * clip.shape[2] <= SMALL_PIXELS else LARGE_CRF
   if not 0 <= crf <= worst:
-    raise ValueError(f"crf={crf}: a {pathlib.Path(path).suffix} takes 0 (best) to {worst}")
+    raise UserError(f"crf={crf}: a {pathlib.Path(path).suffix} takes 0 (best) to {worst}")
   return str(crf)

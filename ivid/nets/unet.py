@@ -10,6 +10,7 @@ from ivid.nets import axes
 from ivid.nets.blocks import Block
 from ivid.nets.condition import Conditioner, Context
 from ivid.nets.layers import Conv, Dense, FrameNorm, depth_to_space, grow2, pin, space_to_depth
+from ivid.spec.errors import UserError
 from ivid.spec.stage import LevelSpec, TimeMixing, UNetSpec
 
 
@@ -144,10 +145,10 @@ def pixel_halo(spec: UNetSpec) -> int:
   """Pixels beyond which an input cannot change an output, in each direction, for tiles that start at multiples of spec.stride.
 
   Raises:
-    ValueError: the network attends over space or normalises whole frames, so that every pixel sees every pixel.
+    UserError: the network attends over space or normalises whole frames, so that every pixel sees every pixel.
   """
   if not spec.pixel_local:
-    raise ValueError("its network attends over space or normalises whole frames (expected norm=rms, no spatial attention)")
+    raise UserError("its network attends over space or normalises whole frames (expected norm=rms, no spatial attention)")
   pixels, edge = 0, spec.io_kernel // 2
   reaches = [2 * level.blocks * level.residuals for level in spec.levels]  # two convolutions of 3 x 3 each
   for place in range(spec.stride):
@@ -170,8 +171,8 @@ def frame_halo(spec: UNetSpec) -> int:
   """Frames beyond which an input cannot change an output, in each direction.
 
   Raises:
-    ValueError: the network attends over time.
+    UserError: the network attends over time.
   """
   if not spec.frame_local:
-    raise ValueError("its network attends over time")
+    raise UserError("its network attends over time")
   return sum(2 * level.blocks for level in spec.levels if level.time is TimeMixing.CONVOLUTION)

@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ivid.parallel.mesh import make_mesh
 from ivid.programs import Program
-from ivid.spec.errors import nearest
+from ivid.spec.errors import UserError, nearest
 from ivid.spec.run import MeshSpec
 
 MODES = ("auto", "on", "off")
@@ -54,36 +54,36 @@ class Hosts:
 
   def __post_init__(self):
     if self.mode not in MODES:
-      raise ValueError(f"--multihost={self.mode}: {nearest(self.mode, MODES)}")
+      raise UserError(f"--multihost={self.mode}: {nearest(self.mode, MODES)}")
     for name, low in (("processes", 0), ("devices", 0), ("heartbeat_seconds", 2)):
       flag = name if name == "heartbeat_seconds" else f"expected_{name}"
       if getattr(self, name) < low:
-        raise ValueError(f"--{flag}={getattr(self, name)}: expected {low} or more")
+        raise UserError(f"--{flag}={getattr(self, name)}: expected {low} or more")
 
 
 def join(hosts: Hosts) -> None:
   """Joins the other processes, and checks how many there are. Call it before anything that touches a device.
 
   Raises:
-    ValueError: another number of processes or devices than expected, one process alone with mode `on`, or a cluster that cannot be joined.
+    UserError: another number of processes or devices than expected, one process alone with mode `on`, or a cluster that cannot be joined.
   """
   joins = hosts.mode == "on" or (hosts.mode == "auto" and cluster_sign(os.environ) is not None)
   if joins:
     _initialize(hosts)
   elif hosts.processes > 1:
-    raise ValueError(f"this process runs alone, --expected_processes={hosts.processes}: expected --multihost=on, and that many started")
+    raise UserError(f"this process runs alone, --expected_processes={hosts.processes}: expected --multihost=on, and that many started")
   check_count("process", jax.process_count(), hosts.processes)
   if hosts.mode == "on" and jax.process_count() == 1 and hosts.processes != 1:
-    raise ValueError("--multihost=on found one process alone: expected several, or --expected_processes=1 to say that it is meant")
+    raise UserError("--multihost=on found one process alone: expected several, or --expected_processes=1 to say that it is meant")
   if hosts.devices:
     check_count("device", jax.device_count(), hosts.devices)
 
 
 def check_count(kind: str, have: int, want: int) -> None:
-  """ValueError if there are not `want` (0: any number) processes or devices."""
+  """UserError if there are not `want` (0: any number) processes or devices."""
   plural = {"process": "processes", "device": "devices"}[kind]
   if want and have != want:
-    raise ValueError(f"found {have} {kind if have == 1 else plural}, expected {want} (--expected_{plural}={want})")
+    raise UserError(f"found {have} {kind if have == 1 else plural}, expected {want} (--expected_{plural}={want})")
 
 
 def cluster_sign(environment: Mapping[str, str]) -> str | None:
@@ -111,10 +111,10 @@ def _initialize(hosts: Hosts) -> None:
   if given[COUNT] or given[INDEX]:
     missing = [name for name, value in given.items() if not value]
     if missing:
-      raise ValueError(f"{', '.join(missing)} not set: expected all of {', '.join(given)}, or none where SLURM or a TPU says it")
+      raise UserError(f"{', '.join(missing)} not set: expected all of {', '.join(given)}, or none where SLURM or a TPU says it")
     count, index = (_integer(name, given[name]) for name in (COUNT, INDEX))
     if not 0 <= index < count:
-      raise ValueError(f"{INDEX}={index}: expected 0 to {count - 1} ({COUNT}={count})")
+      raise UserError(f"{INDEX}={index}: expected 0 to {count - 1} ({COUNT}={count})")
     check_count("process", count, hosts.processes)
     arguments = dict(coordinator_address=given[COORDINATOR], num_processes=count, process_id=index)
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -130,7 +130,7 @@ def _initialize(hosts: Hosts) -> None:
     )
   except (ValueError, RuntimeError) as error:
     reason = " ".join(str(error).split())[:200]
-    raise ValueError(
+    raise UserError(
       f"cannot join the other processes ({reason}): expected a TPU slice, SLURM or {COORDINATOR}; --multihost=off runs alone"
     ) from None
   finally:
@@ -147,7 +147,7 @@ def _integer(name: str, value: str) -> int:
   try:
     return int(value)
   except ValueError:
-    raise ValueError(f"{name}={value}: expected a whole number") from None
+    raise UserError(f"{name}={value}: expected a whole number") from None
 
 
 def is_first() -> bool:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from ivid.spec.errors import UserError
 from ivid.spec.run import MeshSpec
 
 AXES = tuple(field.name for field in dataclasses.fields(MeshSpec))
@@ -19,17 +20,17 @@ def mesh_shape(spec: MeshSpec, num_devices: int) -> tuple[int, ...]:
   """Sizes of the mesh's axes over all devices, -1 resolved.
 
   Raises:
-    ValueError: the axes do not multiply to the number of devices.
+    UserError: the axes do not multiply to the number of devices.
   """
   sizes = [getattr(spec, axis) for axis in AXES]
   # The sampling axes are named only where a run uses them.
   text = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True) if size != 1 or axis in AXES[:3])
   if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
-    raise ValueError(f"mesh {text}: expected positive sizes, at most one of them -1 (the devices that the others leave)")
+    raise UserError(f"mesh {text}: expected positive sizes, at most one of them -1 (the devices that the others leave)")
   known = math.prod(size for size in sizes if size != -1)
   if num_devices % known or (-1 not in sizes and known != num_devices):
     near = max(d for d in range(1, min(known, num_devices) + 1) if num_devices % d == 0)
-    raise ValueError(
+    raise UserError(
       f"mesh {text} does not divide {num_devices} device(s): expected a product of {num_devices}, the nearest divisor is {near}"
     )
   return tuple(num_devices // known if size == -1 else size for size in sizes)

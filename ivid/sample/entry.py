@@ -8,9 +8,10 @@ import os
 
 import numpy as np
 
-from ivid.data.clips import cut_size, fit
+from ivid.data.clips import cut_and_resize, cut_size
 from ivid.media.clips import timed_frames
 from ivid.spec.clip import ClipShape
+from ivid.spec.errors import UserError
 
 ROUNDING = 1e-6  # of a timestamp, in frames
 
@@ -35,7 +36,7 @@ def read_entry(path: str | os.PathLike, want: ClipShape, *, aspect: float = 0.0,
     aspect: width over height that the clip is cut to before it is resized; 0: that of `want`.
 
   Raises:
-    ValueError: no clip that can be read, or one that lasts longer than `max_seconds`.
+    UserError: no clip that can be read, or one that lasts longer than `max_seconds`.
   """
   aspect = aspect or want.width / want.height
   picked: list[np.ndarray] = []
@@ -45,7 +46,7 @@ def read_entry(path: str | os.PathLike, want: ClipShape, *, aspect: float = 0.0,
     """Appends the held picture until there are `count`; whether it was needed."""
     missing = count - len(picked)
     if missing > 0:
-      picked.extend([fit(held[None], want.height, want.width, aspect)[0]] * missing)
+      picked.extend([cut_and_resize(held[None], want.height, want.width, aspect)[0]] * missing)
     return missing > 0
 
   for time, seconds, picture in timed_frames(path):
@@ -55,7 +56,7 @@ def read_entry(path: str | os.PathLike, want: ClipShape, *, aspect: float = 0.0,
     times.append(time)
     end = time + seconds
     if end > max_seconds:
-      raise ValueError(
+      raise UserError(
         f"{path} lasts longer than the {max_seconds:.3g} s that there is memory for: expected a shorter clip, or an earlier --stop_stage"
       )
   frames = max(1, round(end * want.fps))

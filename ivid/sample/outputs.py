@@ -15,13 +15,13 @@ import numpy as np
 import ivid
 from ivid.media.clips import read_metadata, write_clip
 from ivid.media.pictures import write_png
-from ivid.sample.bundle import Cascade
-from ivid.sample.cascade import Clip
 from ivid.sample.keys import Sample
+from ivid.sample.runner import Clip
 from ivid.sample.tiling import stage_tiling
 from ivid.spec import convert, formats
-from ivid.spec.errors import nearest
+from ivid.spec.errors import UserError, nearest
 from ivid.spec.stage import StageSpec
+from ivid.weights.cascades import CascadeFolder
 
 FORMATS = ("mp4", "webm", "gif", "png")
 SLUG_LENGTH = 40  # characters of the prompt in a file's name
@@ -38,17 +38,17 @@ class Outputs:
     """Args: out: folder, or a file with a format's suffix; format: of FORMATS, or empty for the file's own (else mp4).
 
     Raises:
-      ValueError: unknown format, a format that contradicts the file's suffix, or one file for several clips.
+      UserError: unknown format, a format that contradicts the file's suffix, or one file for several clips.
     """
     path = pathlib.Path(out)
     suffix = path.suffix.lower().removeprefix(".")
     if format and format not in FORMATS:
-      raise ValueError(f"unknown format {format!r}: {nearest(format, FORMATS)}")
+      raise UserError(f"unknown format {format!r}: {nearest(format, FORMATS)}")
     self._file = path.stem if suffix in FORMATS and not path.is_dir() else ""
     if self._file and format and format != suffix:
-      raise ValueError(f"format={format} contradicts out={out}: expected a folder, or a file that ends with .{format}")
+      raise UserError(f"format={format} contradicts out={out}: expected a folder, or a file that ends with .{format}")
     if self._file and clips > 1:
-      raise ValueError(f"out={out} is one file for {clips} clips: expected a folder")
+      raise UserError(f"out={out} is one file for {clips} clips: expected a folder")
     self.folder = path.parent if self._file else path
     self.suffix = suffix if self._file else format or "mp4"
     self._overwrite = overwrite
@@ -57,7 +57,7 @@ class Outputs:
     """Makes the folder and writes (and removes) a black clip of each size: what cannot be written is found before any work.
 
     Raises:
-      ValueError: the folder cannot be made or written, or the format takes no clip of that size.
+      UserError: the folder cannot be made or written, or the format takes no clip of that size.
     """
     probe = self.folder / f".probe{os.getpid()}.{self.suffix}"
     for spec in stages:
@@ -104,7 +104,7 @@ def slug(prompt: str) -> str:
 
 
 def clip_metadata(
-  cascade: Cascade,
+  cascade: CascadeFolder,
   stages: list[StageSpec],
   sample: Sample,
   clip: Clip,
@@ -153,19 +153,19 @@ def load_metadata(path: str) -> dict[str, Any]:
   """The metadata of a clip that ivid sampled: from the JSON beside it, or from the clip itself.
 
   Raises:
-    ValueError: no such file, or no metadata of ivid in it.
+    UserError: no such file, or no metadata of ivid in it.
   """
   file = pathlib.Path(path)
   if not file.is_file():
-    raise ValueError(f"no metadata at {path}: no such file")
+    raise UserError(f"no metadata at {path}: no such file")
   if file.suffix.lower() == ".json":
     try:
       found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # of UTF-8 or of JSON
-      raise ValueError(f"{path} is no JSON: {error}") from None
+      raise UserError(f"{path} is no JSON: {error}") from None
   else:
     found = read_metadata(path)
   missing = [key for key in REQUIRED if not isinstance(found, dict) or key not in found]
   if missing:
-    raise ValueError(f"{path} carries no metadata of ivid sample: {missing[0]!r} is missing")
+    raise UserError(f"{path} carries no metadata of ivid sample: {missing[0]!r} is missing")
   return formats.migrate(found, formats.Kind.CLIP, source=path)

@@ -1,4 +1,4 @@
-"""Which stages run and how: the cascade's defaults with a user's overrides, `16` for all stages or `base=64,ssr1=16`."""
+"""Which stages run and how: the cascade's defaults with a user's overrides."""
 
 from __future__ import annotations
 
@@ -8,38 +8,53 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from ivid.sample.bundle import Cascade
-from ivid.sample.tiling import parse_tile, stage_tiling, stretched
-from ivid.spec.errors import nearest
-from ivid.spec.stage import GuidanceSpec, SamplerKind, SamplingSpec, StageSpec, ThresholdKind
+from ivid.sample.tiling import stage_tiling, stretched
+from ivid.spec.errors import UserError, nearest
+from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec, ThresholdKind
+from ivid.spec.stage import StageSpec
+from ivid.weights.cascades import CascadeFolder
 
 STATE_BYTES = 10  # of a value of the clip: z_t and the previous x_hat in float32, input and output in bytes
+OTHERS = "*"  # in a mapping by stage: all that are not named
+WHOLE = (0, 0, 0)  # of a tile: no tiles
 E = TypeVar("E", bound=enum.Enum)
 
 
 @dataclasses.dataclass(frozen=True)
 class Overrides:
-  """What a user may change of the cascade's sampling; each a text for all stages or by stage, empty for the defaults."""
+  """What may be changed of a cascade's sampling: each a value for all stages that run, or values by stage; None leaves the cascade's.
 
-  steps: str = ""
-  sampler: str = ""
-  guidance: str = ""
-  threshold: str = ""
-  aug_snr: str = ""
+  By stage, OTHERS stands for those not named: {"base": 64, OTHERS: 16}.
+
+  Attributes:
+    steps: of the sampler.
+    sampler: a SamplerKind or its name.
+    guidance: weight w of (1 + w) x_cond - w x_uncond; two of them oscillate; or a GuidanceSpec.
+    threshold: a ThresholdKind or its name.
+    aug_snr: signal-to-noise power ratio of the noise augmentation of a stage's input.
+    tile: frames, height and width of what is computed at once, 0 for a whole axis; WHOLE for no tiles; () for the automatic choice.
+  """
+
+  steps: int | Mapping[str, int] | None = None
+  sampler: SamplerKind | str | Mapping[str, SamplerKind | str] | None = None
+  guidance: float | tuple[float, float] | GuidanceSpec | Mapping[str, float | tuple[float, float] | GuidanceSpec] | None = None
+  threshold: ThresholdKind | str | Mapping[str, ThresholdKind | str] | None = None
+  aug_snr: float | Mapping[str, float] | None = None
+  tile: Sequence[int] | Mapping[str, Sequence[int]] | None = None
 
 
-def plan_stages(cascade: Cascade, *, start: str = "", stop: str = "", overrides: Overrides | None = None) -> tuple[StageSpec, ...]:
+def plan_stages(cascade: CascadeFolder, *, start: str = "", stop: str = "", overrides: Overrides | None = None) -> tuple[StageSpec, ...]:
   """The stages from `start` (default: the first) to `stop` (default: the last trained one of the chain), with overrides in them.
 
   Raises:
-    ValueError: unknown or untrained stage, `stop` before `start`, an override that cannot be read or names a stage that does not run.
+    UserError: unknown or untrained stage, `stop` before `start`, an override that cannot be read or names a stage that does not run.
   """
   names = cascade.spec.stage_names
   first = names.index(cascade.spec.stage(start).name) if start else 0
   if stop:
     last = names.index(cascade.spec.stage(stop).name)
     if last < first:
-      raise ValueError(f"stop_stage={stop} comes before start_stage={names[first]}: expected one of {', '.join(names[first:])}")
+      raise UserError(f"stop_stage={stop} comes before start_stage={names[first]}: expected one of {', '.join(names[first:])}")
   else:
     last = first
     while last + 1 < len(names) and cascade.trained(names[last + 1]):
@@ -51,21 +66,24 @@ def plan_stages(cascade: Cascade, *, start: str = "", stop: str = "", overrides:
 
 
 def override_stages(stages: Sequence[StageSpec], overrides: Overrides) -> tuple[StageSpec, ...]:
-  """The stages with the overrides in their `sampling` and `lowres.aug_snr`."""
-  values = {}
-  for field in dataclasses.fields(overrides):
-    names = [spec.name for spec in stages if field.name != "aug_snr" or spec.lowres is not None]
-    values[field.name] = per_stage(field.name, getattr(overrides, field.name), names)
-  return tuple(_override(spec, {flag: by_name.get(spec.name) for flag, by_name in values.items()}) for spec in stages)
-
-
-def plan_tiles(stages: Sequence[StageSpec], text: str) -> dict[str, tuple[int, ...]]:
-  """Tiles by stage of `32x768x1280`, `ssr3=32x768x1280,tsr3=whole`; those that a stage cannot be cut in are an error.
+  """The stages with the overrides in their `sampling` and `lowres.aug_snr`.
 
   Raises:
-    ValueError: a stage that does not run, or a tile that cannot be read or used.
+    UserError: a value that cannot be, or for a stage that does not run.
   """
-  tiles = {name: parse_tile(value) for name, value in per_stage("tile", text, [spec.name for spec in stages]).items()}
+  names = [spec.name for spec in stages]
+  by_stage = {name: by_name(name, getattr(overrides, name), names) for name in ("steps", "sampler", "guidance", "threshold")}
+  by_stage["aug_snr"] = by_name("aug_snr", overrides.aug_snr, [spec.name for spec in stages if spec.lowres is not None])
+  return tuple(_override(spec, {option: found[spec.name] for option, found in by_stage.items() if spec.name in found}) for spec in stages)
+
+
+def plan_tiles(stages: Sequence[StageSpec], tile: Sequence[int] | Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
+  """Tiles by stage; those that a stage cannot be cut in are an error.
+
+  Raises:
+    UserError: a stage that does not run, or a tile that cannot be used.
+  """
+  tiles = {name: tuple(value) for name, value in by_name("tile", tile, [spec.name for spec in stages]).items()}
   for spec in stages:
     stage_tiling(spec, tiles.get(spec.name, ()))
   return tiles
@@ -75,7 +93,7 @@ def plan_length(stages: Sequence[StageSpec], frames: int) -> tuple[StageSpec, ..
   """The stages for an input of that many frames, one after the other.
 
   Raises:
-    ValueError: a stage that knows clips of its own length alone.
+    UserError: a stage that knows clips of its own length alone.
   """
   planned = []
   for spec in stages:
@@ -89,69 +107,64 @@ def longest_seconds(stages: Sequence[StageSpec], memory: int) -> float:
   return min(memory / (spec.output.fps * spec.output.height * spec.output.width * 3 * STATE_BYTES) for spec in stages)
 
 
-def per_stage(flag: str, text: str, names: Sequence[str]) -> dict[str, str]:
-  """Values by stage of `VALUE`, `STAGE=VALUE,...`, or both: a bare value is for the stages not named."""
-  default, named = None, {}
-  if text and not names:
-    raise ValueError(f"{flag}={text}: no stage that runs takes it")
-  for part in filter(None, (p.strip() for p in text.split(","))):
-    name, equals, value = part.partition("=")
-    if not equals:
-      if default is not None:
-        raise ValueError(f"{flag}={text}: two values for all stages, {default} and {part}; expected STAGE=VALUE,...")
-      default = part
-    elif name not in names:
-      raise ValueError(f"{flag}={text}: no stage {name!r} that runs takes it: {nearest(name, names)}")
-    else:
-      named[name] = value
-  return ({name: default for name in names} if default is not None else {}) | named
+def by_name(option: str, value: Any, names: Sequence[str]) -> dict[str, Any]:
+  """The values of an option by stage: `value` for all of `names`, or a mapping's, where OTHERS stands for those that it does not name.
+
+  Raises:
+    UserError: a stage that is not among `names`, or no stage at all that takes the option.
+  """
+  if value is None or (isinstance(value, Mapping) and not value):
+    return {}
+  if not names:
+    raise UserError(f"{option}={value}: no stage that runs takes it")
+  if not isinstance(value, Mapping):
+    return dict.fromkeys(names, value)
+  for name in value:
+    if name != OTHERS and name not in names:
+      raise UserError(f"{option}={name}={value[name]}: no stage {name!r} that runs takes it: {nearest(name, names)}")
+  return {name: value.get(name, value.get(OTHERS)) for name in names if name in value or OTHERS in value}
 
 
-def _override(spec: StageSpec, values: Mapping[str, str | None]) -> StageSpec:
+def _override(spec: StageSpec, values: Mapping[str, Any]) -> StageSpec:
   sampling: dict[str, Any] = {}
-  if values["steps"] is not None:
+  if "steps" in values:
     sampling["steps"] = _steps(values["steps"])
-  if values["sampler"] is not None:
+  if "sampler" in values:
     sampling["sampler"] = _choice("sampler", SamplerKind, values["sampler"])
-  if values["guidance"] is not None:
+  if "guidance" in values:
     sampling["guidance"] = _guidance(values["guidance"], spec.sampling)
-  if values["threshold"] is not None:
+  if "threshold" in values:
     sampling["threshold"] = _choice("threshold", ThresholdKind, values["threshold"])
   spec = dataclasses.replace(spec, sampling=dataclasses.replace(spec.sampling, **sampling))
-  if values["aug_snr"] is None:
+  if "aug_snr" not in values:
     return spec
   return dataclasses.replace(spec, lowres=dataclasses.replace(spec.lowres, aug_snr=_number("aug_snr", values["aug_snr"])))
 
 
-def _steps(text: str) -> int:
-  try:
-    steps = int(text)
-  except ValueError:
-    raise ValueError(f"steps={text}: expected a whole number") from None
-  if steps < 1:
-    raise ValueError(f"steps={text}: expected 1 or more")
-  return steps
-
-
-def _guidance(text: str, default: SamplingSpec) -> GuidanceSpec:
-  """`6`, or `15:1`: 15 at first, then 1 and 15 in turn."""
-  high, colon, low = text.partition(":")
-  part = default.guidance.constant_part
-  return GuidanceSpec(_number("guidance", high), _number("guidance", low) if colon else None, part)
-
-
-def _number(flag: str, text: str) -> float:
-  try:
-    value = float(text)
-  except ValueError:
-    value = math.nan
-  if not math.isfinite(value):
-    raise ValueError(f"{flag}={text}: expected a number{' or HIGH:LOW such as 15:1' if flag == 'guidance' else ''}")
+def _steps(value: Any) -> int:
+  if isinstance(value, bool) or not isinstance(value, int):
+    raise UserError(f"steps={value}: expected a whole number")
+  if value < 1:
+    raise UserError(f"steps={value}: expected 1 or more")
   return value
 
 
-def _choice(flag: str, kind: type[E], text: str) -> E:
+def _guidance(value: Any, default: SamplingSpec) -> GuidanceSpec:
+  if isinstance(value, GuidanceSpec):
+    return value
+  high, low = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
+  low = None if low is None else _number("guidance", low)
+  return dataclasses.replace(default.guidance, weight=_number("guidance", high), low=low)
+
+
+def _number(option: str, value: Any) -> float:
+  if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    raise UserError(f"{option}={value}: expected a number")
+  return float(value)
+
+
+def _choice(option: str, kind: type[E], value: Any) -> E:
   try:
-    return kind(text)
+    return kind(value)
   except ValueError:
-    raise ValueError(f"unknown {flag} {text!r}: {nearest(text, [m.value for m in kind])}") from None
+    raise UserError(f"unknown {option} {value!r}: {nearest(str(value), [m.value for m in kind])}") from None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ivid.sample.bundle import Cascade
 from ivid.sample.keys import Sample
 from ivid.spec import convert
-from ivid.spec.stage import SamplingSpec, StageSpec
+from ivid.spec.errors import UserError
+from ivid.spec.sampling import SamplingSpec
+from ivid.spec.stage import StageSpec
+from ivid.weights.cascades import CascadeFolder
 
 
 def repeated_sample(metadata: dict[str, Any]) -> tuple[Sample, int, int]:
@@ -16,11 +18,11 @@ def repeated_sample(metadata: dict[str, Any]) -> tuple[Sample, int, int]:
   return Sample(metadata["prompt"], metadata["seed"], metadata["sample"]), metadata["batch"]["size"], metadata["batch"]["row"]
 
 
-def repeated_stages(cascade: Cascade, metadata: dict[str, Any]) -> tuple[StageSpec, ...]:
+def repeated_stages(cascade: CascadeFolder, metadata: dict[str, Any]) -> tuple[StageSpec, ...]:
   """The stages that made the clip, sampled as they were.
 
   Raises:
-    ValueError: the cascade's weights are not those that the clip was made with.
+    UserError: the cascade's weights are not those that the clip was made with.
   """
   return tuple(_stage(cascade, record) for record in metadata["stages"])
 
@@ -30,11 +32,11 @@ def repeated_tiles(metadata: dict[str, Any]) -> dict[str, tuple[int, ...]]:
   return {record["name"]: tuple(record["tile"]) for record in metadata["stages"] if "tile" in record}
 
 
-def _stage(cascade: Cascade, record: dict[str, Any]) -> StageSpec:
+def _stage(cascade: CascadeFolder, record: dict[str, Any]) -> StageSpec:
   name, want = record["name"], record["weights_sha256"]
   have = cascade.check(name).sha256
   if have != want:
-    raise ValueError(
+    raise UserError(
       f"the clip was made with weights {want[:12]} of stage {name}, {cascade.folder} has {have[:12]}: expected the cascade it was made with"
     )
   spec = cascade.spec.stage(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,113 +11,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ivid.diffusion import augment, guidance, samplers
+from ivid.diffusion import augment, samplers
+from ivid.diffusion.samplers import SampleState
+from ivid.nets.inputs import Conditioning
 from ivid.parallel import sharding
-from ivid.programs import Program
+from ivid.sample.programs import compiled_programs, compiled_sampling, compiled_stage, noise_function, param_shardings, step_inputs
 from ivid.sample.tiling import Tiling
-from ivid.spec.stage import GuidanceSpec, SamplingSpec, StageSpec, StudentSpec, ThresholdKind
-from ivid.stage import Conditioning, SampleState, Stage, StepInputs, needs_guidance, unbox
-from ivid.video.noise import BLOCK, block_noise
+from ivid.spec import batch as batches
+from ivid.spec.errors import UserError
+from ivid.spec.sampling import SamplingSpec, ThresholdKind
+from ivid.spec.stage import StageSpec
+from ivid.stage import Stage
+from ivid.video.noise import BLOCK
 
 # Names of the streams a sample draws from; folded into its key.
 _INITIAL, _AUGMENT, _STEP = range(3)
 ORIGIN = np.zeros(3, np.int32)
 
 
-class Compiled(NamedTuple):
-  """Jitted programs of a stage: on whole clips grow and step, on tiles noised, window (by the tiles' sizes) and tile_step."""
-
-  grow: Callable[..., jax.Array]
-  noised: Callable[..., jax.Array]
-  window: Callable[[tuple[int, int, int]], Callable[..., jax.Array]]
-  step: Callable[..., SampleState]
-  tile_step: Callable[..., SampleState]
-
-
-def make_noise_program(shape: tuple[int, ...], args: tuple[Any, ...] = (), *, aligned: bool = True) -> Program:
-  """(keys [B], names int32 [2], origin int32 [3]) -> [B, *shape] standard normal: a function of key, names and place in the clip.
-
-  A program of its own, so that all draws of one size share it: a stage's input is noised with the program of the stage before.
-  `aligned`: origins are multiples of ivid.video.noise.BLOCK.
-  """
-
-  def noise(keys, names, origin):
-    named = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, names[0]), names[1]))(keys)
-    return jax.vmap(lambda key: block_noise(key, shape=shape, origin=tuple(origin), aligned=aligned))(named)
-
-  return Program("noise_" + "x".join(map(str, shape)), noise, args)
-
-
-def make_lowres_program(stage: Stage, args: tuple[Any, ...] = ()) -> Program:
-  """(small [B, t, h, w, 3], aug_logsnr [B], noise like small) -> the augmented low-resolution clip at the output's size."""
-  output = stage.spec.output
-
-  def lowres(small, aug_logsnr, noise):
-    size = dict(frames=output.frames, height=output.height, width=output.width)
-    return stage.augmented(small, logsnr=aug_logsnr, noise=noise, **size)
-
-  return Program(f"sample_lowres_{stage.spec.name}", lowres, args)
-
-
-def make_window_program(stage: Stage, window: tuple[int, int, int], args: tuple[Any, ...] = ()) -> Program:
-  """(noised small clip [B, t, h, w, 3], origin int32 [3]) -> the part of the conditioning clip that a tile of sizes `window` reads."""
-  return Program(f"sample_window_{stage.spec.name}", lambda noisy, origin: stage.lowres_window(noisy, origin, window), args)
-
-
-def make_sample_program(
-  stage: Stage, sampling: SamplingSpec, args: tuple[Any, ...] = (), *, donate: bool = True, mesh: Mesh | None = None
-) -> Program:
-  """One step of the sampler on a clip or a tile: (params, SampleState, Conditioning, noise, StepInputs) -> SampleState.
-
-  `noise` is [B, T, H, W, 3] for samplers that add noise and None for the others. `args`: see sample_args. `donate`: the
-  state's memory becomes the result's.
-  """
-
-  def step(params, state, cond, noise, inputs):
-    return stage.sample_step(params, state, cond, noise, inputs, sampling)
-
-  return Program(f"sample_{stage.spec.name}", step, args, donate=(1,) if donate else (), mesh=mesh)
-
-
-def sample_args(
-  stage: Stage, sampling: SamplingSpec, *, batch_size: int, max_tokens: int, params: Any = None, mesh: Mesh | None = None
-) -> tuple[Any, ...]:
-  """Abstract arguments of make_sample_program; `params` if the caller has (sharded) ones.
-
-  With a mesh they carry their shardings: parameters by their logical axes, clips by rows of the batch, frames and rows of pixels.
-  """
-  spec, b = stage.spec, batch_size
-  clips, rows, whole = (sharding.clip_sharding(mesh), sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (None,) * 3
-
-  def shaped(*shape, dtype="float32", placed=rows):
-    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=placed)
-
-  def scalar(dtype="float32"):
-    return shaped(dtype=dtype, placed=whole)
-
-  clip, lowres = shaped(b, *spec.output.array, placed=clips), spec.lowres is not None
-  cond = Conditioning(
-    text=shaped(b, 1, max_tokens, spec.unet.text_dim, dtype="bfloat16"),
-    text_mask=shaped(b, 1, max_tokens, dtype="bool"),
-    is_video=None if stage.makes_pictures(spec.output.frames) else shaped(b, dtype="bool"),
-    fps=shaped(b),
-    lowres=clip if lowres else None,
-    aug_logsnr=shaped(b) if lowres else None,
-  )
-  noise = clip if samplers.adds_noise(sampling.sampler) else None
-  levels = {name: scalar() for name in ("logsnr_t", "logsnr_s", "logsnr_prev", "logsnr_jump", "w")}
-  step = StepInputs(**levels, last=scalar("bool"))
-  if params is None:
-    params = unbox(stage.abstract_params())
-    params = params if mesh is None else sharding.with_shardings(params, _param_shardings(spec, mesh))
-  return params, SampleState(z=clip, x_hat=clip if samplers.is_multistep(sampling.sampler) else None), cond, noise, step
-
-
 def place_params(stage: Stage, params: Any, mesh: Mesh | None = None) -> Any:
   """Parameters on the default device, or over the mesh by their logical axes. No copy of what is already there."""
   if mesh is None:
     return jax.device_put(params)
-  return jax.device_put(params, _param_shardings(stage.spec, mesh))
+  return jax.device_put(params, param_shardings(stage.spec, mesh))
 
 
 def sample_stage(
@@ -153,7 +68,7 @@ def sample_stage(
     mesh: devices that share the batch.
 
   Raises:
-    ValueError: `small` missing, superfluous or of another size than the stage's input; `given` for a stage without unet.given or of
+    UserError: `small` missing, superfluous or of another size than the stage's input; `given` for a stage without unet.given or of
       another size than its output; a batch that the mesh does not divide.
   """
   spec = stage.spec
@@ -162,13 +77,15 @@ def sample_stage(
   _check_given(spec, given, B)
   rows = _rows_placement(mesh, B)
   keys = rows(keys)
-  cond = Conditioning(
-    text=rows(text),
-    text_mask=rows(text_mask),
-    is_video=None if stage.makes_pictures(spec.output.frames) else rows(np.ones(B, bool)),
-    fps=rows(np.full(B, spec.output.fps, np.float32)),
-    given=given and (rows(np.asarray(given[0], np.float32)), rows(np.asarray(given[1], bool))),
-  )
+  told = {
+    batches.TEXT: rows(text),
+    batches.TEXT_MASK: rows(text_mask),
+    batches.IS_VIDEO: rows(np.ones(B, bool)),
+    batches.FPS: rows(np.full(B, spec.output.fps, np.float32)),
+  }
+  cond = stage.conditioning(told, pictures=stage.makes_pictures(spec.output.frames))
+  if given is not None:
+    cond = cond.replace(given=(rows(np.asarray(given[0], np.float32)), rows(np.asarray(given[1], bool))))
   noised = None
   if spec.lowres is not None:
     level = rows(np.full(B, augment.logsnr_from_snr(spec.lowres.aug_snr), np.float32))
@@ -201,7 +118,7 @@ class _Run(NamedTuple):
 def _sample_whole(run: _Run) -> np.ndarray:
   """All steps on the whole clip, which stays on the devices."""
   shape = run.stage.spec.output.array
-  compiled = _compiled(_function(run.stage.spec), _static(run.stage.spec, run.sampling))
+  compiled = compiled_programs(compiled_stage(run.stage.spec), compiled_sampling(run.stage.spec, run.sampling))
   cond = run.cond.replace(lowres=compiled.grow(*run.noised)) if run.noised else run.cond
   z = _noise(run.keys, shape, _INITIAL)
   state = SampleState(z=z, x_hat=jnp.zeros_like(z) if run.multistep else None)
@@ -216,11 +133,11 @@ def _sample_tiles(run: _Run, tiling: Tiling, rows: Callable[[Any], jax.Array]) -
   """All steps, each tile by tile; the clip is changed in place as soon as no tile to come reads the old values."""
   assert run.sampling.threshold is not ThresholdKind.DYNAMIC, "a dynamic threshold looks at the whole clip (see stage_tiling)"
   output = run.stage.spec.output
-  compiled = _compiled(_function(run.stage.spec), _static(run.stage.spec, run.sampling))
+  compiled = compiled_programs(compiled_stage(run.stage.spec), compiled_sampling(run.stage.spec, run.sampling))
   noisy, window = compiled.noised(*run.noised) if run.noised else None, compiled.window(tiling.window)
   clips = SampleState(z=_initial_noise(run.keys, output.array))
   if run.multistep:
-    clips = clips.replace(x_hat=np.zeros_like(clips.z))
+    clips = dataclasses.replace(clips, x_hat=np.zeros_like(clips.z))
   needed = [slab[0].origin[0] for slab in tiling.slabs[1:]] + [output.frames]  # the first frame that later slabs read
   inputs, done = step_inputs(run.stage, run.sampling), 0
   for i, scalars in enumerate(inputs):
@@ -281,78 +198,18 @@ def _slices(spans: tuple[tuple[int, int], ...]) -> tuple[slice, ...]:
   return (slice(None), *(slice(start, stop) for start, stop in spans))
 
 
-def step_inputs(stage: Stage, sampling: SamplingSpec) -> list[StepInputs]:
-  """Scalars of every step, in the order they run."""
-  logsnr = np.asarray(stage.schedule(samplers.time_grid(sampling.steps)), np.float32)
-  weights = guidance.guidance_weights(sampling.guidance, sampling.steps)
-  return [
-    StepInputs(
-      logsnr_t=logsnr[i],
-      logsnr_s=logsnr[i + 1],
-      logsnr_prev=logsnr[max(i - 1, 0)],
-      logsnr_jump=logsnr[min(i + 2, sampling.steps)],
-      w=np.float32(weights[i]),
-      last=np.bool_(i == sampling.steps - 1),
-    )
-    for i in range(sampling.steps)
-  ]
-
-
-def _static(spec: StageSpec, sampling: SamplingSpec) -> SamplingSpec:
-  """What of `sampling` the compiled step depends on: step count and guidance weights are its inputs, but for having any."""
-  weight = 1.0 if needs_guidance(spec, sampling) else 0.0
-  return SamplingSpec(
-    sampler=sampling.sampler,
-    steps=1,
-    gamma=sampling.gamma,
-    guidance=GuidanceSpec(weight=weight),
-    threshold=sampling.threshold,
-    percentile=sampling.percentile,
-  )
-
-
-def _function(spec: StageSpec) -> StageSpec:
-  """The stage without what its compiled programs take as inputs or never read."""
-  lowres = spec.lowres and dataclasses.replace(spec.lowres, aug_snr=1.0)
-  student = spec.student and StudentSpec(teacher="")  # that it is given w is all there is to the function
-  return dataclasses.replace(spec, lowres=lowres, sampling=SamplingSpec(), text_encoder="", student=student)
-
-
-@functools.lru_cache(maxsize=32)
-def _compiled(spec: StageSpec, sampling: SamplingSpec) -> Compiled:
-  stage = Stage(spec)
-  return Compiled(
-    grow=make_lowres_program(stage).jit(),
-    noised=Program(f"sample_noised_{spec.name}", stage.noised).jit(),
-    window=functools.lru_cache(maxsize=8)(lambda window: make_window_program(stage, window).jit()),
-    step=make_sample_program(stage, sampling).jit(),
-    # What a tile is made of may be the host's own memory: nothing may be written there.
-    tile_step=make_sample_program(stage, sampling, donate=False).jit(),
-  )
-
-
-@functools.lru_cache(maxsize=32)
-def _compiled_noise(shape: tuple[int, ...], aligned: bool) -> Callable[..., jax.Array]:
-  return make_noise_program(shape, aligned=aligned).jit()
-
-
-@functools.lru_cache(maxsize=32)
-def _param_shardings(spec: StageSpec, mesh: Mesh) -> Any:
-  return sharding.param_shardings(mesh, Stage(spec).abstract_params())
-
-
 def _noise(
   keys: jax.Array, shape: tuple[int, ...], stream: int, index: int = 0, *, origin: np.ndarray = ORIGIN, aligned: bool = True
 ) -> jax.Array:
   """[B, *shape], the draw that each sample's key makes for this stream and step, from `origin` of the clip on."""
-  return _compiled_noise(tuple(shape), aligned)(keys, np.array([stream, index], np.int32), origin)
+  return noise_function(tuple(shape), aligned)(keys, np.array([stream, index], np.int32), origin)
 
 
 def _rows_placement(mesh: Mesh | None, rows: int) -> Callable[[Any], jax.Array]:
   if mesh is None:
     return jax.device_put
   if rows % mesh.size:
-    raise ValueError(f"a batch of {rows} samples over {mesh.size} devices: expected a multiple of {mesh.size}")
+    raise UserError(f"a batch of {rows} samples over {mesh.size} devices: expected a multiple of {mesh.size}")
   return lambda array: jax.device_put(array, sharding.batch_sharding(mesh))
 
 
@@ -360,20 +217,20 @@ def _check_given(spec: StageSpec, given: tuple[Any, Any] | None, batch_size: int
   if given is None:
     return
   if not spec.unet.given:
-    raise ValueError(f"stage {spec.name} reads no given frames: expected one trained with unet.given=True")
+    raise UserError(f"stage {spec.name} reads no given frames: expected one trained with unet.given=True")
   want = (batch_size, *spec.output.array)
   if np.shape(given[0]) != want or np.shape(given[1]) != want[:2]:
-    raise ValueError(f"given frames {np.shape(given[0])} with a mask {np.shape(given[1])}: expected {want} and {want[:2]}")
+    raise UserError(f"given frames {np.shape(given[0])} with a mask {np.shape(given[1])}: expected {want} and {want[:2]}")
 
 
 def _check_small(spec: StageSpec, small: Any) -> None:
   if spec.lowres is None:
     if small is not None:
-      raise ValueError(f"stage {spec.name} is a base and takes no input clip")
+      raise UserError(f"stage {spec.name} is a base and takes no input clip")
     return
   if small is None:
-    raise ValueError(f"stage {spec.name} needs an input clip of {spec.lowres.input}")
+    raise UserError(f"stage {spec.name} needs an input clip of {spec.lowres.input}")
   t, h, w = small.shape[1:4]
   want = spec.lowres.input
   if (t, h, w) != (want.frames, want.height, want.width):
-    raise ValueError(f"input clip of {t}x{h}x{w}: stage {spec.name} takes {want.frames}x{want.height}x{want.width}")
+    raise UserError(f"input clip of {t}x{h}x{w}: stage {spec.name} takes {want.frames}x{want.height}x{want.width}")

@@ -12,7 +12,9 @@ import math
 from collections.abc import Sequence
 
 from ivid.nets.unet import frame_halo, pixel_halo
-from ivid.spec.stage import StageSpec, ThresholdKind
+from ivid.spec.errors import UserError
+from ivid.spec.sampling import ThresholdKind
+from ivid.spec.stage import StageSpec
 
 AXES = ("frames", "height", "width")
 Cut = tuple[tuple[int, int], tuple[int, int]]  # window and core along one axis
@@ -57,7 +59,7 @@ def tile_stage(spec: StageSpec, tile: Sequence[int] = (), *, clips: int = 1) -> 
     clips: that a device computes together; they share the automatic window's pixels.
 
   Raises:
-    ValueError: a window no larger than twice the halo, or an axis that the network mixes as a whole.
+    UserError: a window no larger than twice the halo, or an axis that the network mixes as a whole.
   """
   sizes = spec.output.array[:3]
   steps = (spec.time_factor, spec.unet.stride, spec.unet.stride)
@@ -72,12 +74,12 @@ def stage_tiling(spec: StageSpec, tile: Sequence[int] = (), *, clips: int = 1) -
   """`tile_stage`, with the whole clip as the automatic choice where the threshold looks at all of it.
 
   Raises:
-    ValueError: as tile_stage; tiles with a dynamic threshold.
+    UserError: as tile_stage; tiles with a dynamic threshold.
   """
   dynamic = spec.sampling.threshold is ThresholdKind.DYNAMIC
   tiling = tile_stage(spec, (0, 0, 0) if dynamic and not tile else tile, clips=clips)
   if dynamic and tiling.count > 1:
-    raise ValueError(f"stage {spec.name}: a dynamic threshold looks at the whole clip: expected threshold=static, or tile=whole")
+    raise UserError(f"stage {spec.name}: a dynamic threshold looks at the whole clip: expected threshold=static, or tile=whole")
   return tiling
 
 
@@ -85,31 +87,15 @@ def stretched(spec: StageSpec, frames: int) -> StageSpec:
   """The stage for an input of another number of frames than it was trained on, at the same rates.
 
   Raises:
-    ValueError: a network that attends over frames knows clips of its own length alone.
+    UserError: a network that attends over frames knows clips of its own length alone.
   """
   if frames == spec.lowres.input.frames:
     return spec
   if not spec.unet.frame_local:
-    raise ValueError(f"stage {spec.name} attends over {spec.lowres.input.frames} input frames: expected exactly as many, not {frames}")
+    raise UserError(f"stage {spec.name} attends over {spec.lowres.input.frames} input frames: expected exactly as many, not {frames}")
   small = dataclasses.replace(spec.lowres.input, frames=frames)
   output = dataclasses.replace(spec.output, frames=frames * spec.time_factor)
   return dataclasses.replace(spec, output=output, lowres=dataclasses.replace(spec.lowres, input=small))
-
-
-def parse_tile(text: str) -> tuple[int, ...]:
-  """`32x768x1280`, 0 for a whole axis; `whole` for no tiles; empty for the automatic choice, an empty tuple.
-
-  Raises:
-    ValueError: anything else.
-  """
-  if not text:
-    return ()
-  if text == "whole":
-    return (0, 0, 0)
-  parts = text.lower().split("x")
-  if len(parts) != 3 or not all(part.isdecimal() for part in parts):
-    raise ValueError(f"tile={text}: expected FRAMESxHEIGHTxWIDTH such as 32x768x1280 (0: the whole axis), or whole")
-  return tuple(int(part) for part in parts)
 
 
 def _auto_frames(spec: StageSpec, pixels: int) -> int:
@@ -124,7 +110,7 @@ def _auto_frames(spec: StageSpec, pixels: int) -> int:
 def _cut(spec: StageSpec, axis: str, size: int, step: int, want: int) -> list[Cut]:
   """Windows and cores along one axis; windows start at multiples of `step`."""
   if want < 0:
-    raise ValueError(f"tile {axis}={want}: expected 1 or more, or 0 for all of {size}")
+    raise UserError(f"tile {axis}={want}: expected 1 or more, or 0 for all of {size}")
   # The length leaves the same rest as the clip's, so that the last window, too, starts on the grid.
   length = want + (size - want) % step if want else size
   if length >= size:
@@ -132,11 +118,11 @@ def _cut(spec: StageSpec, axis: str, size: int, step: int, want: int) -> list[Cu
   try:
     halo = frame_halo(spec.unet) if axis == "frames" else pixel_halo(spec.unet)
   except ValueError as error:
-    raise ValueError(f"tile {axis}={want}: stage {spec.name} takes {axis} whole: {error}") from None
+    raise UserError(f"tile {axis}={want}: stage {spec.name} takes {axis} whole: {error}") from None
   stride = (length - 2 * halo) // step * step
   if stride < 1:
     least = 2 * halo + step
-    raise ValueError(f"tile {axis}={want} of stage {spec.name} is all overlap: expected {least + (size - least) % step} or more")
+    raise UserError(f"tile {axis}={want} of stage {spec.name} is all overlap: expected {least + (size - least) % step} or more")
   starts = [*range(0, size - length, stride), size - length]
   stops = [*(start + length - halo for start in starts[:-1]), size]
   return [((start, start + length), core) for start, core in zip(starts, itertools.pairwise([0, *stops]), strict=True)]

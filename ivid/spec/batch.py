@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from ivid.spec.errors import UserError
 from ivid.spec.stage import StageSpec
 
 # One row per entry: the axes behind the batch axis are written in the Imagen Video letters.
@@ -43,12 +44,12 @@ class CaptionLayout:
     """The layout of text [G, M, ...] for `batch_size` rows of `frames` frames; pictures of one frame count as clips of one.
 
     Raises:
-      ValueError: there is none.
+      UserError: there is none.
     """
     groups, count = captions
     layout = cls(batch_size // groups, (count - batch_size // groups) // max(1, frames - 1))
     if layout.rows * groups != batch_size or not 0 <= layout.images <= layout.rows or layout.captions(frames) != count:
-      raise ValueError(
+      raise UserError(
         f"text of {groups} x {count} captions for {batch_size} rows of {frames} frames: expected {batch_size} x 1, or x {frames}"
       )
     return layout

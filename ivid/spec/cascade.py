@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ivid.spec.errors import nearest
+from ivid.spec.errors import UserError, nearest
 from ivid.spec.stage import StageSpec, Task
 
 
@@ -29,7 +29,7 @@ class TextSpec:
   def __post_init__(self):
     for name in ("dtype", "param_dtype"):
       if getattr(self, name) not in ("float32", "bfloat16"):
-        raise ValueError(f"text.{name}={getattr(self, name)!r}: expected 'float32' or 'bfloat16' (T5 overflows in float16)")
+        raise UserError(f"text.{name}={getattr(self, name)!r}: expected 'float32' or 'bfloat16' (T5 overflows in float16)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,24 +42,24 @@ class CascadeSpec:
 
   def __post_init__(self):
     if not self.stages:
-      raise ValueError(f"cascade {self.name}: no stages")
+      raise UserError(f"cascade {self.name}: no stages")
     names = self.stage_names
     if len(set(names)) != len(names):
-      raise ValueError(f"cascade {self.name}: stage names repeat: {', '.join(names)}")
+      raise UserError(f"cascade {self.name}: stage names repeat: {', '.join(names)}")
     if self.stages[0].task is not Task.BASE:
-      raise ValueError(f"cascade {self.name}: first stage {names[0]} has task {self.stages[0].task.value}, expected base")
+      raise UserError(f"cascade {self.name}: first stage {names[0]} has task {self.stages[0].task.value}, expected base")
     for stage in self.stages:
       if stage.unet.text_dim != self.text.dim:
-        raise ValueError(
+        raise UserError(
           f"cascade {self.name}: stage {stage.name} reads text of width {stage.unet.text_dim}, the encoder gives {self.text.dim}"
         )
     for before, stage in zip(self.stages, self.stages[1:], strict=False):
       if stage.lowres is None:
-        raise ValueError(f"cascade {self.name}: stage {stage.name} after {before.name} has task base, expected tsr or ssr")
+        raise UserError(f"cascade {self.name}: stage {stage.name} after {before.name} has task base, expected tsr or ssr")
       for field in dataclasses.fields(before.output):
         have, want = getattr(before.output, field.name), getattr(stage.lowres.input, field.name)
         if have != want:
-          raise ValueError(
+          raise UserError(
             f"cascade {self.name}: stage {stage.name} expects input {field.name}={want}, but stage {before.name} gives {field.name}={have}"
           )
 
@@ -68,8 +68,12 @@ class CascadeSpec:
     return tuple(stage.name for stage in self.stages)
 
   def stage(self, name: str) -> StageSpec:
-    """The stage of that name; ValueError naming the nearest one otherwise."""
+    """The stage of that name; UserError naming the nearest one otherwise."""
     for stage in self.stages:
       if stage.name == name:
         return stage
-    raise ValueError(f"unknown stage {name!r}: {nearest(name, self.stage_names)}")
+    raise UserError(f"unknown stage {name!r}: {nearest(name, self.stage_names)}")
+
+  def with_text_encoder(self, digest: str) -> CascadeSpec:
+    """The cascade whose stages all read the text encoder of that hash."""
+    return dataclasses.replace(self, stages=tuple(dataclasses.replace(stage, text_encoder=digest) for stage in self.stages))

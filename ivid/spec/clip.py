@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from ivid.spec.errors import UserError
+
 REFERENCE_SIZE = 64  # side of the picture that the unshifted schedule is made for (simple diffusion, 2301.11093)
 
 
@@ -20,7 +22,7 @@ class ClipShape:
   def __post_init__(self):
     for name in ("frames", "height", "width", "fps"):
       if getattr(self, name) <= 0:
-        raise ValueError(f"clip {name}={getattr(self, name)}: expected a positive number")
+        raise UserError(f"clip {name}={getattr(self, name)}: expected a positive number")
 
   @property
   def seconds(self) -> float:
@@ -31,8 +33,13 @@ class ClipShape:
     """[T, H, W, C] of one RGB clip."""
     return (self.frames, self.height, self.width, 3)
 
+  @property
+  def size(self) -> str:
+    """Frames x height x width."""
+    return f"{self.frames}x{self.height}x{self.width}"
+
   def __str__(self) -> str:
-    return f"{self.frames}x{self.height}x{self.width}@{self.fps:g}fps"
+    return f"{self.size}@{self.fps:g}fps"
 
 
 def resolution_logsnr_shift(output: ClipShape) -> float:

@@ -1,9 +1,17 @@
-"""One-line messages that name the nearest right value."""
+"""What a user caused, said in one line that names the nearest right value."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+
+class UserError(ValueError):
+  """What a user gave is wrong: one line with the value, what was expected and the nearest right one. Any other exception is our fault."""
+
+
+class UsageError(UserError):
+  """A command line that cannot be read: a flag that is unknown, missing or contradicts another, a stray word. Its exit status is 2."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,4 +1,7 @@
-"""The format of the JSON files that hold specs, and how files of older formats become today's.
+"""The format of every JSON file that ivid writes, and how files of older formats become today's.
+
+All of them are objects with `format` at the top; a list lies under `rows`. metrics.jsonl alone has none: it is a log, whose lines programs
+of other people read too, and a run goes on in the file of the ivid before. The header of a safetensors file is safetensors' own.
 
 Format 0 is every file without a `format`. It has `diffusion.resolution_shift`, true or false, where format 1 has the number
 `diffusion.logsnr_shift`.
@@ -11,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ivid.spec.clip import ClipShape, resolution_logsnr_shift
-from ivid.spec.errors import nearest
+from ivid.spec.errors import UserError, nearest
 
 FORMAT = 1
 KEY = "format"  # at the top of every file
@@ -27,6 +30,9 @@ class Kind(enum.Enum):
   CHECKPOINT = "checkpoint"  # a checkpoint's meta: `stage`
   CLIP = "clip"  # a clip's metadata: no whole spec of a stage
   TEXT = "text"  # a text encoder's spec.json: no stage
+  EMBEDDINGS = "embeddings"  # key.json of stored embeddings: no stage
+  DATA = "data"  # a checkpoint's place in the data: no stage
+  REPORT = "report"  # figures: no stage
 
 
 def stamped(mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,21 +47,21 @@ def migrate(mapping: Mapping[str, Any], kind: Kind, *, source: Any) -> dict[str,
     source: the file's name, for errors.
 
   Raises:
-    ValueError: no mapping; a format that is newer than FORMAT, or no number; a value that the file's own format does not have.
+    UserError: no mapping; a format that is newer than FORMAT, or no number; a value that the file's own format does not have.
   """
   if not isinstance(mapping, Mapping):
-    raise ValueError(f"{source} holds a {type(mapping).__name__}: expected a JSON object, as ivid writes it")
+    raise UserError(f"{source} holds a {type(mapping).__name__}: expected a JSON object, as ivid writes it")
   found = mapping.get(KEY, 0)
   if isinstance(found, bool) or not isinstance(found, int) or found < 0:
-    raise ValueError(f"{source}: format={found!r}: expected a whole number from 0 to {FORMAT}")
+    raise UserError(f"{source}: format={found!r}: expected a whole number from 0 to {FORMAT}")
   if found > FORMAT:
-    raise ValueError(f"{source} was written by a newer ivid: format {found}, this one reads up to {FORMAT}: expected an ivid as new")
+    raise UserError(f"{source} was written by a newer ivid: format {found}, this one reads up to {FORMAT}: expected an ivid as new")
   result = {key: value for key, value in mapping.items() if key != KEY}
   for step in _STEPS[found:]:
     try:
       result = _with_stages(result, kind, step)
     except ValueError as error:
-      raise ValueError(f"{source}: {error}") from None
+      raise UserError(f"{source}: {error}") from None
   return result
 
 
@@ -83,11 +89,11 @@ def _shift_is_a_number(stage: dict[str, Any]) -> dict[str, Any]:
     return stage
   shifted = diffusion["resolution_shift"]
   if not isinstance(shifted, bool):
-    raise ValueError(f"diffusion.resolution_shift={shifted!r}: expected true or false")
+    raise UserError(f"diffusion.resolution_shift={shifted!r}: expected true or false")
   try:
     shift = resolution_logsnr_shift(ClipShape(**stage["output"])) if shifted else 0.0
   except (KeyError, TypeError):
-    raise ValueError("diffusion.resolution_shift=True: expected the stage's output beside it, with frames, height, width and fps") from None
+    raise UserError("diffusion.resolution_shift=True: expected the stage's output beside it, with frames, height, width and fps") from None
   kept = {key: value for key, value in diffusion.items() if key != "resolution_shift"}
   return stage | {"diffusion": kept | {"logsnr_shift": shift}}
 

@@ -8,7 +8,9 @@ import math
 
 from ivid.spec.batch import CaptionLayout
 from ivid.spec.cascade import CascadeSpec
-from ivid.spec.stage import LossWeight, is_power_of_two
+from ivid.spec.errors import UserError
+from ivid.spec.sampling import is_power_of_two
+from ivid.spec.stage import LossWeight
 
 DEFAULT_STEPS = 10_000
 
@@ -32,7 +34,7 @@ class OptimizerSpec:
 
   def __post_init__(self):
     if self.learning_rate <= 0:
-      raise ValueError(f"train.optimizer.learning_rate={self.learning_rate}: expected a positive number")
+      raise UserError(f"train.optimizer.learning_rate={self.learning_rate}: expected a positive number")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,7 @@ class CheckpointSpec:
   def __post_init__(self):
     for name, least in (("every", 1), ("max_to_keep", 1), ("keep_period", 0)):
       if getattr(self, name) < least:
-        raise ValueError(f"train.checkpoint.{name}={getattr(self, name)}: expected {least} or more")
+        raise UserError(f"train.checkpoint.{name}={getattr(self, name)}: expected {least} or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +82,9 @@ class PhaseSpec:
 
   def __post_init__(self):
     if self.steps < 1:
-      raise ValueError(f"train.phases: phase {self.name!r} has steps={self.steps}: expected 1 or more")
+      raise UserError(f"train.phases: phase {self.name!r} has steps={self.steps}: expected 1 or more")
     if self.neighbours and not self.frames:
-      raise ValueError(f"train.phases: phase {self.name!r} has neighbours=True and frames={self.frames}: expected how many, such as 4")
+      raise UserError(f"train.phases: phase {self.name!r} has neighbours=True and frames={self.frames}: expected how many, such as 4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,19 +116,19 @@ class TrainSpec:
   def __post_init__(self):
     for name in ("steps", "batch_size", "accumulation", "log_every", "adherence_prompts"):
       if getattr(self, name) is not None and getattr(self, name) < 1:
-        raise ValueError(f"train.{name}={getattr(self, name)}: expected 1 or more")
+        raise UserError(f"train.{name}={getattr(self, name)}: expected 1 or more")
     names = [phase.name for phase in self.phases]
     if len(set(names)) < len(names):
-      raise ValueError(f"train.phases: names {', '.join(names)}: expected a name of its own for each")
+      raise UserError(f"train.phases: names {', '.join(names)}: expected a name of its own for each")
     longest = sum(phase.steps for phase in self.phases)
     if self.phases and self.steps is not None and self.steps > longest:
-      raise ValueError(f"train.steps={self.steps}: expected at most the {longest} of train.phases, or None")
+      raise UserError(f"train.steps={self.steps}: expected at most the {longest} of train.phases, or None")
     if self.batch_size % self.accumulation:
-      raise ValueError(f"train.batch_size={self.batch_size} is no multiple of train.accumulation={self.accumulation}")
+      raise UserError(f"train.batch_size={self.batch_size} is no multiple of train.accumulation={self.accumulation}")
     if not 0.0 <= self.image_fraction <= 1.0:
-      raise ValueError(f"train.image_fraction={self.image_fraction}: expected 0 to 1")
+      raise UserError(f"train.image_fraction={self.image_fraction}: expected 0 to 1")
     if not 0.0 <= self.ema_decay < 1.0:
-      raise ValueError(f"train.ema_decay={self.ema_decay}: expected 0 up to but not 1")
+      raise UserError(f"train.ema_decay={self.ema_decay}: expected 0 up to but not 1")
 
   @property
   def total_steps(self) -> int:
@@ -169,21 +171,21 @@ class DistillSpec:
     for name in ("teacher_steps", "final_steps"):
       value = getattr(self, name)
       if not is_power_of_two(value):
-        raise ValueError(f"distill.{name}={value}: expected a power of two, the nearest is {nearest_power_of_two(value)}")
+        raise UserError(f"distill.{name}={value}: expected a power of two, the nearest is {nearest_power_of_two(value)}")
     if self.final_steps >= self.teacher_steps:
-      raise ValueError(f"distill.final_steps={self.final_steps}: expected fewer than teacher_steps={self.teacher_steps}")
+      raise UserError(f"distill.final_steps={self.final_steps}: expected fewer than teacher_steps={self.teacher_steps}")
     if not 0.0 <= self.w_min <= self.w_max < float("inf"):
-      raise ValueError(f"distill.w_min={self.w_min}, w_max={self.w_max} is an empty range: expected 0 <= w_min <= w_max")
+      raise UserError(f"distill.w_min={self.w_min}, w_max={self.w_max} is an empty range: expected 0 <= w_min <= w_max")
     if self.loss_weight not in (LossWeight.TRUNCATED_SNR, LossWeight.V):
-      raise ValueError(f"distill.loss_weight={self.loss_weight.value}: expected truncated_snr or v (SNR + 1)")
+      raise UserError(f"distill.loss_weight={self.loss_weight.value}: expected truncated_snr or v (SNR + 1)")
     for name in ("guidance_updates", "updates", "last_updates", "num_samples"):
       if getattr(self, name) < 1:
-        raise ValueError(f"distill.{name}={getattr(self, name)}: expected 1 or more")
+        raise UserError(f"distill.{name}={getattr(self, name)}: expected 1 or more")
     if self.learning_rate <= 0:
-      raise ValueError(f"distill.learning_rate={self.learning_rate}: expected a positive number")
+      raise UserError(f"distill.learning_rate={self.learning_rate}: expected a positive number")
     for steps in self.stochastic:
       if not (is_power_of_two(steps) and max(2, self.final_steps) <= steps < self.teacher_steps):
-        raise ValueError(
+        raise UserError(
           f"distill.stochastic: {steps} steps; expected a power of two from {max(2, self.final_steps)} to {self.teacher_steps // 2}"
         )
 
@@ -232,11 +234,11 @@ class DataSpec:
 
   def __post_init__(self):
     if self.workers < 0:
-      raise ValueError(f"data.workers={self.workers}: expected 0 or more")
+      raise UserError(f"data.workers={self.workers}: expected 0 or more")
     if self.draw is Draw.DEVICE and self.name != "moving_shapes":
-      raise ValueError(f"data.draw=device: data.name={self.name!r} is not drawn: expected moving_shapes, or data.draw=host")
+      raise UserError(f"data.draw=device: data.name={self.name!r} is not drawn: expected moving_shapes, or data.draw=host")
     if self.caption_pool < 0 or self.caption_pool % 2:
-      raise ValueError(
+      raise UserError(
         f"data.caption_pool={self.caption_pool}: expected 0 or an even number, half of it for images "
         f"(nearest: {max(0, self.caption_pool + 1)})"
       )

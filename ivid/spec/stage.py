@@ -7,7 +7,8 @@ import enum
 import math
 
 from ivid.spec.clip import ClipShape
-from ivid.spec.errors import nearest
+from ivid.spec.errors import UserError, nearest
+from ivid.spec.sampling import SamplerKind, SamplingSpec, StudentSpec
 
 
 class Task(enum.Enum):
@@ -65,19 +66,6 @@ class Filter(enum.Enum):
   BOX = "box"
 
 
-class SamplerKind(enum.Enum):
-  DDIM = "ddim"
-  ANCESTRAL = "ancestral"
-  DPM_SOLVER_PP_2M = "dpmpp_2m"
-  STOCHASTIC = "stochastic"  # of distilled stages: a DDIM step of twice the size, then back up by one (section 2.7)
-
-
-class ThresholdKind(enum.Enum):
-  NONE = "none"
-  STATIC = "static"  # clip to [-1, 1]
-  DYNAMIC = "dynamic"  # Imagen, section 2.3
-
-
 # Kinds of time mixing by which every frame sees every other.
 ATTENDING = (TimeMixing.ATTENTION, TimeMixing.JOINT)
 # Results of a block that rematerialisation can keep: of its convolutions, of attention's projections into heads, and of those out of them.
@@ -109,7 +97,7 @@ class LevelSpec:
   def __post_init__(self):
     for name in self.saved:
       if name not in SAVEABLE:
-        raise ValueError(f"unet.levels: saved={name}: {nearest(name, SAVEABLE)}")
+        raise UserError(f"unet.levels: saved={name}: {nearest(name, SAVEABLE)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,29 +130,29 @@ class UNetSpec:
 
   def __post_init__(self):
     if not self.levels:
-      raise ValueError("unet.levels is empty: expected at least one level")
+      raise UserError("unet.levels is empty: expected at least one level")
     if self.residual_std < 0:
-      raise ValueError(f"unet.residual_std={self.residual_std}: expected 0 or more")
+      raise UserError(f"unet.residual_std={self.residual_std}: expected 0 or more")
     if self.text_width < 0:
-      raise ValueError(f"unet.text_width={self.text_width}: expected 0 or more")
+      raise UserError(f"unet.text_width={self.text_width}: expected 0 or more")
     if self.text_patch < 1 or (self.text_patch > 1 and not self.text_width):
-      raise ValueError(f"unet.text_patch={self.text_patch}, text_width={self.text_width}: expected 1, or more with a text_width")
+      raise UserError(f"unet.text_patch={self.text_patch}, text_width={self.text_width}: expected 1, or more with a text_width")
     if self.patch < 1:
-      raise ValueError(f"unet.patch={self.patch}: expected 1 or more")
+      raise UserError(f"unet.patch={self.patch}: expected 1 or more")
     for name in ("dtype", "param_dtype"):
       if getattr(self, name) not in ("float32", "bfloat16"):
-        raise ValueError(f"unet.{name}={getattr(self, name)!r}: expected 'float32' or 'bfloat16'")
+        raise UserError(f"unet.{name}={getattr(self, name)!r}: expected 'float32' or 'bfloat16'")
     for i, level in enumerate(self.levels):
       for name in ("blocks", "residuals", "unroll"):
         if getattr(level, name) < 1:
-          raise ValueError(f"unet.levels[{i}].{name}={getattr(level, name)}: expected 1 or more")
+          raise UserError(f"unet.levels[{i}].{name}={getattr(level, name)}: expected 1 or more")
       if self.norm is Norm.GROUP and level.channels % self.norm_groups:
-        raise ValueError(f"unet.levels[{i}].channels={level.channels} is no multiple of norm_groups={self.norm_groups}")
+        raise UserError(f"unet.levels[{i}].channels={level.channels} is no multiple of norm_groups={self.norm_groups}")
       if level.spatial_attention and level.time is TimeMixing.JOINT:
-        raise ValueError(f"unet.levels[{i}]: spatial_attention=True beside time=joint: expected False, joint attention spans space too")
+        raise UserError(f"unet.levels[{i}]: spatial_attention=True beside time=joint: expected False, joint attention spans space too")
       attends = level.spatial_attention or level.cross_attention or level.time in ATTENDING
       if attends and level.channels % self.head_dim:
-        raise ValueError(f"unet.levels[{i}].channels={level.channels} is no multiple of head_dim={self.head_dim}")
+        raise UserError(f"unet.levels[{i}].channels={level.channels} is no multiple of head_dim={self.head_dim}")
 
   @property
   def stride(self) -> int:
@@ -205,12 +193,12 @@ class DiffusionSpec:
 
   def __post_init__(self):
     if not self.logsnr_min < self.logsnr_max:
-      raise ValueError(f"diffusion.logsnr_min={self.logsnr_min} is not below logsnr_max={self.logsnr_max}")
+      raise UserError(f"diffusion.logsnr_min={self.logsnr_min} is not below logsnr_max={self.logsnr_max}")
     if not math.isfinite(self.logsnr_shift):
-      raise ValueError(f"diffusion.logsnr_shift={self.logsnr_shift}: expected a finite number such as 0.0")
+      raise UserError(f"diffusion.logsnr_shift={self.logsnr_shift}: expected a finite number such as 0.0")
     for name in ("text_drop", "given_share"):
       if not 0.0 <= getattr(self, name) <= 1.0:
-        raise ValueError(f"diffusion.{name}={getattr(self, name)}: expected 0 to 1")
+        raise UserError(f"diffusion.{name}={getattr(self, name)}: expected 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,78 +214,7 @@ class LowresSpec:
 
   def __post_init__(self):
     if self.aug_snr <= 0:
-      raise ValueError(f"lowres.aug_snr={self.aug_snr}: expected a positive power ratio such as 3 or 5")
-
-
-@dataclasses.dataclass(frozen=True)
-class GuidanceSpec:
-  """Classifier-free guidance, (1 + w) x_cond - w x_uncond, constant or oscillating (section 2.6)."""
-
-  weight: float = 0.0
-  low: float | None = None  # None: constant; else `weight` and `low` alternate after the first steps
-  constant_part: float = 0.2  # share of the steps that keep `weight` before the alternation
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingSpec:
-  """Default way to sample a stage."""
-
-  sampler: SamplerKind = SamplerKind.DDIM
-  steps: int = 32
-  gamma: float = 0.3  # ancestral: log variance = gamma log(upper) + (1 - gamma) log(lower)
-  guidance: GuidanceSpec = GuidanceSpec()
-  threshold: ThresholdKind = ThresholdKind.STATIC
-  percentile: float = 99.5  # dynamic threshold
-
-  def __post_init__(self):
-    if self.steps < 1:
-      raise ValueError(f"sampling.steps={self.steps}: expected 1 or more")
-    if not 0.0 <= self.gamma <= 1.0:
-      raise ValueError(f"sampling.gamma={self.gamma}: expected 0 to 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class StudentSpec:
-  """What a distilled stage learnt from its teacher (Imagen Video, section 2.7). It is given w, the guidance weight, and evaluated once.
-
-  Attributes:
-    teacher: SHA-256 of the teacher's weights (ivid.weights.tree_hash).
-    steps: N, the steps it was made for, a power of two; 0 after guidance distillation alone: any sampler, any number of steps.
-    sampler: DDIM: it learnt the jump 1/N from every t = i/N; STOCHASTIC: the jump min(2/N, t).
-    w_min, w_max: the guidance weights it was trained for.
-  """
-
-  teacher: str
-  steps: int = 0
-  sampler: SamplerKind = SamplerKind.DDIM
-  w_min: float = 0.0
-  w_max: float = 0.0
-
-  def __post_init__(self):
-    if self.steps and not is_power_of_two(self.steps):
-      raise ValueError(f"student.steps={self.steps}: expected a power of two, or 0 for guidance distillation alone")
-    if self.sampler not in (SamplerKind.DDIM, SamplerKind.STOCHASTIC):
-      raise ValueError(f"student.sampler={self.sampler.value}: expected ddim or stochastic")
-    if not self.w_min <= self.w_max:
-      raise ValueError(f"student.w_min={self.w_min} is above w_max={self.w_max}: expected a range of guidance weights")
-
-  def check(self, sampling: SamplingSpec, stage: str) -> None:
-    """ValueError if a student of `stage` cannot be sampled in this way."""
-    if self.steps and sampling.steps != self.steps:
-      raise ValueError(f"stage {stage} was distilled for {self.steps} steps: steps={sampling.steps}, expected {self.steps}")
-    if self.steps and sampling.sampler is not self.sampler:
-      raise ValueError(
-        f"stage {stage} was distilled for the {self.sampler.value} sampler: sampler={sampling.sampler.value}, expected {self.sampler.value}"
-      )
-    if not self.steps and sampling.sampler is SamplerKind.STOCHASTIC:
-      raise ValueError(f"stage {stage} was distilled in guidance alone: sampler=stochastic, expected ddim, ancestral or dpmpp_2m")
-    for w in (sampling.guidance.weight, sampling.guidance.low):
-      if w is not None and not self.w_min <= w <= self.w_max:
-        raise ValueError(f"stage {stage} was distilled for guidance from {self.w_min:g} to {self.w_max:g}: guidance={w:g} is outside")
-
-
-def is_power_of_two(value: int) -> bool:
-  return value > 0 and value & (value - 1) == 0
+      raise UserError(f"lowres.aug_snr={self.aug_snr}: expected a positive power ratio such as 3 or 5")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,33 +235,33 @@ class StageSpec:
     if self.student is not None:
       self.student.check(self.sampling, self.name)
     elif self.sampling.sampler is SamplerKind.STOCHASTIC:
-      raise ValueError(f"stage {self.name} is not distilled: sampler=stochastic, expected ddim, ancestral or dpmpp_2m")
+      raise UserError(f"stage {self.name} is not distilled: sampler=stochastic, expected ddim, ancestral or dpmpp_2m")
     if (self.task is Task.BASE) != (self.lowres is None):
-      raise ValueError(f"stage {self.name}: task {self.task.value} {'takes no' if self.task is Task.BASE else 'needs a'} lowres section")
+      raise UserError(f"stage {self.name}: task {self.task.value} {'takes no' if self.task is Task.BASE else 'needs a'} lowres section")
     stride = self.unet.stride
     for side in ("height", "width"):
       size = getattr(self.output, side)
       if size % self.unet.patch:
-        raise ValueError(f"stage {self.name}: output {side}={size} is no multiple of unet.patch={self.unet.patch}")
+        raise UserError(f"stage {self.name}: output {side}={size} is no multiple of unet.patch={self.unet.patch}")
     if min(self.output.height, self.output.width) < stride / 2:
-      raise ValueError(f"stage {self.name}: output {self.output} is smaller than the U-Net's stride of {stride}")
+      raise UserError(f"stage {self.name}: output {self.output} is smaller than the U-Net's stride of {stride}")
     if self.unet.residual_std and (self.lowres is None or self.diffusion.prediction is not Prediction.X):
-      raise ValueError(
+      raise UserError(
         f"stage {self.name}: unet.residual_std={self.unet.residual_std}: expected 0 without a lowres section and prediction x"
       )
     if self.unet.given and self.lowres is not None:
-      raise ValueError(f"stage {self.name}: unet.given=True beside a lowres section: expected False, given frames are the base's")
+      raise UserError(f"stage {self.name}: unet.given=True beside a lowres section: expected False, given frames are the base's")
     if self.lowres is None:
       return
     small, big = self.lowres.input, self.output
     if self.task is Task.TSR and (small.height, small.width) != (big.height, big.width):
-      raise ValueError(f"stage {self.name}: a temporal stage keeps the picture, but {small} becomes {big}")
+      raise UserError(f"stage {self.name}: a temporal stage keeps the picture, but {small} becomes {big}")
     if self.task is Task.TSR and big.frames % small.frames:
-      raise ValueError(f"stage {self.name}: {big.frames} frames are no multiple of its input's {small.frames}")
+      raise UserError(f"stage {self.name}: {big.frames} frames are no multiple of its input's {small.frames}")
     if self.task is Task.SSR and (small.frames, small.fps) != (big.frames, big.fps):
-      raise ValueError(f"stage {self.name}: a spatial stage keeps frames and rate, but {small} becomes {big}")
+      raise UserError(f"stage {self.name}: a spatial stage keeps frames and rate, but {small} becomes {big}")
     if abs(small.seconds - big.seconds) > 1e-6:
-      raise ValueError(f"stage {self.name}: input lasts {small.seconds:g} s, output {big.seconds:g} s")
+      raise UserError(f"stage {self.name}: input lasts {small.seconds:g} s, output {big.seconds:g} s")
 
   @property
   def time_factor(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from ivid.spec.cascade import TextSpec
-from ivid.spec.errors import nearest
+from ivid.spec.errors import UserError, nearest
 
 T5_ROWS, BYT5_ROWS = 32_128, 384  # of the embedding; the tokenizers have 32,100 and 259 ids
 BYTES = "bytes"
@@ -58,10 +58,10 @@ def t5_spec(name: str, **changes: object) -> TextSpec:
   """The published encoder of that name, such as t5_v1_1_xxl or byt5_small, with fields changed (tokenizer, dtype, max_tokens).
 
   Raises:
-    ValueError: unknown name, naming the nearest.
+    UserError: unknown name, naming the nearest.
   """
   if name not in SPECS:
-    raise ValueError(f"unknown T5 {name!r}: {nearest(name, SPECS)}")
+    raise UserError(f"unknown T5 {name!r}: {nearest(name, SPECS)}")
   return dataclasses.replace(SPECS[name], **changes)
 
 

@@ -18,14 +18,16 @@ import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
-from ivid import weights
+from ivid.media.files import whole_file, write_whole
 from ivid.programs import Program
 from ivid.spec import convert, formats
 from ivid.spec.cascade import TextSpec
+from ivid.spec.errors import UserError
 from ivid.text import t5
 from ivid.text.identity import EncoderDigest, check_params, encoder_hash
 from ivid.text.placement import Placement, place
 from ivid.text.tokenizer import BYTES, make_tokenizer, pad_tokens
+from ivid.weights import tensors as weights
 
 STORED = ml_dtypes.bfloat16  # embeddings, everywhere outside the network
 LENGTH_STEP = 16  # captions run padded to a multiple of this, so there are at most max_tokens / 16 compiled shapes
@@ -62,7 +64,7 @@ class TextEncoder:
       batch_size: captions a call; a multiple of the shards of `placement.rows`.
 
     Raises:
-      ValueError: parameters that do not fit the spec, or a tokenizer larger than the vocabulary.
+      UserError: parameters that do not fit the spec, or a tokenizer larger than the vocabulary.
     """
     check_params(spec, params)
     self.spec = spec
@@ -83,11 +85,11 @@ class TextEncoder:
     Longer captions are truncated to `length` tokens with a warning. Bits depend on the caption and `length` alone.
 
     Raises:
-      ValueError: an empty or blank caption, or a length outside 1..max_tokens.
+      UserError: an empty or blank caption, or a length outside 1..max_tokens.
     """
     length = self.spec.max_tokens if length is None else length
     if not 1 <= length <= self.spec.max_tokens:
-      raise ValueError(f"text length {length}: expected 1 to the encoder's max_tokens, {self.spec.max_tokens}")
+      raise UserError(f"text length {length}: expected 1 to the encoder's max_tokens, {self.spec.max_tokens}")
     with self._lock:
       found = {c: self._cache[c, length] for c in captions if (c, length) in self._cache}
     missing = [c for c in dict.fromkeys(captions) if c not in found]
@@ -172,13 +174,11 @@ def save_encoder(folder: str | os.PathLike, spec: TextSpec, params: Any) -> None
   if spec.tokenizer != BYTES:
     target = folder / TOKENIZER_FILE
     if not target.exists() or not target.samefile(spec.tokenizer):
-      shutil.copyfile(spec.tokenizer, folder / f".{TOKENIZER_FILE}")
-      os.replace(folder / f".{TOKENIZER_FILE}", target)
+      with whole_file(target) as temporary:
+        shutil.copyfile(spec.tokenizer, temporary)
     spec = dataclasses.replace(spec, tokenizer=TOKENIZER_FILE)
   weights.write_weights(folder / WEIGHTS_FILE, params, dtype=np.dtype(spec.param_dtype), digest=digest)
-  temporary = folder / f".{SPEC_FILE}"
-  temporary.write_text(json.dumps(formats.stamped(convert.to_dict(spec)), indent=1) + "\n")
-  os.replace(temporary, folder / SPEC_FILE)
+  write_whole(folder / SPEC_FILE, json.dumps(formats.stamped(convert.to_dict(spec)), indent=1) + "\n")
 
 
 def load_encoder(folder: str | os.PathLike, *, placement: Callable[[TextSpec], Placement] | None = None, **options: Any) -> TextEncoder:
@@ -189,7 +189,7 @@ def load_encoder(folder: str | os.PathLike, *, placement: Callable[[TextSpec], P
     options: further arguments of TextEncoder.
 
   Raises:
-    ValueError: no or damaged files, or parameters that do not fit the spec.
+    UserError: no or damaged files, or parameters that do not fit the spec.
   """
   spec, leaves = open_encoder(folder)
   if placement is not None:
@@ -202,11 +202,11 @@ def open_encoder(folder: str | os.PathLike) -> tuple[TextSpec, dict[str, Any]]:
   folder = pathlib.Path(folder)
   path = folder / SPEC_FILE
   if not path.is_file():
-    raise ValueError(f"no text encoder at {folder}: expected {SPEC_FILE} and {WEIGHTS_FILE}")
+    raise UserError(f"no text encoder at {folder}: expected {SPEC_FILE} and {WEIGHTS_FILE}")
   try:
     found = json.loads(path.read_text())
   except json.JSONDecodeError as error:
-    raise ValueError(f"{path} is no JSON: {error}") from None
+    raise UserError(f"{path} is no JSON: {error}") from None
   spec = convert.from_dict(TextSpec, formats.migrate(found, formats.Kind.TEXT, source=path))
   if spec.tokenizer != BYTES:
     spec = dataclasses.replace(spec, tokenizer=str(folder / spec.tokenizer))

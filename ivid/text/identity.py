@@ -13,21 +13,22 @@ from flax import traverse_util
 
 from ivid.spec import convert
 from ivid.spec.cascade import TextSpec
+from ivid.spec.errors import UserError
 from ivid.text import t5
 from ivid.text.tokenizer import BYTES
 
 
 def check_params(spec: TextSpec, params: Any) -> None:
-  """ValueError naming the first parameter that is missing, unknown or of another shape than the spec's."""
+  """UserError naming the first parameter that is missing, unknown or of another shape than the spec's."""
   want = traverse_util.flatten_dict(nn.meta.unbox(t5.abstract_params(spec)), sep="/")
   have = traverse_util.flatten_dict(params, sep="/")
   for name in sorted(want.keys() | have.keys()):
     if name not in have:
-      raise ValueError(f"text encoder {spec.name}: parameter {name} is missing, expected shape {want[name].shape}")
+      raise UserError(f"text encoder {spec.name}: parameter {name} is missing, expected shape {want[name].shape}")
     if name not in want:
-      raise ValueError(f"text encoder {spec.name}: unknown parameter {name}, expected {len(want)} parameters of {spec.layers} layers")
+      raise UserError(f"text encoder {spec.name}: unknown parameter {name}, expected {len(want)} parameters of {spec.layers} layers")
     if have[name].shape != want[name].shape:
-      raise ValueError(f"text encoder {spec.name}: parameter {name} has shape {have[name].shape}, expected {want[name].shape}")
+      raise UserError(f"text encoder {spec.name}: parameter {name} has shape {have[name].shape}, expected {want[name].shape}")
 
 
 class EncoderDigest:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ivid.weights import Leaf
+from ivid.weights.tensors import Leaf
 
 
 @dataclasses.dataclass(frozen=True)

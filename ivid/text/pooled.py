@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import pathlib
 import time
@@ -18,8 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from ivid.media.files import whole_file
+from ivid.spec.errors import UserError
 from ivid.text.encoder import STORED, TextEncoder
-from ivid.text.stored import KEY_FILE, Key, make_key, read_key, write_whole
+from ivid.text.stored import KEY_FILE, Key, make_key, read_key, write_key
 
 SHARD_SIZE = 512
 BITS = np.uint16  # .npy files know no bfloat16
@@ -46,14 +47,14 @@ def write_pool(
   key = make_key(encoder, texts, length=length, shard_size=shard_size)
   folder = pathlib.Path(out) / f"{key.folder}-{key.digest[:12]}"
   if (folder / KEY_FILE).is_file() and read_key(folder) != key:
-    raise ValueError(f"{folder} holds other embeddings than its name says: expected to find those of {key}; delete it")
+    raise UserError(f"{folder} holds other embeddings than its name says: expected to find those of {key}; delete it")
   if _count(folder, key) == key.shards:
     return folder
   folder.mkdir(parents=True, exist_ok=True)
   with _locked(folder / LOCK_FILE, waiting=lambda: progress(_done(folder, key), len(texts))):
     for stale in folder.glob(".*"):  # of a process that was killed while it wrote
       stale.unlink()
-    write_whole(folder / KEY_FILE, lambda path: path.write_text(json.dumps(dataclasses.asdict(key), indent=1) + "\n"))
+    write_key(folder, key)
     for n in range(key.shards):
       progress(_done(folder, key), len(texts))
       if not _rows_file(folder, n).is_file():
@@ -61,8 +62,9 @@ def write_pool(
         rows = encoder.rows(part, length)
         counts = np.array([len(rows[text]) for text in part], np.int32)
         joined = np.concatenate([rows[text] for text in part]).view(BITS)
-        write_whole(_counts_file(folder, n), lambda path, array=counts: np.save(path, array))
-        write_whole(_rows_file(folder, n), lambda path, array=joined: np.save(path, array))
+        for file, array in ((_counts_file(folder, n), counts), (_rows_file(folder, n), joined)):
+          with whole_file(file) as path:
+            np.save(path, array)
     progress(len(texts), len(texts))
   return folder
 
@@ -74,7 +76,7 @@ class PooledEmbedder:
     """Args: captions: those that `folder` was written with, in any order.
 
     Raises:
-      ValueError: a folder of another encoder or of other captions, or one that is unfinished or damaged.
+      UserError: a folder of another encoder or of other captions, or one that is unfinished or damaged.
     """
     self.folder, self._encoder, self.hash = pathlib.Path(folder), encoder, encoder.hash
     texts = sorted(set(captions))
@@ -82,23 +84,23 @@ class PooledEmbedder:
     want = make_key(encoder, texts, length=key.length, shard_size=key.shard_size)
     if key != want:
       field = next(f.name for f in dataclasses.fields(Key) if getattr(key, f.name) != getattr(want, f.name))
-      raise ValueError(f"{self.folder}: {field} is {getattr(key, field)}, expected {getattr(want, field)}")
+      raise UserError(f"{self.folder}: {field} is {getattr(key, field)}, expected {getattr(want, field)}")
     there = _count(self.folder, key)
     if there < key.shards:
-      raise ValueError(f"{self.folder} is unfinished: {there} of {key.shards} shards; the same command goes on with it")
+      raise UserError(f"{self.folder} is unfinished: {there} of {key.shards} shards; the same command goes on with it")
     self._places: dict[str, np.ndarray] = {}
     for n in range(key.shards):
       part = texts[n * key.shard_size : (n + 1) * key.shard_size]
       counts, rows = np.load(_counts_file(self.folder, n)), np.load(_rows_file(self.folder, n), mmap_mode="r")
       if len(counts) != len(part) or rows.shape != (counts.sum(), key.dim):
-        raise ValueError(f"{_rows_file(self.folder, n)} is damaged: {rows.shape}, expected {(int(counts.sum()), key.dim)}; delete it")
+        raise UserError(f"{_rows_file(self.folder, n)} is damaged: {rows.shape}, expected {(int(counts.sum()), key.dim)}; delete it")
       self._places.update(zip(part, np.split(np.asarray(rows), np.cumsum(counts)[:-1]), strict=True))
 
   def embed(self, captions: Sequence[str], *, length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings bfloat16 [N, length, D], zero on padding, and mask bool [N, length]: the encoder's own, bit for bit.
 
     Raises:
-      ValueError: as the encoder's, of captions that are not in the pool.
+      UserError: as the encoder's, of captions that are not in the pool.
     """
     length = self._encoder.spec.max_tokens if length is None else length
     if length != self._key.length:

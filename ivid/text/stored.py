@@ -18,6 +18,9 @@ import msgpack
 import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 
+from ivid.media.files import whole_file, write_whole
+from ivid.spec import formats
+from ivid.spec.errors import UserError
 from ivid.text.encoder import STORED, TextEncoder
 from ivid.text.identity import tokenizer_hash
 
@@ -98,11 +101,11 @@ def write_embeddings(
     progress: called with (shards done, shards) of this process.
 
   Raises:
-    ValueError: no caption, or the folder holds embeddings of other captions.
+    UserError: no caption, or the folder holds embeddings of other captions.
   """
   pairs = sorted((caption_digest(text), text) for text in {text for text in captions if text.strip()})
   if not pairs:
-    raise ValueError("the data set has no caption that is not blank: expected at least one to embed")
+    raise UserError("the data set has no caption that is not blank: expected at least one to embed")
   key = make_key(encoder, [text for _, text in pairs], length=length, shard_size=shard_size)
   folder = pathlib.Path(out) / key.folder
   folder.mkdir(parents=True, exist_ok=True)
@@ -110,20 +113,21 @@ def write_embeddings(
     have = read_key(folder)
     if have != key:
       field = next(f.name for f in dataclasses.fields(Key) if getattr(have, f.name) != getattr(key, f.name))
-      raise ValueError(
+      raise UserError(
         f"{folder} holds embeddings of other captions or shards ({field} is {getattr(have, field)}, now {getattr(key, field)}): "
         "expected a new folder"
       )
   elif process_index == 0:
-    write_whole(folder / INDEX_FILE, lambda path: np.save(path, np.array([digest for digest, _ in pairs], np.uint64)))
-    write_whole(folder / KEY_FILE, lambda path: path.write_text(json.dumps(dataclasses.asdict(key), indent=1) + "\n"))
+    with whole_file(folder / INDEX_FILE) as path:
+      np.save(path, np.array([digest for digest, _ in pairs], np.uint64))
+    write_key(folder, key)
   mine = range(process_index, key.shards, process_count)
   for done, n in enumerate(mine):
     progress(done, len(mine))
     if not (folder / key.shard(n)).is_file():
       part = [text for _, text in pairs[n * shard_size : (n + 1) * shard_size]]
-      rows = encoder.rows(part, length)
-      write_whole(folder / key.shard(n), lambda path, part=part, rows=rows: _write_shard(path, part, rows))
+      with whole_file(folder / key.shard(n)) as path:
+        _write_shard(path, part, encoder.rows(part, length))
   progress(len(mine), len(mine))
   return folder
 
@@ -135,16 +139,6 @@ def _write_shard(path: pathlib.Path, captions: Sequence[str], rows: dict[str, np
   writer.close()
 
 
-def write_whole(target: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
-  """Has `write` make a file beside `target` and renames it."""
-  temporary = target.with_name(f".{os.getpid()}.{target.name}")  # of the same suffix, which np.save would add
-  try:
-    write(temporary)
-    os.replace(temporary, target)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
 class StoredEmbeddings:
   """Reads what `write_embeddings` wrote; an Embedder that needs no T5. A blank caption is no text: its mask is False throughout."""
 
@@ -152,7 +146,7 @@ class StoredEmbeddings:
     """Args: folder: one with key.json, or one that holds exactly one such folder.
 
     Raises:
-      ValueError: no embeddings there, several, or not all of them written.
+      UserError: no embeddings there, several, or not all of them written.
     """
     self.folder = _find(pathlib.Path(folder))
     self.key = read_key(self.folder)
@@ -160,23 +154,21 @@ class StoredEmbeddings:
     files = [self.folder / self.key.shard(n) for n in range(self.key.shards)]
     there = sum(file.is_file() for file in files)
     if there < len(files):
-      raise ValueError(f"{self.folder} is unfinished: {there} of {len(files)} shards; the same `ivid data embed` goes on with it")
+      raise UserError(f"{self.folder} is unfinished: {there} of {len(files)} shards; the same `ivid data embed` goes on with it")
     self._index = np.load(self.folder / INDEX_FILE)
     self._records = array_record_data_source.ArrayRecordDataSource([str(file) for file in files])
     if len(self._index) != len(self._records):
-      raise ValueError(f"{self.folder} is damaged: {len(self._records)} records, expected {len(self._index)} as in {INDEX_FILE}")
+      raise UserError(f"{self.folder} is damaged: {len(self._records)} records, expected {len(self._index)} as in {INDEX_FILE}")
 
   def embed(self, captions: Sequence[str], *, length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings bfloat16 [N, length, D], zero on padding, and mask bool [N, length], as TextEncoder gives them.
 
     Raises:
-      ValueError: another length than they were computed for, or a caption that is not among them.
+      UserError: another length than they were computed for, or a caption that is not among them.
     """
     key = self.key
     if length not in (None, key.length):
-      raise ValueError(
-        f"text length {length}: {self.folder} was embedded with {key.length}, which max_tokens of the cascade's text must be"
-      )
+      raise UserError(f"text length {length}: {self.folder} was embedded with {key.length}, which max_tokens of the cascade's text must be")
     embeddings = np.zeros((len(captions), key.length, key.dim), STORED)
     mask = np.zeros((len(captions), key.length), bool)
     for n, caption in enumerate(captions):
@@ -195,7 +187,7 @@ class StoredEmbeddings:
         return np.frombuffer(record["rows"], STORED).reshape(-1, self.key.dim)
       place += 1
     shown = caption if len(caption) <= SHOWN_CHARACTERS else caption[:SHOWN_CHARACTERS] + "..."
-    raise ValueError(f"{self.folder} has no embedding of {shown!r}: expected one of the {self.key.captions} captions it was made from")
+    raise UserError(f"{self.folder} has no embedding of {shown!r}: expected one of the {self.key.captions} captions it was made from")
 
 
 def _find(folder: pathlib.Path) -> pathlib.Path:
@@ -203,14 +195,26 @@ def _find(folder: pathlib.Path) -> pathlib.Path:
     return folder
   inner = sorted(path.parent for path in folder.glob(f"*/{KEY_FILE}"))
   if not inner:
-    raise ValueError(f"no embeddings at {folder}: expected a folder with {KEY_FILE}, as `ivid data embed` writes it")
+    raise UserError(f"no embeddings at {folder}: expected a folder with {KEY_FILE}, as `ivid data embed` writes it")
   if len(inner) > 1:
-    raise ValueError(f"{folder} holds several embeddings: expected the path of one of {', '.join(path.name for path in inner)}")
+    raise UserError(f"{folder} holds several embeddings: expected the path of one of {', '.join(path.name for path in inner)}")
   return inner[0]
 
 
+def write_key(folder: pathlib.Path, key: Key) -> None:
+  """Writes what the embeddings in a folder are of."""
+  write_whole(folder / KEY_FILE, json.dumps(formats.stamped(dataclasses.asdict(key)), indent=1) + "\n")
+
+
 def read_key(folder: pathlib.Path) -> Key:
+  """What `write_key` wrote; UserError if it is something else, or of a newer format."""
+  path = folder / KEY_FILE
   try:
-    return Key(**json.loads((folder / KEY_FILE).read_text(encoding="utf-8")))
-  except (ValueError, TypeError) as error:
-    raise ValueError(f"{folder / KEY_FILE} is no key of embeddings: {error}") from None
+    found = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise UserError(f"{path} is no key of embeddings: {error}") from None
+  found = formats.migrate(found, formats.Kind.EMBEDDINGS, source=path)
+  try:
+    return Key(**found)
+  except TypeError as error:
+    raise UserError(f"{path} is no key of embeddings: {error}") from None

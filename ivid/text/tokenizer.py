@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ivid.spec.cascade import TextSpec
+from ivid.spec.errors import UserError
 
 BYTES = "bytes"
 BYTE_OFFSET = 3  # ids 0, 1, 2 are pad, eos, unk
@@ -32,15 +33,15 @@ class Tokenizer(abc.ABC):
     """Ids of each text with EOS, at most `max_tokens`; EOS stays the last of a truncated one.
 
     Raises:
-      ValueError: a text that is no str, is empty or blank, or holds half of a surrogate pair (from decoding invalid bytes).
+      UserError: a text that is no str, is empty or blank, or holds half of a surrogate pair (from decoding invalid bytes).
     """
     lists, cut = [], []
     for n, text in enumerate(texts):
       if not isinstance(text, str):
-        raise ValueError(f"text {n} of {len(texts)} is a {type(text).__name__}: expected a str")
+        raise UserError(f"text {n} of {len(texts)} is a {type(text).__name__}: expected a str")
       _check_unicode(text, n, len(texts))
       if not text.strip():
-        raise ValueError(f"text {n} of {len(texts)} is {text!r}: expected a prompt with at least one character that is not blank")
+        raise UserError(f"text {n} of {len(texts)} is {text!r}: expected a prompt with at least one character that is not blank")
       ids = self.tokens(text)
       if len(ids) + 1 > max_tokens:
         cut.append((len(ids) + 1, text))
@@ -70,23 +71,23 @@ class SentencePieceTokenizer(Tokenizer):
   """A SentencePiece .model file, such as T5's of 32,000 pieces.
 
   Raises:
-    ValueError: no such file, no readable model, or a model without EOS.
+    UserError: no such file, no readable model, or a model without EOS.
   """
 
   def __init__(self, path: str):
     try:
       import sentencepiece  # the byte tokenizer must work without it
     except ImportError:
-      raise ValueError(f"the tokenizer {path!r} needs the package sentencepiece: expected `pip install 'ivid[t5]'`") from None
+      raise UserError(f"the tokenizer {path!r} needs the package sentencepiece: expected `pip install 'ivid[t5]'`") from None
     if not pathlib.Path(path).is_file():
-      raise ValueError(f"no SentencePiece model at {path!r}: expected 'bytes' or the path of a .model file")
+      raise UserError(f"no SentencePiece model at {path!r}: expected 'bytes' or the path of a .model file")
     try:
       self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError) as error:
-      raise ValueError(f"{path!r} is no readable SentencePiece model: {' '.join(str(error).split())}") from None
+      raise UserError(f"{path!r} is no readable SentencePiece model: {' '.join(str(error).split())}") from None
     self.eos_id, self.unk_id = self._processor.eos_id(), self._processor.unk_id()
     if self.eos_id < 0:
-      raise ValueError(f"SentencePiece model {path!r} has no EOS piece: T5 needs one")
+      raise UserError(f"SentencePiece model {path!r} has no EOS piece: T5 needs one")
     self.pad_id = max(self._processor.pad_id(), 0)  # padding is masked: any id serves
     self.vocab_size = self._processor.get_piece_size()
 
@@ -99,7 +100,7 @@ def _check_unicode(text: str, n: int, count: int) -> None:
     text.encode("utf-8")
   except UnicodeEncodeError as error:
     what = f"character {error.start} ({text[error.start]!r})"
-    raise ValueError(f"text {n} of {count} is no valid Unicode: {what} has no UTF-8; expected text decoded from valid UTF-8") from None
+    raise UserError(f"text {n} of {count} is no valid Unicode: {what} has no UTF-8; expected text decoded from valid UTF-8") from None
 
 
 def pad_tokens(lists: Sequence[Sequence[int]], length: int, *, pad_id: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -116,11 +117,11 @@ def make_tokenizer(spec: TextSpec) -> Tokenizer:
   """The tokenizer that the spec names.
 
   Raises:
-    ValueError: its vocabulary has more ids than the encoder's embedding has rows.
+    UserError: its vocabulary has more ids than the encoder's embedding has rows.
   """
   tokenizer = ByteTokenizer() if spec.tokenizer == BYTES else SentencePieceTokenizer(spec.tokenizer)
   if tokenizer.vocab_size > spec.vocab_size:
-    raise ValueError(
+    raise UserError(
       f"text.vocab_size={spec.vocab_size}: tokenizer {spec.tokenizer!r} has {tokenizer.vocab_size} ids, expected at least as many rows"
     )
   return tokenizer

@@ -1,23 +1,25 @@
-"""Orbax checkpoints: params, ema, optimizer, data index and spec as named items of one step."""
+"""Orbax checkpoints: params, ema, optimizer, data index and spec as named items of one step.
+
+By CheckpointManager, not by `orbax.checkpoint.v1`: up to Orbax 0.12 that is a name for `orbax.checkpoint.experimental.v1`, whose calls were
+renamed between 0.11 and 0.12, whose JSON items lie in another file than those of the runs that exist, and which by default skips a save
+while another is in progress. Orbax 1.0 makes it the only API: hence the upper bound in setup.py.
+"""
 
 from __future__ import annotations
 
-import json
 import pathlib
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
 from ivid.spec import convert, formats
 from ivid.spec.compare import stage_difference
+from ivid.spec.errors import UserError
 from ivid.spec.run import CheckpointSpec
 from ivid.spec.stage import StageSpec
-from ivid.stage import Stage, unbox
 from ivid.steps import TrainState
-
-FOLDER = "checkpoints"
-_ITEMS = ("params", "ema", "optimizer", "data", "meta")
+from ivid.weights.ema import FOLDER, first_line, read_spec
 
 
 class Checkpointer:
@@ -26,13 +28,11 @@ class Checkpointer:
   def __init__(self, workdir: pathlib.Path, spec: CheckpointSpec, stage: StageSpec):
     self._stage = stage
     self._folder = pathlib.Path(workdir).resolve() / FOLDER
-    self._manager = ocp.CheckpointManager(
-      self._folder,
-      item_names=_ITEMS,
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=spec.max_to_keep, keep_period=spec.keep_period or None, create=True, enable_async_checkpointing=True
-      ),
-    )
+    kept = [keeping.LatestN(spec.max_to_keep)]
+    if spec.keep_period:
+      kept.append(keeping.EveryNSteps(spec.keep_period))
+    options = ocp.CheckpointManagerOptions(preservation_policy=keeping.AnyPreservationPolicy(kept))
+    self._manager = ocp.CheckpointManager(self._folder, options=options)
 
   def latest_step(self) -> int | None:
     return self._manager.latest_step()
@@ -48,7 +48,7 @@ class Checkpointer:
         params=ocp.args.StandardSave(state.params),
         ema=ocp.args.StandardSave(state.ema),
         optimizer=ocp.args.StandardSave(state.opt_state),
-        data=ocp.args.JsonSave({"next_index": next_index}),
+        data=ocp.args.JsonSave(formats.stamped({"next_index": next_index})),
         meta=ocp.args.JsonSave(formats.stamped({"step": step, "stage": convert.to_dict(self._stage)})),
       ),
     )
@@ -57,13 +57,13 @@ class Checkpointer:
     """The latest state straight into the shardings of `abstract`, and the next example index.
 
     Raises:
-      ValueError: the checkpoint is of another stage, or cannot be read.
+      UserError: the checkpoint is of another stage, or cannot be read.
     """
     step = self._manager.latest_step()
     path = self._folder / str(step)
-    difference = stage_difference(_read_spec(path), self._stage)
+    difference = stage_difference(read_spec(path), self._stage)
     if difference:
-      raise ValueError(f"checkpoint {path} is of another stage: {difference}")
+      raise UserError(f"checkpoint {path} is of another stage: {difference}")
     try:
       items = self._manager.restore(
         step,
@@ -75,10 +75,10 @@ class Checkpointer:
         ),
       )
     except Exception as error:  # Orbax and TensorStore raise many classes for damaged files
-      raise ValueError(f"checkpoint {path} cannot be read: {_first_line(error)}") from None
+      raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
     step_array = jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), abstract.step.sharding)
     state = TrainState(step=step_array, params=items["params"], ema=items["ema"], opt_state=items["optimizer"])
-    return state, items["data"]["next_index"]
+    return state, formats.migrate(items["data"], formats.Kind.DATA, source=f"checkpoint {path}")["next_index"]
 
   def wait(self) -> None:
     """Blocks until what was saved is on disk."""
@@ -86,53 +86,3 @@ class Checkpointer:
 
   def close(self) -> None:
     self._manager.close()
-
-
-def latest_step(workdir: str | pathlib.Path) -> int:
-  """Step of a run's latest finished checkpoint; 0 where there is none."""
-  folder = pathlib.Path(workdir).resolve() / FOLDER
-  return max(ocp.utils.checkpoint_steps(folder), default=0) if folder.is_dir() else 0
-
-
-def load_spec(workdir: str | pathlib.Path) -> StageSpec:
-  """The stage of a run, from its latest checkpoint; ValueError where there is none."""
-  return _read_spec(_latest(workdir))
-
-
-def load_ema(workdir: str | pathlib.Path) -> tuple[StageSpec, Any, int]:
-  """EMA weights of a run's latest checkpoint on the first local device, with the stage's spec and the step.
-
-  Raises:
-    ValueError: no run there, no finished checkpoint, or an unreadable one.
-  """
-  path = _latest(workdir)
-  spec = _read_spec(path)
-  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), unbox(Stage(spec).abstract_params()))
-  try:
-    with ocp.StandardCheckpointer() as checkpointer:
-      params = checkpointer.restore(path / "ema", target)
-  except Exception as error:  # Orbax and TensorStore raise many classes for damaged files
-    raise ValueError(f"checkpoint {path} cannot be read: {_first_line(error)}") from None
-  return spec, params, int(path.name)
-
-
-def _latest(workdir: str | pathlib.Path) -> pathlib.Path:
-  folder = pathlib.Path(workdir).resolve() / FOLDER
-  if not latest_step(workdir):
-    students = sorted(path.parent.name for path in pathlib.Path(workdir).glob(f"*/{FOLDER}"))
-    hint = f" (a distillation: one of its folders {', '.join(students)})" if students else ""
-    raise ValueError(f"no checkpoint in {folder}: expected the work folder of a run that has saved at least once{hint}")
-  return folder / str(latest_step(workdir))
-
-
-def _read_spec(path: pathlib.Path) -> StageSpec:
-  try:
-    found = json.loads((path / "meta" / "metadata").read_text(encoding="utf-8"))
-  except (OSError, json.JSONDecodeError) as error:
-    raise ValueError(f"checkpoint {path} cannot be read: {_first_line(error)}") from None
-  return convert.from_dict(StageSpec, formats.migrate(found, formats.Kind.CHECKPOINT, source=f"checkpoint {path}")["stage"])
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from ivid.spec.compare import stage_difference
+from ivid.spec.errors import UserError
 from ivid.spec.run import DistillSpec, RunSpec
-from ivid.spec.stage import GuidanceSpec, SamplerKind, StageSpec, StudentSpec
+from ivid.spec.sampling import GuidanceSpec, SamplerKind, StudentSpec
+from ivid.spec.stage import StageSpec
 
 GUIDANCE = "guidance"
 
@@ -34,7 +36,7 @@ def plan_phases(spec: DistillSpec, teacher: StageSpec) -> tuple[Phase, ...]:
   """The phases from this teacher to spec.final_steps, each after the one that teaches it.
 
   Raises:
-    ValueError: a distilled teacher that is already there, that is one of the stochastic sampler, or that does not know all weights.
+    UserError: a distilled teacher that is already there, that is one of the stochastic sampler, or that does not know all weights.
   """
   have = teacher.student
   steps = spec.teacher_steps
@@ -59,10 +61,10 @@ def plan_phases(spec: DistillSpec, teacher: StageSpec) -> tuple[Phase, ...]:
 
 
 def check_teacher(teacher: StageSpec, stage: StageSpec) -> None:
-  """ValueError unless the teacher is `stage`, distilled or not."""
+  """UserError unless the teacher is `stage`, distilled or not."""
   difference = stage_difference(plain_stage(teacher), plain_stage(stage), text_encoder=False)
   if difference:
-    raise ValueError(f"--teacher is of another stage than {stage.name}: {difference}")
+    raise UserError(f"--teacher is of another stage than {stage.name}: {difference}")
 
 
 def plain_stage(spec: StageSpec) -> StageSpec:
@@ -76,7 +78,7 @@ def student_stage(stage: StageSpec, phase: Phase, teacher_hash: str) -> StageSpe
   """The student's stage: what it learnt, and by default sampled in the one way it was made for.
 
   Raises:
-    ValueError: the stage's guidance weights are outside the range that is distilled.
+    UserError: the stage's guidance weights are outside the range that is distilled.
   """
   student = dataclasses.replace(phase.student, teacher=teacher_hash)
   sampling = plain_stage(stage).sampling
@@ -105,12 +107,12 @@ def phase_run(run: RunSpec, phase: Phase) -> RunSpec:
 
 def _check_student(have: StudentSpec, spec: DistillSpec, stage: str) -> None:
   if have.sampler is SamplerKind.STOCHASTIC:
-    raise ValueError(f"--teacher is a student of stage {stage} for the stochastic sampler: expected one for ddim, or one not distilled")
+    raise UserError(f"--teacher is a student of stage {stage} for the stochastic sampler: expected one for ddim, or one not distilled")
   if have.steps and have.steps <= spec.final_steps:
-    raise ValueError(
+    raise UserError(
       f"--teacher is distilled to {have.steps} steps already: distill.final_steps={spec.final_steps}, expected fewer than {have.steps}"
     )
   if not have.w_min <= spec.w_min <= spec.w_max <= have.w_max:
-    raise ValueError(
+    raise UserError(
       f"--teacher knows guidance from {have.w_min:g} to {have.w_max:g}: distill.w_min={spec.w_min:g}, w_max={spec.w_max:g} is not within"
     )

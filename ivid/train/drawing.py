@@ -11,9 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ivid.data import frames
-from ivid.data.view import View
 from ivid.programs import Program
 from ivid.spec import batch as batches
+from ivid.spec.view import View
 
 
 def make_drawing(view: View, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh) -> Program:

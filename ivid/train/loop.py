@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from ivid.spec.errors import UserError
 from ivid.steps import TrainState
 from ivid.train.checkpoint import Checkpointer
 from ivid.train.metrics import MetricWriter
@@ -28,7 +29,7 @@ class Hook:
   call: Callable[[int, TrainState], Mapping[str, float]]
 
 
-class NonFiniteLoss(ValueError):
+class NonFiniteLoss(UserError):
   """The loss or its gradient stopped being finite."""
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+
+from ivid.media.files import write_whole
 
 
 class MetricWriter:
@@ -57,6 +58,4 @@ def _keep_until(path: pathlib.Path, step: int) -> None:
       continue
     if row["step"] <= step:
       kept.append(line + "\n")
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text("".join(kept), encoding="utf-8")
-  os.replace(temporary, path)
+  write_whole(path, "".join(kept))

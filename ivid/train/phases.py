@@ -6,10 +6,10 @@ import dataclasses
 
 import optax
 
-from ivid.data.view import make_view
-from ivid.spec.errors import nearest
+from ivid.spec.errors import UserError, nearest
 from ivid.spec.run import OptimizerSpec, TrainSpec
 from ivid.spec.stage import StageSpec
+from ivid.spec.view import make_view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def named(phases: tuple[Phase, ...], name: str) -> Phase:
   """The phase of that name; the last one where it is empty.
 
   Raises:
-    ValueError: there is none.
+    UserError: there is none.
   """
   if not name:
     return phases[-1]
@@ -81,16 +81,16 @@ def named(phases: tuple[Phase, ...], name: str) -> Phase:
     if phase.name == name:
       return phase
   known = [phase.name for phase in phases if phase.name]
-  raise ValueError(f"phase {name!r}: {nearest(name, known) if known else 'this run has none, expected no --phase'}")
+  raise UserError(f"phase {name!r}: {nearest(name, known) if known else 'this run has none, expected no --phase'}")
 
 
 def check_phases(phases: tuple[Phase, ...], stage: StageSpec) -> None:
-  """ValueError, which names the phase, where one asks for frames or a crop that the stage does not have."""
+  """UserError, which names the phase, where one asks for frames or a crop that the stage does not have."""
   for phase in phases:
     try:
       make_view(phase.train, stage)
     except ValueError as error:
-      raise ValueError(f"phase {phase.name!r}: {error}" if phase.name else str(error)) from None
+      raise UserError(f"phase {phase.name!r}: {error}" if phase.name else str(error)) from None
 
 
 def learning_rate(phases: tuple[Phase, ...]) -> optax.Schedule:

@@ -13,13 +13,16 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from ivid.diffusion.distill import Teacher
 from ivid.diffusion.loss import logsnr_buckets
 from ivid.parallel import distributed, sharding
 from ivid.programs import Program
 from ivid.spec import batch as batches
+from ivid.spec.errors import UserError
 from ivid.spec.run import TrainSpec
 from ivid.spec.stage import LossWeight, StageSpec, Task
-from ivid.stage import Stage, Teacher, unbox
+from ivid.spec.view import make_view
+from ivid.stage import Stage, unbox
 from ivid.steps import TrainState, distill_step, eval_step, init_state, train_step
 from ivid.train import phases
 from ivid.train.optimizer import make_optimizer
@@ -68,7 +71,7 @@ def make_training(
     rate: learning rate by update; None: of a run that is this phase alone.
 
   Raises:
-    ValueError: a batch, crop or frame count that does not fit the stage or the mesh.
+    UserError: a batch, crop or frame count that does not fit the stage or the mesh.
   """
   shape = check_train(spec, train, mesh)
   stage = Stage(noised_as(spec, train))
@@ -95,11 +98,11 @@ def make_training(
   key = jax.eval_shape(lambda: jax.random.key(0))
   update = dict(optimizer=optimizer, ema_decay=train.ema_decay, accumulation=train.accumulation)
   if lesson is None:
-    name, taught = "train", ()
+    name, teacher_args = "train", ()
     step = functools.partial(train_step, loss_fn=stage.loss, **update)
     evaluate = functools.partial(eval_step, loss_fn=stage.loss)
   else:
-    name, taught = "distill", (Teacher(abstract.params, jax.ShapeDtypeStruct((), np.float32)),)  # in shards like the student's
+    name, teacher_args = "distill", (Teacher(abstract.params, jax.ShapeDtypeStruct((), np.float32)),)  # in shards like the student's
     loss_fn = functools.partial(stage.distill_loss, teacher_stage=Stage(lesson.teacher), loss_weight=lesson.loss_weight)
     step, evaluate = functools.partial(distill_step, loss_fn=loss_fn, **update), loss_fn
   return Training(
@@ -109,9 +112,14 @@ def make_training(
     batch=batch,
     init=Program("init", init, (key,), out_shardings=state_shardings),
     step=Program(
-      name, step, (abstract, *taught, batch, key), out_shardings=(state_shardings, sharding.replicated(mesh)), donate=(0,), mesh=mesh
+      name,
+      sharding.pinned(step),
+      (abstract, *teacher_args, batch, key),
+      out_shardings=(state_shardings, sharding.replicated(mesh)),
+      donate=(0,),
+      mesh=mesh,
     ),
-    evaluate=Program("eval", evaluate, (abstract.ema, *taught, batch, key), mesh=mesh),
+    evaluate=Program("eval", sharding.pinned(evaluate), (abstract.ema, *teacher_args, batch, key), mesh=mesh),
   )
 
 
@@ -123,38 +131,31 @@ def noised_as(spec: StageSpec, train: TrainSpec) -> StageSpec:
 
 
 def check_train(spec: StageSpec, train: TrainSpec, mesh: Mesh) -> tuple[int, int, int]:
-  """Frames, height and width of a training example; ValueError where the run's numbers do not fit."""
+  """Frames, height and width of a training example; UserError where the run's numbers do not fit."""
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   rows = train.batch_size // train.accumulation
   if rows % shards:
-    raise ValueError(
+    raise UserError(
       f"train.batch_size={train.batch_size} in {train.accumulation} microbatch(es) does not divide over the mesh's "
       f"data x fsdp={shards}: the nearest is {max(1, round(rows / shards)) * shards * train.accumulation}"
     )
   if spec.task is Task.TSR and train.image_fraction:
-    raise ValueError(f"train.image_fraction={train.image_fraction}: a temporal stage ({spec.name}) learns from videos alone, expected 0")
-  out, crop = spec.output, train.crop
-  frames = crop.frames or train.frames or out.frames
-  height, width = crop.height or out.height, crop.width or out.width
-  for name, value, limit in (("frames", frames, out.frames), ("height", height, out.height), ("width", width, out.width)):
-    if value > limit:
-      raise ValueError(f"training on {name}={value}: stage {spec.name} has {limit}")
-  if frames % spec.time_factor:
-    raise ValueError(f"training on {frames} frames: stage {spec.name} needs a multiple of {spec.time_factor}")
-  return frames, height, width
+    raise UserError(f"train.image_fraction={train.image_fraction}: a temporal stage ({spec.name}) learns from videos alone, expected 0")
+  view = make_view(train, spec)
+  return view.frames, view.height, view.width
 
 
 def warm_start(state: TrainState, params: Any) -> TrainState:
   """The state with other weights (of the same tree) as parameters and EMA, put into the state's own shards.
 
   Raises:
-    ValueError: a parameter is missing, unknown or of another shape; names the first.
+    UserError: a parameter is missing, unknown or of another shape; names the first.
   """
   have = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
   want = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)}
   for name in sorted(set(have) | set(want)):
     if have.get(name) != want.get(name):
-      raise ValueError(f"train.init_from: parameter {name} has shape {have.get(name)}, this stage has {want.get(name)}")
+      raise UserError(f"train.init_from: parameter {name} has shape {have.get(name)}, this stage has {want.get(name)}")
   placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), params, state.params)
   # Copied: the step donates its state, and params and EMA must not share memory.
   return state.replace(params=placed, ema=jax.tree.map(lambda new, old: jax.device_put(np.array(new), old.sharding), params, state.ema))
@@ -201,8 +202,8 @@ def make_evaluation(
 
   def call(step: int, state: TrainState) -> dict[str, float]:
     del step
-    taught = () if teacher is None else (teacher,)
-    pairs = [evaluate(state.ema, *taught, batch, key) for batch in held_out]
+    teacher_args = () if teacher is None else (teacher,)
+    pairs = [evaluate(state.ema, *teacher_args, batch, key) for batch in held_out]
     losses, times = (np.concatenate(distributed.on_host([pair[i] for pair in pairs])) for i in (0, 1))
     return bucket_means(training.stage, losses, times)
 

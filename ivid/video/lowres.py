@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ivid.spec.clip import ClipShape
+from ivid.spec.errors import UserError
 from ivid.spec.stage import Filter, LowresSpec, TimeFill
 from ivid.video.resize import resize, resize_window
 
@@ -21,7 +22,7 @@ def shrink(x: Any, lowres: LowresSpec, output: ClipShape) -> Any:
   space is resized by `lowres.shrink`. Numpy gives numpy, jax gives jax.
 
   Raises:
-    ValueError: a size of `x` that the ratio does not take to a whole number.
+    UserError: a size of `x` that the ratio does not take to a whole number.
   """
   sizes = [
     _scaled(name, x.shape[axis], getattr(lowres.input, name), getattr(output, name))
@@ -38,11 +39,11 @@ def grow(small: Any, *, frames: int, height: int, width: int, time_fill: TimeFil
   last one stays.
 
   Raises:
-    ValueError: T is no multiple of t.
+    UserError: T is no multiple of t.
   """
   t = small.shape[1]
   if frames % t:
-    raise ValueError(f"cannot spread {t} frames over {frames}: expected a multiple of {t}, such as {max(1, round(frames / t)) * t}")
+    raise UserError(f"cannot spread {t} frames over {frames}: expected a multiple of {t}, such as {max(1, round(frames / t)) * t}")
   if time_fill is TimeFill.LINEAR:
     small = _one_more(small)
   return _fill(resize(small, height, width, Filter.TRIANGLE), frames // t, time_fill)
@@ -88,9 +89,9 @@ def _fill(clip: Any, k: int, time_fill: TimeFill) -> Any:
 
 
 def _scaled(name: str, size: int, small: int, big: int) -> int:
-  """size x small / big; ValueError unless it is a whole number above 0."""
+  """size x small / big; UserError unless it is a whole number above 0."""
   if size < 1 or size * small % big:
     step = big // math.gcd(small, big)
     near = max(1, round(size / step)) * step
-    raise ValueError(f"clip {name}={size} does not shrink by {small}/{big}: expected a multiple of {step}, such as {near}")
+    raise UserError(f"clip {name}={size} does not shrink by {small}/{big}: expected a multiple of {step}, such as {near}")
   return size * small // big

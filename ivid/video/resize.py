@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ivid.spec.errors import UserError
 from ivid.spec.stage import Filter
 
 
@@ -21,10 +22,10 @@ def resize_weights(n_in: int, n_out: int, filter: Filter) -> np.ndarray:
   covered area, hence repetition when growing by a whole factor. Pixels outside the picture get no weight. The array is read-only.
 
   Raises:
-    ValueError: a size below 1.
+    UserError: a size below 1.
   """
   if n_in < 1 or n_out < 1:
-    raise ValueError(f"resize from {n_in} to {n_out}: expected sizes of 1 or more")
+    raise UserError(f"resize from {n_in} to {n_out}: expected sizes of 1 or more")
   i, j = np.arange(n_out, dtype=np.int64)[:, None], np.arange(n_in, dtype=np.int64)[None, :]
   # Both kernels in units of 1 / n_out (or half of it) input pixels: whole numbers, so that equal weights are equal exactly.
   if filter is Filter.TRIANGLE:

@@ -7,18 +7,24 @@ import numpy as np
 import pytest
 
 from ivid.__main__ import main
-from ivid.bin import bench_text
-from ivid.bin.bench_sample import RESET, peak_bytes, reset_peak
-from ivid.bin.timing import interleaved
+from ivid.measure import text as bench_text
+from ivid.measure.sampling import RESET, peak_bytes, reset_peak
+from ivid.measure.timing import interleaved
 from ivid.spec import t5
 from ivid.spec.cascade import TextSpec
 from tests.sample import tiny
 
 
+def read_rows(path):
+  found = json.loads(path.read_text())
+  assert found.keys() == {"format", "rows"} and found["format"] == 1
+  return found["rows"]
+
+
 def test_unet(capsys, tmp_path):
   path = tmp_path / "bench.json"
   assert main(["bench", "unet", "--config=tiny", "--stages=base", "--repeats=1", f"--json={path}"]) == 0
-  (row,) = json.loads(path.read_text())
+  (row,) = read_rows(path)
   assert row["stage"] == "base" and f"{row['parameters']:,}" in capsys.readouterr().out
   assert all(math.isfinite(value) and value > 0 for value in row["gflops"].values())
   assert row["ratio_forward"] == pytest.approx(row["gflops"]["forward"] / row["gflops"]["matmul"])
@@ -29,7 +35,7 @@ def test_text(capsys, tmp_path, monkeypatch):
   monkeypatch.setitem(t5.SPECS, "t5_v1_1_small", spec)
   path = tmp_path / "bench.json"
   assert main(["bench", "text", "--batch_size=3", "--repeats=1", f"--json={path}"]) == 0
-  (row,) = json.loads(path.read_text())
+  (row,) = read_rows(path)
   length = len(bench_text.CAPTION.format(0)) + 1
   products = 4 * 16 * 16 + 3 * 16 * 24  # a token's in the projections and the MLP; attention adds two products over the length
   assert row["tokens"] == 3 * length and row["gflop"] == pytest.approx(3 * 2 * 2 * length * (products + 2 * length * 16) / 1e9)
@@ -40,21 +46,24 @@ def test_text(capsys, tmp_path, monkeypatch):
 
 def test_sample(capsys, tmp_path):
   path = tmp_path / "bench.json"
-  cascade = tiny.write_tiny(tmp_path).folder
-  assert main(["bench", "sample", f"--cascade={cascade}", "--tile=tsr1=8x0x0", "--steps=ssr1=4", f"--json={path}"]) == 0
-  rows, printed = json.loads(path.read_text()), capsys.readouterr().out
+  cascade = tiny.write_tiny(tmp_path, frames=8).folder
+  assert main(["bench", "sample", f"--cascade={cascade}", "--tile=ssr1=6x0x0", "--steps=ssr1=4", f"--json={path}"]) == 0
+  rows, printed = read_rows(path), capsys.readouterr().out
   assert [(row["stage"], row["steps"]) for row in rows] == [("base", 3), ("tsr1", 3), ("ssr1", 4)]
   for row in rows:
     assert 0 < row["seconds_per_step"] * row["steps"] < 1.5 * row["seconds"] and row["peak_bytes"] > 1e8
     assert row["gflops"] == pytest.approx(row["gflop_per_step"] / row["seconds_per_step"])
-    assert row["overlap"] == 1.0 and row["output"] in printed
+    assert row["output"] in printed
+  # Two windows of 6 of the 8 frames: half as much again as the clip, which a step's arithmetic leaves out.
+  assert [(row["tile"], row["overlap"]) for row in rows] == [("whole", 1.0), ("whole", 1.0), ("6x16x24", 1.5)]
+  assert "6x16x24" in printed
 
 
 def test_data(capsys, tmp_path):
   path = tmp_path / "bench.json"
   options = ["--config.data.caption_pool=32", f"--config.data.cache={tmp_path}", "--repeats=1", f"--json={path}"]
   assert main(["bench", "data", "--config=tiny:base", *options]) == 0
-  rows, printed = json.loads(path.read_text()), capsys.readouterr()
+  rows, printed = read_rows(path), capsys.readouterr()
   assert [row["size"] for row in rows] == ["1x12x20", "4x12x20"] and all(row["view"] in printed.out for row in rows)
   for row in rows:
     seconds = row["seconds"]
@@ -89,7 +98,8 @@ def test_peak_memory_is_of_the_stage_alone():
   ],
 )
 def test_bad_input(capsys, args, message):
-  assert main(["bench", *args]) in (1, 2)
+  usage = args in ([], ["unit"], ["unet", "--repeats=0"]) or "alone" in message
+  assert main(["bench", *args]) == (2 if usage else 1)
   assert message in capsys.readouterr().err
 
 

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ivid.bin.captions import open_text
-from ivid.bin.config import load_run, text_encoder_folder
-from ivid.bin.data import clip_shape, main, process_of
-from ivid.bin.samples import held_out_clips
+from ivid.bin.data import main
+from ivid.config import load_run
 from ivid.data.pipeline import Split, make_pipeline
+from ivid.data.sizes import clip_shape
 from ivid.parallel.mesh import make_mesh
+from ivid.runs.samples import held_out_clips
+from ivid.runs.text import open_text, process_of
 from ivid.spec.cascade import TextSpec
 from ivid.text.encoder import load_encoder, save_encoder
 from ivid.train.run import device_batches, make_training
+from ivid.weights.opening import text_encoder_folder
 from tests.text import t5_trees
 
 

@@ -3,23 +3,26 @@
 import json
 import os
 import pathlib
+import shutil
 
 import jax
 import pytest
 
 from ivid.__main__ import main
-from ivid.bin.config import load_run
-from ivid.bin.fit import initial_weights
-from ivid.bin.workdir import claim
+from ivid.config import load_run
+from ivid.runs.workdir import claim
 from ivid.stage import Stage, unbox
+from ivid.weights.opening import open_stage
 
 TINY = "--config=tiny:base"
+FORMAT0 = pathlib.Path(__file__).parents[1] / "fixtures" / "format0"
 
 
 def fails(capsys, *args):
   status = main(["train", *args])
   lines = capsys.readouterr().err.strip().splitlines()
-  assert status in (1, 2) and len(lines) == 1, lines
+  usage = ("is missing", "Unknown command line flag", "unexpected argument")
+  assert status == (2 if any(text in lines[0] for text in usage) else 1) and len(lines) == 1, lines
   return lines[0]
 
 
@@ -34,10 +37,14 @@ def fails(capsys, *args):
     ([TINY, "--config.train.steps=0"], "train.steps=0: expected 1 or more"),
     ([TINY, "--config.train.checkpoint.every=0"], "train.checkpoint.every=0: expected 1 or more"),
     ([TINY, "--config.train.checkpoint.max_to_keep=0"], "train.checkpoint.max_to_keep=0: expected 1 or more"),
+    (
+      [TINY, "--workdir=a", "config.train.steps=5"],
+      "'config.train.steps=5': expected flags alone, such as --config.train.steps=5",
+    ),
     ([TINY, "--wrokdir=a"], "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
     ([TINY, "--dry_run", "--config.mesh.data=3"], "mesh data=3 x fsdp=1 x tensor=1 does not divide 8 device(s)"),
     ([TINY, "--dry_run", "--config.train.batch_size=12"], "train.batch_size=12 in 1 microbatch(es) does not divide over the mesh's"),
-    ([TINY, "--dry_run", "--config.train.frames=9"], "training on frames=9: stage base has 4"),
+    ([TINY, "--dry_run", "--config.train.frames=9"], "train.frames=9 does not divide the 4 frames of stage base: nearest 4"),
     (["--config=tiny:tsr1", "--dry_run", "--config.train.image_fraction=0.5"], "a temporal stage (tsr1) learns from videos alone"),
   ],
 )
@@ -51,9 +58,16 @@ def test_work_folder_that_cannot_be_made(capsys, tmp_path):
 
 
 def test_work_folder_of_another_stage(capsys, tmp_path):
-  # A finished checkpoint of another spec is made by tests/train; here the text encoder that is not there comes first.
-  message = fails(capsys, TINY, f"--workdir={tmp_path / 'run'}", "--config.data.text_encoder=nowhere")
-  assert "nowhere" in message
+  workdir = tmp_path / "run"
+  shutil.copytree(FORMAT0 / "run", workdir)
+  options = ("data.text_encoder=" + str(FORMAT0 / "cascade" / "text"), "cascade.stages.base.diffusion.prediction=v")
+  message = fails(capsys, f"--config={FORMAT0 / 'small.py'}:base", f"--workdir={workdir}", *(f"--config.{option}" for option in options))
+  assert f"checkpoint {workdir / 'checkpoints' / '60'} is of another stage: diffusion.prediction='x', expected 'v'" in message
+  assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["60"]
+
+
+def test_text_encoder_that_is_nowhere(capsys, tmp_path):
+  assert "nowhere" in fails(capsys, TINY, f"--workdir={tmp_path / 'run'}", "--config.data.text_encoder=nowhere")
 
 
 def test_work_folder_of_a_running_trainer(capsys, tmp_path):
@@ -67,13 +81,13 @@ def test_how_the_run_ended_is_left_in_the_work_folder(monkeypatch, tmp_path, don
   status, checkpoint = tmp_path / "status.json", tmp_path / "checkpoints" / "7"
   status.write_text("of the command before")
 
-  def fit(run, stage, workdir, *, seconds):
+  def train_stage(run, stage, workdir, *, seconds):
     assert not status.exists()
     (workdir / "checkpoints" / "5").mkdir(parents=True)
     checkpoint.mkdir()
     return done
 
-  monkeypatch.setattr("ivid.bin.fit.fit", fit)
+  monkeypatch.setattr("ivid.runs.training.train_stage", train_stage)
   assert main(["train", TINY, f"--workdir={tmp_path}"]) == 0
   assert json.loads(status.read_text()) == {"format": 1, "state": state, "step": 7}
   assert not list(tmp_path.glob(".status*"))
@@ -107,11 +121,11 @@ def test_dry_run(capsys, tmp_path):
 
 def test_weights_to_start_from_in_a_shipped_cascade():
   want = unbox(Stage(load_run("nano:tsr1").cascade.stage("tsr1")).abstract_params())
-  have = initial_weights("nano", "tsr1")
+  have = open_stage("nano", "tsr1", flag="train.init_from")[1]
   assert jax.tree.map(lambda a: a.shape, have) == jax.tree.map(lambda a: a.shape, want)
   assert any(abs(leaf).max() > 0 for leaf in jax.tree.leaves(have))
 
 
 def test_weights_to_start_from_that_are_nowhere():
   with pytest.raises(ValueError, match="train.init_from='nona': expected a work folder with checkpoints"):
-    initial_weights("nona", "base")
+    open_stage("nona", "base", flag="train.init_from")

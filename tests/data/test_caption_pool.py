@@ -6,12 +6,14 @@ import itertools
 import numpy as np
 import pytest
 
-from ivid.data import caption_pool, grammar
+from ivid.data import caption_pool
 from ivid.data.caption_pool import make_pool
-from ivid.data.draw import draw, to_uint8
 from ivid.data.example import Split
-from ivid.data.moving_shapes import make_scene
 from ivid.data.sources import make_source
+from ivid.data.view import frame_times
+from ivid.moving_shapes import grammar
+from ivid.moving_shapes.draw import draw, rounded
+from ivid.moving_shapes.scene import make_scene
 from ivid.spec.clip import ClipShape
 from ivid.spec.run import DataSpec, TrainSpec
 from ivid.spec.stage import LevelSpec, StageSpec, Task, UNetSpec
@@ -69,7 +71,7 @@ def test_examples_take_what_the_pool_says():
   for index in range(4):
     example = plain[index]
     scene = make_scene(0, index, aspect=20 / 12, said=grammar.parse(example.captions[0]))
-    np.testing.assert_array_equal(example.video, to_uint8(draw(scene, times=plain.view.times(0), height=12, width=20)))
+    np.testing.assert_array_equal(example.video, rounded(draw(scene, times=frame_times(plain.view, 0), height=12, width=20)))
 
 
 def test_an_example_depends_on_its_index_alone():

@@ -3,12 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ivid.data import grammar
 from ivid.data.pipeline import Split, make_pipeline
-from ivid.data.view import make_view
+from ivid.moving_shapes import grammar
 from ivid.spec.clip import ClipShape
 from ivid.spec.run import CropSpec, DataSpec, TrainSpec
 from ivid.spec.stage import Filter, LevelSpec, LowresSpec, StageSpec, Task, UNetSpec
+from ivid.spec.view import make_view
 from ivid.video.lowres import shrink
 
 DATA = DataSpec()

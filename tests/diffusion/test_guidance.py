@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ivid.diffusion.guidance import guidance_weights, guided
-from ivid.spec.stage import GuidanceSpec
+from ivid.spec.sampling import GuidanceSpec
 
 
 def test_formula_and_zero_weight():

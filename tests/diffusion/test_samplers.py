@@ -8,7 +8,7 @@ import pytest
 from ivid.diffusion import samplers
 from ivid.diffusion.schedule import CosineSchedule, alpha_sigma
 from ivid.programs import Program
-from ivid.spec.stage import SamplerKind
+from ivid.spec.sampling import SamplerKind, SamplingSpec
 
 SCHEDULE = CosineSchedule(-20.0, 20.0)
 CAPACITY = 2049  # times a walk can hold
@@ -24,24 +24,20 @@ def make_walk(kind, denoise, *, gamma=0.0, finish=True):
     logsnr = SCHEDULE(times)
 
     def body(i, carry):
-      z_t, x_hat_prev = carry
-      x_hat = denoise(z_t, logsnr[i])
-      z_s = samplers.sampler_step(
-        kind,
-        z_t=z_t,
-        x_hat=x_hat,
-        x_hat_prev=x_hat_prev,
-        noise=jax.random.normal(jax.random.fold_in(key, i), z_t.shape, z_t.dtype) if samplers.adds_noise(kind) else None,
+      x_hat = denoise(carry.z, logsnr[i])
+      step = samplers.StepInputs(
         logsnr_t=logsnr[i],
         logsnr_s=logsnr[i + 1],
         logsnr_prev=logsnr[jnp.maximum(i - 1, 0)],
         logsnr_jump=logsnr[jnp.minimum(i + 2, steps)],
-        gamma=gamma,
+        w=jnp.zeros(()),
         last=(i == steps - 1) & finish,
       )
-      return z_s, x_hat
+      noise = jax.random.normal(jax.random.fold_in(key, i), carry.z.shape, carry.z.dtype) if samplers.adds_noise(kind) else None
+      return samplers.sampler_step(SamplingSpec(sampler=kind, gamma=gamma), carry, x_hat, step=step, noise=noise)
 
-    return jax.lax.fori_loop(0, steps, body, (z, jnp.zeros_like(z)))[0]
+    state = samplers.SampleState(z, jnp.zeros_like(z) if samplers.is_multistep(kind) else None)
+    return jax.lax.fori_loop(0, steps, body, state).z
 
   compiled = Program("walk", run).jit()
 
@@ -140,13 +136,18 @@ def test_last_returns_x_hat_and_rows_have_their_own_level(kind):
   z_t, x_hat, noise = arrays()[:3]
   logsnr_t = jnp.array([-3.0, -1.0, 0.0, 2.0])
   levels = {"logsnr_t": logsnr_t, "logsnr_s": logsnr_t + 1.0, "logsnr_prev": logsnr_t - 0.5, "logsnr_jump": logsnr_t + 1.5}
-  shared = {"z_t": z_t, "x_hat": x_hat, "x_hat_prev": 0.5 * x_hat, "noise": noise, "gamma": 0.3}
-  np.testing.assert_array_equal(samplers.sampler_step(kind, **shared, **levels, last=jnp.array(True)), x_hat)
-  step = samplers.sampler_step(kind, **shared, **levels, last=False)
+
+  def step(rows, last):
+    inputs = samplers.StepInputs(**{name: value[rows] for name, value in levels.items()}, w=jnp.zeros(()), last=last)
+    state = samplers.SampleState(z_t[rows], 0.5 * x_hat[rows])
+    return samplers.sampler_step(SamplingSpec(sampler=kind, gamma=0.3), state, x_hat[rows], step=inputs, noise=noise[rows])
+
+  whole = slice(None)
+  np.testing.assert_array_equal(step(whole, jnp.array(True)).z, x_hat)
+  made = step(whole, False)
   for row in range(4):
-    one = {name: value[row : row + 1] for name, value in shared.items() if name != "gamma"}
-    alone = samplers.sampler_step(kind, **one, gamma=0.3, **{name: value[row] for name, value in levels.items()}, last=False)
-    np.testing.assert_allclose(step[row : row + 1], alone, atol=1e-5)
+    np.testing.assert_allclose(made.z[row : row + 1], step(slice(row, row + 1), False).z, atol=1e-5)
+  assert (made.x_hat is None) != samplers.is_multistep(kind)
 
 
 def test_ancestral_variance_interpolates_in_log():

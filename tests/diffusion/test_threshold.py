@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ivid.diffusion.threshold import threshold
-from ivid.spec.stage import ThresholdKind
+from ivid.spec.sampling import ThresholdKind
 
 
 def test_none_and_static():

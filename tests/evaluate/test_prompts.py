@@ -2,8 +2,8 @@
 
 import pytest
 
-from ivid.data import grammar
 from ivid.evaluate.prompts import GROUPS, parse_prompt, read_prompts, seeded_prompts
+from ivid.moving_shapes import grammar
 
 
 def test_a_longer_list_begins_with_the_shorter_one():

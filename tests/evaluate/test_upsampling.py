@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from ivid.__main__ import main
-from ivid.data import moving_shapes
-from ivid.data.draw import draw, to_uint8
 from ivid.evaluate import upsampling
 from ivid.evaluate.prompts import seeded_prompts
 from ivid.media.clips import write_clip
+from ivid.moving_shapes import scene as moving_shapes
+from ivid.moving_shapes.draw import draw, rounded
 from tests.sample import tiny
 
 
-def scene_clip(frames, height, width):
-  said = seeded_prompts(0, 1)[0].attributes
+def scene_clip(frames, height, width, *, number=0):
+  said = seeded_prompts(0, 1)[number].attributes
   scene = moving_shapes.make_scene(0, 0, aspect=width / height, said=said)
   times = np.arange(frames) * (moving_shapes.CLIP_SECONDS / frames)
-  return said, to_uint8(draw(scene, times=times, height=height, width=width))
+  return said, rounded(draw(scene, times=times, height=height, width=width))
 
 
 def test_psnr():
@@ -49,12 +49,28 @@ def test_still_pixels_alone_count():
   assert upsampling.still_difference(made, real) == pytest.approx(3 * 2 / 6)
 
 
-def test_ground_truth_is_right_and_interpolation_worse():
+def test_what_a_stage_made_is_measured_against_the_ground_truth():
+  """The stage's clip is off by 2 and by 6 in turn, so its still pixels flicker by 4."""
   said, real = scene_clip(32, 48, 80)
   _, small = scene_clip(16, 24, 40)
-  found = upsampling.compare("ssr1", real, real, small, said)
-  assert found.psnr["stage"] == float("inf") and 10 < found.psnr["bilinear"] < found.psnr["bicubic"] + 3 < 60
-  assert found.right["stage"]["all"] and found.right["ground truth"]["all"] and found.still == 0
+  off = np.where(np.arange(32) % 2, 6, 2)[:, None, None, None]
+  made = np.where(real < 128, real + off, real - off).astype(np.uint8)
+  found = upsampling.compare("ssr1", made, real, small, said)
+  assert found.psnr["stage"] == pytest.approx(10 * np.log10(255**2 / ((2**2 + 6**2) / 2)), abs=1e-3)
+  assert 10 < found.psnr["bilinear"] < found.psnr["bicubic"] + 3 < 60 and found.psnr["bilinear"] < found.psnr["stage"]
+  assert found.still == pytest.approx(4) and found.right["stage"]["all"] and found.right["ground truth"]["all"]
+  np.testing.assert_array_equal(found.frames["stage"][0], made[0])
+  np.testing.assert_array_equal(found.frames["ground truth"][0], real[0])
+
+
+def test_a_stage_that_shows_something_else_is_wrong_where_the_ground_truth_is_right():
+  said, real = scene_clip(32, 48, 80)
+  other, made = scene_clip(32, 48, 80, number=2)
+  _, small = scene_clip(16, 24, 40)
+  found = upsampling.compare("ssr1", made, real, small, said)
+  (asked,), (shown, *_) = said.objects, other.objects
+  assert asked.colour != shown.colour and not found.right["stage"]["colour"] and not found.right["stage"]["all"]
+  assert found.right["ground truth"]["all"] and found.psnr["stage"] < found.psnr["bilinear"]
 
 
 def test_a_folder_of_clips_through_a_cascade(tmp_path, capsys):

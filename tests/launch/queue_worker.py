@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 
-from ivid.bin.workdir import claim, write_status
+from ivid.runs.workdir import claim, write_status
 
 
 def main():

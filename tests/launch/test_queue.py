@@ -128,14 +128,19 @@ def test_an_ending_from_before_the_start_does_not_count(folder):
     assert folder.column("status") == ["done"] and len(folder.starts("a")) == starts
 
 
-def test_a_helper_that_outlived_its_run_is_not_waited_for(folder):
+@pytest.mark.parametrize("format", [0, 1, 2])
+def test_a_helper_that_outlived_its_run_is_not_waited_for(folder, format):
   run = "train --workdir=a"
+  left = {"format": format, "pid": 2**22 + 1, "command": run, "workdir": str(folder.path / "a")}  # Linux gives no process so high a number
   with open(f"{folder.state}.run", "w") as held:
-    json.dump([2**22 + 1, run, str(folder.path / "a")], held)  # Linux gives no process so high a number
+    json.dump(left if format else [*left.values()][1:], held)
     held.flush()
     fcntl.flock(held, fcntl.LOCK_EX)
-    assert folder.run(run) == 0, folder.printed
-  assert len(folder.starts("a")) == 1
+    status = folder.run(run)
+  if format < 2:
+    assert status == 0 and len(folder.starts("a")) == 1, folder.printed
+  else:
+    assert status == 2 and ".run was written by another queue: format 2, expected 1" in folder.printed, folder.printed
 
 
 def test_started_beside_queue_py(folder):
@@ -147,7 +152,7 @@ def test_started_beside_queue_py(folder):
   ("number", "adopted"), [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, False), (signal.SIGHUP, True)]
 )
 def test_a_stop_is_not_an_end(folder, number, adopted):
-  runs = ["train --workdir=a --steps=60 --seconds=0.05", "train --workdir=b"]
+  runs = ["train --workdir=a --steps=60 --seconds=0.1", "train --workdir=b"]
   queue = folder.start(*runs)
   folder.until(folder.reached("a", 2))
   if adopted:

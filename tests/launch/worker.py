@@ -10,12 +10,12 @@ import numpy as np
 from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ivid.bin.config import load_run, parse_flags
-from ivid.bin.hosts import define_hosts, join_hosts
-from ivid.bin.workdir import shared_folder
+from ivid.bin.flags import define_hosts, join_hosts, parse_flags
+from ivid.config import load_run
 from ivid.parallel.distributed import StopSignal, alone, connect, is_first, on_host
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import batch_sharding, process_rows, replicated, with_shardings
+from ivid.runs.workdir import shared_folder
 from ivid.spec.run import CheckpointSpec, MeshSpec, TrainSpec
 from ivid.steps import TrainState
 from ivid.train import phases
@@ -43,7 +43,7 @@ def update(state, batch, key):
 
 
 def main(argv):
-  values = parse_flags(argv, define_flags)
+  values = parse_flags(argv, define_flags).flags
   join_hosts(values)
   train = TrainSpec(steps=values.steps, batch_size=ROWS, log_every=1, eval_every=5, checkpoint=CheckpointSpec(every=5))
   mesh = make_mesh(MeshSpec(data=-1, fsdp=min(2, jax.device_count())))

@@ -101,12 +101,18 @@ def test_webm_is_vp9_with_tagged_colours(tmp_path):
     assert (context.name, context.pix_fmt, context.colorspace, context.color_range) == ("vp9", "yuv420p", 1, 1)
 
 
-def test_better_quality_is_nearer_and_larger(tmp_path):
-  clip = np.random.default_rng(0).integers(0, 256, (4, 48, 80, 3), np.uint8)
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_better_quality_is_nearer_and_larger(tmp_path, suffix):
+  grey = np.random.default_rng(0).integers(0, 256, (4, 48, 80, 1), np.uint8)  # 4:2:0 keeps no colours so fine
+  clip = np.broadcast_to(grey, (*grey.shape[:3], 3))
+  sizes, distances = [], []
   for crf in (5, 40):
-    write_clip(tmp_path / f"{crf}.mp4", clip, 6, crf=crf)
-  sizes = [(tmp_path / f"{crf}.mp4").stat().st_size for crf in (5, 40)]
-  assert sizes[0] > 2 * sizes[1]
+    path = tmp_path / f"{crf}{suffix}"
+    write_clip(path, clip, 6, crf=crf)
+    sizes.append(path.stat().st_size)
+    distances.append(np.abs(read_clip(path)[0].astype(int) - clip).mean())
+  assert sizes[0] > 1.8 * sizes[1]
+  assert distances[0] < 3 and distances[1] > 4 * distances[0]
 
 
 @pytest.mark.parametrize("name,clip,fps,crf,message", [

@@ -1,17 +1,22 @@
 """Logical axes to shardings: parameters and every optimizer's state."""
 
+import dataclasses
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import meta
 from jax.sharding import PartitionSpec
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.flops import count_bytes
 from ivid.nets.layers import pin
 from ivid.parallel import sharding
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.run import MeshSpec, OptimizerKind
+from ivid.stage import Stage
 from ivid.train.run import make_training
 
 RUN = load_run("tiny:base")
@@ -19,10 +24,13 @@ FSDP = MeshSpec(data=1, fsdp=8)
 
 
 @pytest.fixture(scope="module", params=list(OptimizerKind))
-def training(request):
-  import dataclasses
+def kind(request):
+  return request.param
 
-  train = dataclasses.replace(RUN.train, optimizer=dataclasses.replace(RUN.train.optimizer, kind=request.param))
+
+@pytest.fixture(scope="module")
+def training(kind):
+  train = dataclasses.replace(RUN.train, optimizer=dataclasses.replace(RUN.train.optimizer, kind=kind))
   return make_training(RUN.cascade.stage("base"), train, make_mesh(FSDP), max_tokens=8)
 
 
@@ -32,19 +40,22 @@ def test_input_channels_are_sharded_over_fsdp(training):
   assert kernel.sharding.shard_shape(kernel.shape)[3] == kernel.shape[3] // 8
 
 
-def test_moments_follow_their_parameters(training):
-  shapes = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(training.state.params):
-    shapes[jax.tree_util.keystr(path)] = (leaf.shape, leaf.sharding)
-  followed = 0
-  for path, leaf in jax.tree_util.tree_leaves_with_path(training.state.opt_state):
-    for start in range(len(path)):
-      shape, sharding = shapes.get(jax.tree_util.keystr(path[start:]), (None, None))
-      if shape == leaf.shape:
-        assert leaf.sharding == sharding
-        followed += 1
-  kind = len(jax.tree.leaves(training.state.params))
-  assert followed >= kind // 2
+def test_every_moment_lies_like_its_parameter(training, kind):
+  """Adam has two moments of each parameter, Muon one of each matrix; Adafactor's are whole, for matrices so small are not factored."""
+
+  def places(leaves):
+    return [(leaf.shape, leaf.sharding.spec) for leaf in leaves if leaf.size > 1]  # a count, or Adafactor's stand-in for a factor
+
+  params = jax.tree.leaves(training.state.params)
+  boxes = jax.tree.leaves(Stage(RUN.cascade.stage("base")).abstract_params(), is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata))
+  stacked = ["layers" in getattr(box, "names", ()) for box in boxes]
+  vectors = [leaf for leaf, layers in zip(params, stacked, strict=True) if leaf.ndim - layers < 2]
+  moments = {OptimizerKind.ADAM: [*params, *params], OptimizerKind.ADAFACTOR: params, OptimizerKind.MUON: [*params, *vectors]}[kind]
+  have = Counter(places(jax.tree.leaves(training.state.opt_state)))
+  if kind is OptimizerKind.MUON:
+    have[(3,), PartitionSpec()] -= 1  # coefficients of its orthogonalisation
+  assert +have == Counter(places(moments))
+  assert sum(number for (_, spec), number in have.items() if "fsdp" in spec) > len(params) // 3
 
 
 def test_state_is_made_in_its_shards(training):

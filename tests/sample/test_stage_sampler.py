@@ -8,11 +8,12 @@ import pytest
 
 from ivid.parallel.mesh import make_mesh
 from ivid.programs import Program
-from ivid.sample import stage_sampler
+from ivid.sample import programs, stage_sampler
 from ivid.sample.keys import Sample, key_words, sample_keys
 from ivid.spec.run import MeshSpec
-from ivid.spec.stage import GuidanceSpec, SamplerKind, SamplingSpec
+from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec
 from ivid.stage import Stage
+from tests.compiling import compilations
 from tests.sample import tiny
 
 ROUNDING = 5e-5
@@ -75,23 +76,24 @@ def test_one_device_equals_eight():
 
 def test_other_step_counts_weights_and_levels_compile_nothing_new():
   first = draw("tsr1", [0])
-  spec = SPEC.stage("tsr1")
-  compiled = stage_sampler._compiled(stage_sampler._function(spec), stage_sampler._static(spec, tiny.GUIDED))
-  sizes = compiled.grow._cache_size(), compiled.step._cache_size()
-  stages = stage_sampler._compiled.cache_info().misses
-  for changes in (dict(steps=5), dict(guidance=GuidanceSpec(weight=3.0, low=1.0))):
-    other = draw("tsr1", [0], sampling=dataclasses.replace(tiny.GUIDED, **changes))
-    assert np.abs(other - first).max() > 1e-3
-  strong, weak = draw("tsr1", [0], aug_snr=0.5), draw("tsr1", [0], aug_snr=50.0)
-  assert np.abs(strong - weak).mean() > 1e-3
-  assert (compiled.grow._cache_size(), compiled.step._cache_size()) == sizes and stage_sampler._compiled.cache_info().misses == stages
+  with compilations() as compiled:
+    for changes in (dict(steps=5), dict(guidance=GuidanceSpec(weight=3.0, low=1.0))):
+      other = draw("tsr1", [0], sampling=dataclasses.replace(tiny.GUIDED, **changes))
+      assert np.abs(other - first).max() > 1e-3
+    strong, weak = draw("tsr1", [0], aug_snr=0.5), draw("tsr1", [0], aug_snr=50.0)
+    assert np.abs(strong - weak).mean() > 1e-3
+  costly = {"jit(step)", "jit(lowres)"}  # those with a network or a whole clip; a schedule of five steps has a few of its own
+  assert not costly & set(compiled)
+  with compilations() as compiled:  # another sampler is another program
+    draw("tsr1", [0], sampling=dataclasses.replace(tiny.GUIDED, sampler=SamplerKind.DPM_SOLVER_PP_2M))
+  assert "jit(step)" in compiled
 
 
 def test_one_step_is_the_denoiser():
   """With a single step the result is the thresholded guided x_hat at the first level."""
   stage = Stage(SPEC.stage("base"))
   sampling = dataclasses.replace(tiny.GUIDED, steps=1)
-  cond = stage_sampler.sample_args(stage, sampling, batch_size=1, max_tokens=24)[2]
+  cond = programs.sample_args(stage, sampling, batch_size=1, max_tokens=24)[2]
   cond = cond.replace(text=TEXT[:1], text_mask=np.ones((1, 1, 24), bool), is_video=np.ones(1, bool), fps=np.full(1, 2.0, np.float32))
   z = stage_sampler._noise(sample_keys([Sample("a red ball", 0, 0)], "base"), SPEC.stage("base").output.array, stage_sampler._INITIAL)
   level = np.full(1, stage.spec.diffusion.logsnr_min, np.float32)
@@ -116,8 +118,8 @@ def test_program_keeps_its_state(name, sampler):
   """The step's result has the shapes of the state it takes, for the abstract arguments that are compiled ahead of time."""
   stage = Stage(SPEC.stage(name))
   sampling = SamplingSpec(sampler=sampler, guidance=GuidanceSpec(weight=1.0))
-  args = stage_sampler.sample_args(stage, sampling, batch_size=2, max_tokens=5)
-  program = stage_sampler.make_sample_program(stage, sampling, args)
+  args = programs.sample_args(stage, sampling, batch_size=2, max_tokens=5)
+  program = programs.make_sample_program(stage, sampling, args)
   out = jax.eval_shape(program.fn, *program.args)
   assert jax.tree.map(lambda a: (a.shape, a.dtype), out) == jax.tree.map(lambda a: (a.shape, a.dtype), args[1])
 

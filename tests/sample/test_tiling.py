@@ -9,24 +9,10 @@ import pytest
 
 from ivid.sample.keys import Sample, sample_keys
 from ivid.sample.stage_sampler import sample_stage
-from ivid.sample.tiling import AUTO_PIXELS, parse_tile, stage_tiling, stretched, tile_stage
+from ivid.sample.tiling import AUTO_PIXELS, stage_tiling, stretched, tile_stage
 from ivid.spec.clip import ClipShape
-from ivid.spec.stage import (
-  DiffusionSpec,
-  GuidanceSpec,
-  LevelSpec,
-  LowresSpec,
-  Norm,
-  Prediction,
-  SamplerKind,
-  SamplingSpec,
-  StageSpec,
-  Task,
-  ThresholdKind,
-  TimeFill,
-  TimeMixing,
-  UNetSpec,
-)
+from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec, ThresholdKind
+from ivid.spec.stage import DiffusionSpec, LevelSpec, LowresSpec, Norm, Prediction, StageSpec, Task, TimeFill, TimeMixing, UNetSpec
 from ivid.stage import Stage
 from tests.sample import tiny
 
@@ -133,13 +119,6 @@ def test_a_dynamic_threshold_is_refused():
   with pytest.raises(ValueError, match="a dynamic threshold looks at the whole clip"):
     stage_tiling(spec, (7, 0, 0))
   assert stage_tiling(spec).count == 1
-
-
-def test_tiles_by_flag():
-  assert parse_tile("") == () and parse_tile("whole") == (0, 0, 0) and parse_tile("32x0x1280") == (32, 0, 1280)
-  for text in ("32", "32x768", "axbxc", "-1x2x3"):
-    with pytest.raises(ValueError, match=f"tile={text}: expected FRAMESxHEIGHTxWIDTH such as 32x768x1280"):
-      parse_tile(text)
 
 
 def test_a_longer_clip_stretches_the_stage():

@@ -6,10 +6,11 @@ import pathlib
 import jax
 import numpy as np
 
-from ivid.sample.bundle import write_cascade
+from ivid.sample.cascades import write_cascade
 from ivid.spec.cascade import CascadeSpec, TextSpec
 from ivid.spec.clip import ClipShape
-from ivid.spec.stage import GuidanceSpec, LevelSpec, LowresSpec, SamplerKind, SamplingSpec, StageSpec, Task, TimeMixing, UNetSpec
+from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec
+from ivid.spec.stage import LevelSpec, LowresSpec, StageSpec, Task, TimeMixing, UNetSpec
 from ivid.stage import Stage, unbox
 from ivid.text import encoder, t5
 
@@ -27,12 +28,13 @@ def tiny_stage(name, task, output, *, lowres=None, time=TimeMixing.CONVOLUTION, 
   return StageSpec(name, task, output, unet, lowres=lowres and LowresSpec(input=lowres), sampling=sampling)
 
 
-def tiny_cascade(text_encoder):
-  """Its spec: base, tsr1 (guided DDIM) and ssr1 (ancestral, no guidance), trained with that text encoder."""
+def tiny_cascade(text_encoder, *, frames=SLOW.frames):
+  """Its spec: base, tsr1 (guided DDIM) and ssr1 (ancestral, no guidance) of `frames`, trained with that text encoder."""
+  slow, large = (dataclasses.replace(shape, frames=frames, fps=float(frames)) for shape in (SLOW, LARGE))
   stages = (
     tiny_stage("base", Task.BASE, BASE, time=TimeMixing.ATTENTION),
-    tiny_stage("tsr1", Task.TSR, SLOW, lowres=BASE),
-    tiny_stage("ssr1", Task.SSR, LARGE, lowres=SLOW, sampling=NOISY),
+    tiny_stage("tsr1", Task.TSR, slow, lowres=BASE),
+    tiny_stage("ssr1", Task.SSR, large, lowres=slow, sampling=NOISY),
   )
   return CascadeSpec("tiny", TEXT, tuple(dataclasses.replace(s, text_encoder=text_encoder) for s in stages))
 
@@ -54,8 +56,8 @@ def write_text(folder):
   return encoder.load_encoder(folder).hash
 
 
-def write_tiny(folder):
+def write_tiny(folder, **options):
   """The whole cascade in folder/tiny, its text encoder in folder/text."""
   folder = pathlib.Path(folder)
-  spec = tiny_cascade(write_text(folder / "text"))
+  spec = tiny_cascade(write_text(folder / "text"), **options)
   return write_cascade(folder / "tiny", spec, trained_stages(spec), folder / "text")

@@ -5,13 +5,12 @@ import dataclasses
 import jax
 import pytest
 
-from ivid.bin.config import load_run
-from ivid.data.view import make_view
+from ivid.config import load_run
 from ivid.spec.batch import batch_spec
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.clip import ClipShape
+from ivid.spec.view import make_view, training_view
 from ivid.stage import Stage
-from ivid.train.view import training_view
 
 NANO = load_run("nano:base").cascade
 PAPER = {  # Imagen Video, figure 6: frames x height x width at frames a second

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.spec.compare import stage_difference
-from ivid.spec.stage import SamplingSpec
+from ivid.spec.sampling import SamplingSpec
 
 SSR1 = load_run("nano:ssr1").cascade.stage("ssr1")
 

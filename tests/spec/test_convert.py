@@ -1,24 +1,27 @@
 """Specs survive JSON, and wrong configs name what is wrong."""
 
 import dataclasses
+import json
 
 import pytest
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.spec import convert
 from ivid.spec.cascade import CascadeSpec
-from ivid.spec.stage import LowresSpec, SamplerKind, SamplingSpec, StageSpec
+from ivid.spec.run import TrainSpec
+from ivid.spec.sampling import SamplerKind, SamplingSpec
+from ivid.spec.stage import LowresSpec, StageSpec
 
 NANO = load_run("nano:base").cascade
 
 
 def test_json_round_trip():
-  assert convert.from_json(CascadeSpec, convert.to_json(NANO)) == NANO
+  assert convert.from_dict(CascadeSpec, json.loads(json.dumps(convert.to_dict(NANO)))) == NANO
 
 
 def test_stage_round_trip_keeps_every_field():
   stage = dataclasses.replace(NANO.stage("ssr1"), text_encoder="abc", sampling=SamplingSpec(sampler=SamplerKind.ANCESTRAL, gamma=0.7))
-  assert convert.from_json(StageSpec, convert.to_json(stage)) == stage
+  assert convert.from_dict(StageSpec, json.loads(json.dumps(convert.to_dict(stage)))) == stage
 
 
 def test_unknown_key_names_the_nearest():
@@ -35,6 +38,19 @@ def test_unknown_choice_names_the_nearest():
 def test_wrong_type(key, value):
   with pytest.raises(ValueError, match=key):
     convert.from_dict(SamplingSpec, {key: value})
+
+
+@pytest.mark.parametrize(
+  ("value", "message"),
+  [
+    ({"phases": 3}, "phases=3: expected a list"),
+    ({"phases": "ab"}, "phases='ab': expected a list"),
+    ({"crop": 3}, "crop=3: expected a section"),
+  ],
+)
+def test_wrong_shape(value, message):
+  with pytest.raises(ValueError, match=message):
+    convert.from_dict(TrainSpec, value)
 
 
 def test_missing_key():

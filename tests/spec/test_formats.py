@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.spec import convert, formats
 from ivid.spec.formats import FORMAT, Kind, migrate, stamped
 from ivid.spec.stage import StageSpec

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ivid.text import encoder, importing, t5
+from ivid.text import encoder, t5
+from ivid.text.checkpoints import importing
 from tests.text import t5_golden
 
 TOLERANCE = 2e-5

@@ -1,6 +1,8 @@
 """Embeddings on disk: what is read is what was computed, whoever wrote it and however often it was stopped."""
 
 import dataclasses
+import json
+import shutil
 import warnings
 
 import jax
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from ivid.spec.cascade import TextSpec
+from ivid.spec.formats import FORMAT
 from ivid.text import encoder, stored
 from tests.text import t5_trees
 
@@ -125,6 +128,18 @@ def test_errors_are_one_line(tmp_path, small, folder):
     stored.StoredEmbeddings(made)
   (made / "key.json").write_text('{"length": 3')
   with pytest.raises(ValueError, match="is no key of embeddings"):
+    stored.StoredEmbeddings(made)
+
+
+def test_keys_of_other_formats(tmp_path, folder):
+  made = tmp_path / "made"
+  shutil.copytree(folder, made)
+  key = json.loads((made / "key.json").read_text())
+  assert key.pop("format") == FORMAT
+  (made / "key.json").write_text(json.dumps(key))  # as it was before files carried a format
+  assert stored.StoredEmbeddings(made).key == stored.read_key(folder)
+  (made / "key.json").write_text(json.dumps(key | {"format": FORMAT + 1, "colour": "red"}))
+  with pytest.raises(ValueError, match=f"^{made / 'key.json'} was written by a newer ivid: format {FORMAT + 1}, this one reads up to"):
     stored.StoredEmbeddings(made)
 
 

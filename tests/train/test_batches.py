@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.data.pipeline import make_pipeline
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.batch import CaptionLayout

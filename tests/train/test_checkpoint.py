@@ -1,17 +1,20 @@
 """Checkpoints: exact, on any number of devices, of the right stage, or one clear line."""
 
 import dataclasses
+import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.parallel.mesh import make_mesh
+from ivid.spec.formats import FORMAT
 from ivid.spec.run import CheckpointSpec, MeshSpec
-from ivid.train.checkpoint import Checkpointer, load_ema
+from ivid.train.checkpoint import Checkpointer
 from ivid.train.run import make_training
+from ivid.weights.ema import load_ema
 
 RUN = load_run("tiny:base", ["train.optimizer.kind=muon"])
 SPEC = RUN.cascade.stage("base")
@@ -58,6 +61,17 @@ def test_from_eight_devices_to_one_and_back(on_eight, saved, tmp_path):
   for leaf, want in zip(jax.tree.leaves(again), jax.tree.leaves(made.state), strict=True):
     assert leaf.sharding.is_equivalent_to(want.sharding, leaf.ndim)
   assert_equal(again.replace(step=0), state.replace(step=0))
+
+
+def test_every_json_of_a_checkpoint_has_its_format(on_eight, saved, tmp_path):
+  shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+  path = tmp_path / "checkpoints" / "7" / "data" / "metadata"
+  found = json.loads(path.read_text())
+  assert found == {"format": FORMAT, "next_index": 7 * RUN.train.batch_size}
+  assert json.loads((path.parents[1] / "meta" / "metadata").read_text())["format"] == FORMAT
+  path.write_text(json.dumps(found | {"format": FORMAT + 1}))
+  with pytest.raises(ValueError, match=f"checkpoint .*7 was written by a newer ivid: format {FORMAT + 1}, this one reads up to {FORMAT}"):
+    Checkpointer(tmp_path, CheckpointSpec(), SPEC).restore(on_eight[0].state)
 
 
 def test_load_ema(on_eight, saved):

@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import pytest
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.run import DistillSpec
-from ivid.spec.stage import GuidanceSpec, SamplerKind, SamplingSpec, StudentSpec
+from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec, StudentSpec
 from ivid.train.distill import check_teacher, phase_run, plan_phases, student_stage
 from ivid.train.run import Lesson, make_training
 

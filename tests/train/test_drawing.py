@@ -8,16 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from ivid.bin.config import load_run
-from ivid.bin.fit import fit
+from ivid.config import load_run
 from ivid.data import frames
-from ivid.data.moving_shapes import make_scene
 from ivid.data.pipeline import make_pipeline
-from ivid.data.view import make_view
-from ivid.parallel import hlo
+from ivid.measure import hlo
+from ivid.moving_shapes.scene import make_scene
 from ivid.parallel.mesh import make_mesh
+from ivid.runs.training import train_stage
 from ivid.spec import batch as batches
 from ivid.spec.run import CropSpec, DataSpec, Draw, MeshSpec, PhaseSpec
+from ivid.spec.view import make_view
 from ivid.train.drawing import make_drawing
 from ivid.train.run import device_batches, make_training
 
@@ -90,7 +90,7 @@ def test_a_run_draws_on_the_devices_from_a_worker_and_resumes(tmp_path):
     folder = tmp_path / data.draw.value
     for steps in stops:
       run = dataclasses.replace(RUN, cascade=cascade, data=data, train=dataclasses.replace(train, steps=steps))
-      assert fit(run, stage, folder)
+      assert train_stage(run, stage, folder)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses[data.draw] = [row["train/loss"] for row in rows if "train/loss" in row]
   assert len(losses[Draw.HOST]) == 3

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.flops import count_params
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.stage import Prediction, TimeMixing

@@ -69,10 +69,23 @@ def test_muon_orthogonalises_each_stacked_layer_by_itself():
   np.testing.assert_allclose(jnp.abs(bias), 0.1 * (1 + SPEC.b1 / (1 + SPEC.b1)), rtol=1e-3)
 
 
-def test_clipping():
-  optimizer = optimizer_of(dataclasses.replace(SPEC, warmup_steps=0, clip_norm=1e-3), 10)
-  assert isinstance(optimizer, optax.GradientTransformation)
-  params = {"a": jnp.zeros(4)}
-  adam = optax.chain(optax.clip_by_global_norm(1e-3))
-  clipped, _ = adam.update({"a": jnp.full(4, 10.0)}, adam.init(params))
-  np.testing.assert_allclose(optax.tree.norm(clipped), 1e-3, rtol=1e-5)
+@pytest.mark.parametrize("kind", list(OptimizerKind))
+def test_the_gradient_is_clipped_to_its_norm_and_shorter_ones_are_left(kind):
+  """All kinds keep a memory of sizes: how a long gradient moves what comes after a short one says with which length it went in."""
+  short = {name: 0.03 * jax.random.normal(jax.random.key(i), box.value.shape) for i, (name, box) in enumerate(BOXED.items())}
+  zeros = jax.tree.map(jnp.zeros_like, short)
+  norm = float(optax.tree.norm(short))
+  long, cut = (jax.tree.map(lambda a, k=k: k * a[..., ::-1] / norm, short) for k in (1000.0, 1.0))
+  assert norm < 1 and abs(float(optax.tree.norm(cut)) - 1) < 1e-5
+
+  def second_update(gradient, clip_norm):
+    optimizer = optimizer_of(dataclasses.replace(SPEC, kind=kind, warmup_steps=0, clip_norm=clip_norm), 10)
+    state = optimizer.init(zeros)
+    for grads in (short, gradient):
+      updates, state = optimizer.update(grads, state, zeros)
+    return updates
+
+  clipped, unclipped = second_update(long, 1.0), second_update(long, 1e9)
+  for name, want in second_update(cut, 1e9).items():
+    np.testing.assert_allclose(clipped[name], want, rtol=1e-4, atol=1e-6)
+    assert np.abs(unclipped[name] - want).max() > 0.01 * np.abs(want).max()

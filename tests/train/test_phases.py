@@ -16,13 +16,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ivid.bin.config import load_run
-from ivid.bin.fit import fit
+from ivid.config import load_run
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.parallel import distributed
+from ivid.runs.training import train_stage
 from ivid.spec import convert
 from ivid.spec.run import OptimizerSpec, PhaseSpec, TrainSpec
-from ivid.train import checkpoint, phases
+from ivid.train import phases
+from ivid.weights import ema
 
 IMAGES = PhaseSpec("images", steps=4, frames=1, batch_size=16, learning_rate=2e-3, logsnr_shift=1.0)
 SPREAD = PhaseSpec("spread", steps=3, frames=2, batch_size=8, image_fraction=0.5)
@@ -133,17 +134,17 @@ def test_bad_phases_are_refused_in_one_line(change, message):
 def test_frames_that_do_not_divide_the_clip_name_their_phase(tmp_path):
   run, stage = tiny_run(phases=(IMAGES, dataclasses.replace(SPREAD, frames=3)))
   with pytest.raises(ValueError, match=r"phase 'spread': train.frames=3 does not divide the 4 frames of stage base: nearest"):
-    fit(run, stage, tmp_path)
+    train_stage(run, stage, tmp_path)
 
 
 def test_a_run_through_phases_stopped_anywhere_ends_the_same(tmp_path):
   run, stage = tiny_run()
-  assert fit(run, stage, tmp_path / "whole")
+  assert train_stage(run, stage, tmp_path / "whole")
   for steps in (1, 4, 6):  # inside a phase, and at a change
     part = dataclasses.replace(run, train=dataclasses.replace(run.train, steps=steps))
-    assert fit(part, stage, tmp_path / "parts")
-  assert checkpoint.latest_step(tmp_path / "parts") == 6
-  whole, parts = (checkpoint.load_ema(tmp_path / name)[1] for name in ("whole", "parts"))
+    assert train_stage(part, stage, tmp_path / "parts")
+  assert ema.latest_step(tmp_path / "parts") == 6
+  whole, parts = (ema.load_ema(tmp_path / name)[1] for name in ("whole", "parts"))
   assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True))
   rows = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
   assert [row["train/examples"] for row in rows] == [16, 32, 40, 48, 56, 64]
@@ -151,20 +152,20 @@ def test_a_run_through_phases_stopped_anywhere_ends_the_same(tmp_path):
 
 def test_another_earlier_phase_is_refused(tmp_path):
   run, stage = tiny_run(steps=3)
-  fit(run, stage, tmp_path)
+  train_stage(run, stage, tmp_path)
   other = tuple(dataclasses.replace(phase, batch_size=8) for phase in run.train.phases)
   with pytest.raises(ValueError, match=r"has seen 40 examples in 3 steps, up to phase spread these show 24; expected the same"):
-    fit(dataclasses.replace(run, train=dataclasses.replace(run.train, phases=other, steps=None)), stage, tmp_path)
+    train_stage(dataclasses.replace(run, train=dataclasses.replace(run.train, phases=other, steps=None)), stage, tmp_path)
 
 
 def test_a_run_ends_after_its_time_and_goes_on(tmp_path, monkeypatch):
   run, stage = tiny_run(phases=(dataclasses.replace(SPREAD, steps=6),))
   clock = itertools.count()  # a second for every look at it
   monkeypatch.setattr(distributed, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
-  assert not fit(run, stage, tmp_path / "parts", seconds=3.5)
-  assert checkpoint.latest_step(tmp_path / "parts") == 3
-  assert fit(run, stage, tmp_path / "parts")
-  assert checkpoint.latest_step(tmp_path / "parts") == 6
+  assert not train_stage(run, stage, tmp_path / "parts", seconds=3.5)
+  assert ema.latest_step(tmp_path / "parts") == 3
+  assert train_stage(run, stage, tmp_path / "parts")
+  assert ema.latest_step(tmp_path / "parts") == 6
 
 
 @pytest.mark.slow
@@ -177,7 +178,7 @@ def test_killed_in_each_phase_and_between(tmp_path, number):
   killed = tmp_path / "killed"
   for until in (2, 4, 5, 8, 10):
     run = subprocess.Popen([*command, f"--workdir={killed}"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while run.poll() is None and checkpoint.latest_step(killed) < until:
+    while run.poll() is None and ema.latest_step(killed) < until:
       time.sleep(0.01)
     run.send_signal(number)
     assert run.wait() in ((0,) if number is signal.SIGTERM else (0, -signal.SIGKILL))
@@ -188,7 +189,7 @@ def test_killed_in_each_phase_and_between(tmp_path, number):
 
 def saved(workdir):
   """Every array of a run's last checkpoint."""
-  assert checkpoint.latest_step(workdir) == 12
+  assert ema.latest_step(workdir) == 12
   folder = workdir / "checkpoints" / "12"
   with ocp.StandardCheckpointer() as checkpointer:
     return jax.tree.leaves([checkpointer.restore(folder / item) for item in ("params", "ema", "optimizer")])

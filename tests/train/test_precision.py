@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.spec import batch as batches
 from ivid.spec.clip import ClipShape
 from ivid.stage import Stage, unbox

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorstore  # noqa: F401  Orbax's array reader, named here because a missing one shows as a hang
 
-from ivid.bin.config import load_run
+from ivid.config import load_run
 from ivid.data.pipeline import make_pipeline
 from tests.compiling import xla_flags
 

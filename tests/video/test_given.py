@@ -11,19 +11,8 @@ from ivid.diffusion.loss import weighted_loss
 from ivid.sample.stage_sampler import sample_stage
 from ivid.spec import batch as batches
 from ivid.spec.clip import ClipShape
-from ivid.spec.stage import (
-  GuidanceSpec,
-  LevelSpec,
-  LossWeight,
-  Prediction,
-  SamplerKind,
-  SamplingSpec,
-  StageSpec,
-  Task,
-  ThresholdKind,
-  TimeMixing,
-  UNetSpec,
-)
+from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec, ThresholdKind
+from ivid.spec.stage import LevelSpec, LossWeight, Prediction, StageSpec, Task, TimeMixing, UNetSpec
 from ivid.stage import Stage, unbox
 from ivid.video.given import draw_given, given_patterns
 

@@ -1,0 +1,92 @@
+"""Flags that several commands share, and how a command line is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from ivid.spec.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+  """A command line: its flags, its overrides as `KEY=VALUE`, and its words without dashes."""
+
+  flags: flags.FlagValues
+  overrides: list[str]
+  words: list[str]
+
+
+def parse_flags(
+  argv: Sequence[str], define: Callable[[flags.FlagValues], None], *, overrides: bool = False, words: bool = False
+) -> CommandLine:
+  """Flags of one command, in a FlagValues of its own so that importing a command defines nothing.
+
+  Args:
+    argv: program name first.
+    define: adds the command's flags.
+    overrides: whether the command takes `--config.KEY=VALUE`.
+    words: whether it takes arguments without dashes.
+
+  Raises:
+    UsageError: an unknown flag, naming the nearest; a bad value; or a stray word.
+  """
+  prefix = "--config."
+  changed = [arg.removeprefix(prefix) for arg in argv if arg.startswith(prefix)]
+  if changed and not overrides:
+    raise UsageError(f"{prefix}{changed[0]}: this command takes no overrides of a config")
+  values = flags.FlagValues()
+  define(values)
+  try:
+    rest = values([arg for arg in argv if not arg.startswith(prefix)])[1:]
+  except flags.Error as error:
+    raise UsageError(str(error).splitlines()[0]) from None
+  if rest and not words:
+    raise UsageError(f"unexpected argument {rest[0]!r}: expected flags alone{_with_dashes(rest[0], values)}")
+  return CommandLine(values, changed, rest)
+
+
+def _with_dashes(word: str, values: flags.FlagValues) -> str:
+  """How to write a word that looks like a flag whose dashes were forgotten."""
+  name = word.partition("=")[0]
+  return f", such as --{word}" if "=" in word and (name in values or name.startswith("config.")) else ""
+
+
+def define_config(values: flags.FlagValues) -> None:
+  """Adds --config=FILE:STAGE (or NAME:STAGE for a config that ships)."""
+  flags.DEFINE_string(
+    "config", None, "Config and stage, such as configs/nano.py:base or nano:base; --config.KEY=VALUE overrides.", flag_values=values
+  )
+
+
+def define_hosts(values: flags.FlagValues) -> None:
+  """Adds --multihost and what is expected of it."""
+  flags.DEFINE_string(
+    "multihost",
+    "auto",
+    "Join other processes: auto (where SLURM, Open MPI, a TPU slice or JAX_NUM_PROCESSES shows), on or off.",
+    flag_values=values,
+  )
+  flags.DEFINE_integer("expected_processes", 0, "Stop unless there are so many processes; 0: any number.", flag_values=values)
+  flags.DEFINE_integer("expected_devices", 0, "Stop unless there are so many devices in all; 0: any number.", flag_values=values)
+  flags.DEFINE_integer("heartbeat_seconds", 20, "A peer that is silent for so long is lost, and the run ends.", flag_values=values)
+
+
+def join_hosts(values: flags.FlagValues) -> None:
+  """Joins the processes of the run as the flags say; before anything that touches a device.
+
+  Raises:
+    UserError: flags that make no sense, or processes or devices other than expected.
+  """
+  from ivid.parallel.distributed import Hosts, join
+
+  join(
+    Hosts(
+      mode=values.multihost,
+      processes=values.expected_processes,
+      devices=values.expected_devices,
+      heartbeat_seconds=values.heartbeat_seconds,
+    )
+  )

@@ -1,0 +1,82 @@
+"""What is judged for adherence: clips or single images that a cascade makes of prompts, and clips of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ivid.evaluate.folder import find_clips
+from ivid.evaluate.prompts import Prompt
+from ivid.media.clips import read_clip
+from ivid.moving_shapes.image_observer import check_image
+from ivid.moving_shapes.observer import check
+from ivid.sample.keys import Sample
+from ivid.sample.runner import run_cascade
+from ivid.spec import convert
+from ivid.spec.errors import UserError
+from ivid.spec.run import TrainSpec
+from ivid.spec.stage import StageSpec
+from ivid.spec.view import training_view
+from ivid.train.progress import Progress
+from ivid.weights.cascades import CascadeFolder
+
+Judged = Iterator[tuple[Prompt, np.ndarray]]  # a prompt, and the clip [T, H, W, 3] uint8 that is to show it
+
+
+def from_folder(folder: str, prompts: Sequence[Prompt] | None) -> Judged:
+  """The clips of a folder, each with its prompt (ivid.evaluate.folder.find_clips).
+
+  Raises:
+    UserError: as find_clips, at once; a clip that cannot be judged, when its turn comes.
+  """
+  found = find_clips(folder, prompts)
+
+  def clips() -> Judged:
+    with Progress(total=len(found)) as progress:
+      for done, (prompt, path) in enumerate(found, start=1):
+        frames, _ = read_clip(path)
+        try:
+          check(frames)
+        except UserError as error:
+          raise UserError(f"{path}: {error}") from None
+        yield prompt, frames
+        progress.update(done)
+
+  return clips()
+
+
+def from_cascade(cascade: CascadeFolder, stages: Sequence[StageSpec], prompts: Sequence[Prompt], *, seed: int, batch_size: int) -> Judged:
+  """The last stage's clip of each prompt."""
+  samples = [Sample(prompt.text, seed, 0) for prompt in prompts]
+  for clip in run_cascade(cascade, stages, samples, batch_size=batch_size):
+    if clip.stage is stages[-1]:
+      yield prompts[clip.index], clip.frames
+
+
+def one_image(stages: Sequence[StageSpec]) -> StageSpec:
+  """The base stage at one frame, which is a picture and no video (Stage.makes_pictures).
+
+  Raises:
+    UserError: more stages, or images too small to be judged.
+  """
+  if len(stages) > 1:
+    raise UserError(f"--images with --stop_stage={stages[-1].name}: expected {stages[0].name}, the base, alone")
+  view = training_view(stages[0], TrainSpec(frames=1))
+  check_image(np.zeros(view.output.array[1:], np.uint8))
+  return view
+
+
+def made_by(cascade: CascadeFolder, stages: Sequence[StageSpec], *, seed: int) -> dict[str, Any]:
+  """What a report says of where its clips come from."""
+  record = [
+    dict(
+      name=spec.name,
+      trained_steps=cascade.check(spec.name).step,
+      sampling=convert.to_dict(spec.sampling),
+      aug_snr=spec.lowres and spec.lowres.aug_snr,
+    )
+    for spec in stages
+  ]
+  return dict(cascade=cascade.spec.name, seed=seed, stages=record)

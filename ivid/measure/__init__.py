@@ -1,0 +1,1 @@
+"""Figures about programs: dry runs, compile reports, bench."""

@@ -1,0 +1,107 @@
+"""Sampling speed and memory of a cascade's stages, for `ivid bench sample`."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ivid.measure.dry_run import evaluation_flops
+from ivid.media.clips import from_uint8, to_uint8
+from ivid.sample.cascades import load_text
+from ivid.sample.keys import Sample, sample_keys
+from ivid.sample.stage_sampler import sample_stage
+from ivid.sample.tiling import stage_tiling
+from ivid.spec.stage import StageSpec
+from ivid.stage import Stage, evaluations_per_step
+from ivid.weights.cascades import CascadeFolder
+
+PROMPT = "a large red circle moves left on a black background"
+STATUS, RESET = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
+
+
+def bench_sampling(
+  cascade: CascadeFolder, stages: Sequence[StageSpec], *, tiles: dict[str, tuple[int, ...]], seed: int = 0
+) -> Iterator[dict[str, Any]]:
+  """Samples one clip through the stages, each entered with the clip of the stage before; a row of figures for each.
+
+  `seconds` is the whole stage as a user waits for it: reading weights, compiling (or reading the cache), all steps. A step's seconds are
+  the median between the ends of two evaluations, times the tiles, and GFLOP/s follow from it; None where there is but one evaluation, whose
+  time is mostly the compiler's. Memory is the most that the process held, of the host.
+  """
+  encoder = load_text(cascade, tuple(spec.name for spec in stages))
+  text, mask = encoder.embed([PROMPT])
+  del encoder
+  clip = None
+  for spec in stages:
+    reset_peak()
+    started = time.perf_counter()
+    ends: list[float] = []
+    tiling = stage_tiling(spec, tiles.get(spec.name, ()))
+    made = sample_stage(
+      Stage(spec),
+      cascade.load_stage(spec.name),
+      keys=sample_keys([Sample(PROMPT, seed, 0)], spec.name),
+      text=text[:, None],
+      text_mask=mask[:, None],
+      small=None if spec.lowres is None else from_uint8(_entered(clip, spec)[None]),
+      sampling=spec.sampling,
+      tiling=tiling,
+      progress=lambda *_, ends=ends: ends.append(time.perf_counter()),
+    )
+    clip = to_uint8(made)[0]
+    del made
+    seconds = time.perf_counter() - started
+    step = tiling.count * statistics.median(np.diff(ends)) if len(ends) > 1 else None
+    evaluations = evaluations_per_step(spec, spec.sampling)
+    gflop = evaluations * evaluation_flops(Stage(spec)) / 1e9
+    yield {
+      "stage": spec.name,
+      "output": str(spec.output),
+      "tile": "x".join(map(str, tiling.window)) if tiling.count > 1 else "whole",
+      "steps": spec.sampling.steps,
+      "gflop_per_step": gflop,
+      "overlap": tiling.count * math.prod(tiling.window) / math.prod(spec.output.array[:3]),
+      "seconds_per_step": step,
+      "seconds": seconds,
+      "gflops": step and gflop / step,
+      "peak_bytes": peak_bytes(),
+    }
+
+
+def format_header() -> str:
+  return f"{'stage':6} {'output':>20} {'tile':>14} {'steps':>5} {'GFLOP/step':>10} {'s/step':>8} {'s':>8} {'GFLOP/s':>8} {'GB':>6}"
+
+
+def format_row(row: dict[str, Any]) -> str:
+  sizes = f"{row['stage']:6} {row['output']:>20} {row['tile']:>14} {row['steps']:>5} {row['gflop_per_step']:>10.1f}"
+  step, rate = (f"{'-':>8}",) * 2 if row["gflops"] is None else (f"{row['seconds_per_step']:>8.2f}", f"{row['gflops']:>8.1f}")
+  return f"{sizes} {step} {row['seconds']:>8.1f} {rate} {row['peak_bytes'] / 1e9:>6.2f}"
+
+
+def reset_peak() -> None:
+  """Starts a new count of the process's largest memory, where the system can (Linux); elsewhere the count runs on."""
+  try:
+    RESET.write_text("5")
+  except OSError:
+    return
+
+
+def peak_bytes() -> int:
+  """The most memory that the process has held since `reset_peak`."""
+  if STATUS.exists():
+    fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line)
+    return int(fields["VmHWM"].split()[0]) * 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _entered(clip: Any, spec: StageSpec) -> Any:
+  """The clip of the stage before; without one, as where the bench starts in the middle, grey of the right size."""
+  return np.full(spec.lowres.input.array, 128, np.uint8) if clip is None else clip

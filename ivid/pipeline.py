@@ -1,0 +1,170 @@
+"""A cascade in Python: prompts in, clips out; what `ivid sample` calls.
+
+import ivid
+
+cascade = ivid.load("nano")
+clip, = cascade.sample("a large red circle moves left on a black background", stop="ssr1", seed=1, steps={"base": 16})
+clip.save("circle.mp4")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from ivid.media.clips import write_clip
+from ivid.media.files import whole_file
+from ivid.runs.cache import enable_compilation_cache
+from ivid.sample.outputs import load_metadata
+from ivid.sample.plan import Overrides
+from ivid.sample.requests import Draw, Request, make_request, repeat_request
+from ivid.spec.cascade import CascadeSpec
+from ivid.spec.errors import UserError
+from ivid.weights.cascades import CascadeFolder
+from ivid.weights.opening import find_cascade
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """A clip that a stage made.
+
+  Attributes:
+    frames: [T, H, W, 3] uint8.
+    fps: frames per second.
+    stage: name of the stage.
+    prompt: what it was asked to show; empty where nothing was said.
+    metadata: everything that it follows from; `Cascade.repeat` makes it again.
+  """
+
+  frames: np.ndarray
+  fps: float
+  stage: str
+  prompt: str
+  metadata: dict[str, Any]
+
+  def save(self, path: str | os.PathLike) -> pathlib.Path:
+    """Writes the clip, with its metadata in it and as JSON beside it, in the format of the suffix: .mp4, .webm, .gif, .png (lossless).
+
+    Raises:
+      UserError: a suffix or a size that cannot be written, or a folder that cannot be.
+    """
+    path = pathlib.Path(path)
+    write_clip(path, self.frames, self.fps, metadata=self.metadata)
+    with whole_file(path.with_suffix(".json")) as temporary:
+      temporary.write_text(json.dumps(self.metadata, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+class Cascade:
+  """An opened cascade; weights are read stage by stage when it samples, and are not kept."""
+
+  def __init__(self, folder: CascadeFolder):
+    self.folder = folder
+
+  @property
+  def spec(self) -> CascadeSpec:
+    """All its stages, trained or not."""
+    return self.folder.spec
+
+  @property
+  def trained(self) -> tuple[str, ...]:
+    """Names of the stages whose weights it has."""
+    return tuple(name for name in self.spec.stage_names if self.folder.trained(name))
+
+  def sample(
+    self,
+    prompts: str | Sequence[str],
+    *,
+    seed: int = 0,
+    num_samples: int = 1,
+    mesh: Mesh | None = None,
+    progress: bool = False,
+    **options: Any,
+  ) -> list[Clip]:
+    """The last stage's clips: `num_samples` of each prompt, prompt by prompt.
+
+    A clip depends on its prompt, the seed and its number among the samples, and on nothing else that is in the call.
+
+    Args:
+      prompts: what the clips show; an empty string is no text.
+      mesh: devices to sample on (ivid.parallel.mesh.make_mesh); None: as many local ones as divide a batch.
+      progress: whether to show a bar.
+      options: as of `request`.
+
+    Raises:
+      UserError: before anything is computed: a stage or an option that cannot be.
+    """
+    request = self.request(prompts, seed=seed, num_samples=num_samples, **options)
+    last = request.stages[-1].name
+    return [clip for clip in self.run(request, mesh=mesh, progress=progress) if clip.stage == last]
+
+  def stages(self, prompts: str | Sequence[str], *, mesh: Mesh | None = None, progress: bool = False, **options: Any) -> Iterator[Clip]:
+    """As `sample`, every stage's clips as they are finished, stage by stage."""
+    return self.run(self.request(prompts, **options), mesh=mesh, progress=progress)
+
+  def repeat(self, metadata: dict[str, Any] | str | os.PathLike, *, mesh: Mesh | None = None, progress: bool = False) -> Clip:
+    """A clip again, to the last bit on the same machine, from its metadata: as a dictionary, the JSON beside it, or the clip itself.
+
+    Raises:
+      UserError: no metadata of ivid, other weights than it was made with, or another clip to start from.
+    """
+    said_by = "the metadata" if isinstance(metadata, dict) else os.fspath(metadata)
+    metadata = metadata if isinstance(metadata, dict) else load_metadata(said_by)
+    request = repeat_request(self.folder, metadata, said_by=said_by)
+    return next(clip for clip in self.run(request, mesh=mesh, progress=progress) if clip.stage == request.stages[-1].name)
+
+  def request(
+    self,
+    prompts: str | Sequence[str],
+    *,
+    seed: int = 0,
+    num_samples: int = 1,
+    start: str = "",
+    stop: str = "",
+    input: str | os.PathLike | np.ndarray | None = None,
+    batch_size: int = 0,
+    **overrides: Any,
+  ) -> Request:
+    """What `sample` would run, checked, with nothing computed.
+
+    Args:
+      start, stop: first and last stage; default: the first one, and the last trained one of the chain.
+      input: clip that a super-resolution stage starts from: a file of any size, rate and length, or frames uint8 [t, h, w, 3] at the
+        stage's own rate.
+      batch_size: clips computed together; 0: one on each local device.
+      overrides: steps, sampler, guidance, threshold, aug_snr, tile, of ivid.sample.plan.Overrides: a value for all stages, or by stage.
+
+    Raises:
+      UserError: as `sample`.
+    """
+    known = [field.name for field in dataclasses.fields(Overrides)]
+    for name in overrides:
+      if name not in known:
+        raise TypeError(f"unknown option {name!r}: expected one of {', '.join(known)}")
+    draw = Draw((prompts,) if isinstance(prompts, str) else tuple(prompts), seed=seed, count=num_samples)
+    if not draw.prompts:
+      raise UserError("no prompt: expected a description of the clip")
+    return make_request(self.folder, draw, start=start, stop=stop, overrides=Overrides(**overrides), first=input, batch_size=batch_size)
+
+  def run(self, request: Request, *, mesh: Mesh | None = None, progress: bool = False) -> Iterator[Clip]:
+    """The clips of a request as they are finished, stage by stage."""
+    enable_compilation_cache()
+    for made in request.run(mesh=mesh, quiet=not progress):
+      if made.index in request.keep:
+        yield Clip(made.frames, made.stage.output.fps, made.stage.name, request.samples[made.index].prompt, request.metadata(made))
+
+
+def load(name: str | os.PathLike = "nano") -> Cascade:
+  """The cascade in a folder, or the one of that name that ships with the package.
+
+  Raises:
+    UserError: there is none.
+  """
+  return Cascade(find_cascade(os.fspath(name)))

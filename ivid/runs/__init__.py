@@ -1,0 +1,1 @@
+"""A run assembled: work folder, batches, hooks, distillation and its report, pre-training of the text encoder."""

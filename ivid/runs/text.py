@@ -1,0 +1,126 @@
+"""Where a run's embeddings come from: its text encoder, or a folder that holds them already; and writing such a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from ivid.data.caption_pool import training_pool
+from ivid.parallel import sharding
+from ivid.parallel.distributed import alone, is_first
+from ivid.parallel.mesh import make_mesh
+from ivid.runs.cache import user_cache
+from ivid.spec.cascade import TextSpec
+from ivid.spec.errors import UserError
+from ivid.spec.run import DataSpec, MeshSpec, RunSpec
+from ivid.text import t5
+from ivid.text.embedder import Embedder
+from ivid.text.encoder import TextEncoder, load_encoder
+from ivid.text.placement import Placement
+from ivid.text.pooled import PooledEmbedder, write_pool
+from ivid.train.progress import Progress
+from ivid.weights.opening import text_encoder_folder
+
+
+def open_text(run: RunSpec, *, pool: bool = True) -> Embedder:
+  """The embeddings of `data.embeddings`, or else the encoder of `data.text_encoder`, with its pool if `data.caption_pool` says so.
+
+  Args:
+    pool: whether training captions are asked for; the pool's are then embedded now, unless `data.cache` has them already.
+
+  Raises:
+    UserError: not there or damaged, or of another width than the cascade's text.
+  """
+  if run.data.embeddings:
+    from ivid.text.stored import StoredEmbeddings
+
+    found = StoredEmbeddings(run.data.embeddings)
+    name, dim = f"data.embeddings={run.data.embeddings}", found.key.dim
+  else:
+    found = load_encoder(text_encoder_folder(run.data.text_encoder))
+    name, dim = f"data.text_encoder={run.data.text_encoder}", found.spec.dim
+  if dim != run.cascade.text.dim:
+    raise UserError(f"{name} gives embeddings of width {dim}, cascade {run.cascade.name} reads {run.cascade.text.dim}")
+  captions = training_pool(run.data, run.train.seed) if pool and not run.data.embeddings else None
+  return found if captions is None else _pooled(run, found, captions.captions())
+
+
+def _pooled(run: RunSpec, encoder: TextEncoder, captions: list[str]) -> Embedder:
+  """The encoder with these captions' embeddings from the cache folder, where they are written first if they are missing."""
+  out = (pathlib.Path(run.data.cache) if run.data.cache else user_cache()) / "embeddings"
+  with contextlib.ExitStack() as stack:
+    bar = None  # none where nothing is missing
+
+    def progress(done: int, total: int) -> None:
+      nonlocal bar
+      if bar is None:
+        if is_first():
+          print(f"embedding {total} captions once, into a folder of {out}", file=sys.stderr, flush=True)
+        bar = stack.enter_context(Progress(total=total, initial=done, unit="caption"))
+      bar.update(done)
+
+    stack.enter_context(alone())
+    folder = write_pool(out, encoder, captions, length=run.cascade.text.max_tokens, progress=progress)
+  return PooledEmbedder(folder, encoder, captions)
+
+
+def encoder_placement(mesh: Mesh) -> Callable[[TextSpec], Placement]:
+  """An encoder's parameters over the mesh by their logical axes, captions over its rows."""
+  return lambda spec: Placement(sharding.param_shardings(mesh, t5.abstract_params(spec)), sharding.batch_sharding(mesh))
+
+
+def embed_captions(
+  data: DataSpec,
+  out: str | os.PathLike,
+  *,
+  length: int,
+  batch_size: int,
+  shard_size: int,
+  process: tuple[int, int] | None = None,
+  quiet: bool = False,
+) -> pathlib.Path:
+  """Writes the embeddings of all captions of `data` by its text encoder; returns the folder for data.embeddings.
+
+  The encoder is sharded over this process's devices; several processes share out the captions' shards.
+
+  Args:
+    length: tokens that captions are truncated to.
+    batch_size: captions a call of the network, rounded up to a multiple of the devices.
+    process: index and count of the processes; None: as JAX counts them.
+    quiet: whether to show no bar.
+  """
+  from ivid.data.tfds_source import all_captions  # TFDS takes seconds to import
+  from ivid.text.stored import write_embeddings
+
+  captions = set(all_captions(data))
+  devices = jax.local_devices()
+  placement = encoder_placement(make_mesh(MeshSpec(data=1, fsdp=-1), devices)) if len(devices) > 1 else None
+  rows = -(-batch_size // len(devices)) * len(devices)
+  encoder = load_encoder(text_encoder_folder(data.text_encoder), placement=placement, batch_size=rows)
+  index, count = process or (jax.process_index(), jax.process_count())
+  sizes = dict(length=length, shard_size=shard_size, process_index=index, process_count=count)
+  with tqdm(unit="shard", desc="captions", disable=quiet) as bar:
+
+    def progress(done: int, total: int) -> None:
+      bar.total, bar.n = total, done
+      bar.refresh()
+
+    return write_embeddings(out, encoder, captions, progress=progress, **sizes)
+
+
+def process_of(text: str) -> tuple[int, int] | None:
+  """Index and count of --process=INDEX/COUNT; None if it is not given."""
+  if not text:
+    return None
+  match = re.fullmatch(r"(\d+)/(\d+)", text)
+  if not match or int(match[1]) >= int(match[2]):
+    raise UserError(f"--process={text}: expected INDEX/COUNT with INDEX from 0 to COUNT - 1, such as 0/4")
+  return int(match[1]), int(match[2])

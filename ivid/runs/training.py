@@ -1,0 +1,221 @@
+"""One run of one stage, training or distillation: batches, state, checkpoints and hooks around the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import math
+import os
+import pathlib
+import sys
+import warnings
+from collections.abc import Generator
+from typing import Any
+
+import jax
+import numpy as np
+
+from ivid.data.pipeline import Split, make_pipeline
+from ivid.diffusion.distill import Teacher
+from ivid.parallel.distributed import StopSignal, alone, connect, is_first
+from ivid.parallel.mesh import make_mesh
+from ivid.parallel.sharding import process_rows
+from ivid.runs.adherence import adherence_curves
+from ivid.runs.cache import enable_compilation_cache
+from ivid.runs.samples import make_sampler
+from ivid.runs.text import open_text
+from ivid.runs.workdir import local_path, run_json, shared_folder, write_status
+from ivid.spec.errors import UserError
+from ivid.spec.run import Draw, RunSpec
+from ivid.spec.stage import StageSpec
+from ivid.spec.view import make_view
+from ivid.stage import Stage
+from ivid.steps import TrainState
+from ivid.text.embedder import Embedder
+from ivid.train import phases
+from ivid.train.checkpoint import Checkpointer
+from ivid.train.drawing import drawn_first, make_drawing
+from ivid.train.loop import Hook, Loop
+from ivid.train.metrics import MetricWriter
+from ivid.train.phases import Phase
+from ivid.train.rngs import stream
+from ivid.train.run import Lesson, Training, device_batches, make_evaluation, make_training, warm_start
+from ivid.weights.ema import latest_step
+from ivid.weights.opening import open_stage
+
+
+def train(run: RunSpec, workdir: str | os.PathLike, *, max_minutes: float = 0.0) -> bool:
+  """Trains the stage of a run in a work folder, which is made, or from its last checkpoint on; `ivid train` without its flags.
+
+  Where several processes train together, `ivid.parallel.distributed.join` has been called in each.
+
+  Args:
+    run: as `ivid.config.load_run` reads it.
+    workdir: checkpoints, metrics, samples, config.json and status.json.
+    max_minutes: after which it saves and stops; 0: no limit.
+
+  Returns: whether the run came to its end; False where SIGTERM or the time stopped it, after saving: the same call goes on.
+
+  Raises:
+    UserError: what does not fit together, a folder that another trainer writes; NonFiniteLoss.
+  """
+  if max_minutes < 0:
+    raise UserError(f"max_minutes={max_minutes:g}: expected a positive number, or 0 for no limit")
+  enable_compilation_cache()
+  folder = local_path(workdir)
+  with shared_folder(folder, run_json(run)):
+    done = train_stage(run, run.cascade.stage(run.stage), folder, seconds=60.0 * max_minutes or math.inf)
+    if is_first():
+      write_status(folder, done=done, step=latest_step(folder))
+  return done
+
+
+def train_stage(
+  run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson | None = None, teacher: Any = None, seconds: float = math.inf
+) -> bool:
+  """Trains `stage` as `run.train` says, phase after phase, from the work folder's last checkpoint if it has one.
+
+  Args:
+    lesson, teacher: of a distillation, with the teacher's parameters, from which the student `stage` starts.
+    seconds: after which it saves and stops.
+
+  Returns: whether the run came to its end; False where SIGTERM, to any of its processes, or the time stopped it, after saving.
+
+  Raises:
+    UserError: what does not fit together; NonFiniteLoss.
+  """
+  # Prompts that a user types are worth a warning; long paraphrases in the training data lose their tails by design.
+  warnings.filterwarnings("ignore", message="text of .* truncated")
+  total = run.train.total_steps
+  all_phases = phases.resolve(run.train)
+  phases.check_phases(all_phases, stage)
+  encoder = open_text(run)
+  if lesson is not None and lesson.teacher.text_encoder not in ("", encoder.hash):
+    raise UserError(
+      f"--teacher was trained with the text encoder {lesson.teacher.text_encoder[:12]}, data.text_encoder={run.data.text_encoder} is "
+      f"{encoder.hash[:12]}: expected the teacher's"
+    )
+  stage = dataclasses.replace(stage, text_encoder=encoder.hash)
+  mesh = make_mesh(run.mesh)
+  connect(mesh)
+  make = functools.partial(
+    make_training, stage, mesh=mesh, max_tokens=run.cascade.text.max_tokens, lesson=lesson, rate=phases.learning_rate(all_phases)
+  )
+  stop = StopSignal(mesh, seconds=seconds)
+  with jax.set_mesh(mesh):
+    checkpointer = Checkpointer(workdir, run.train.checkpoint, stage)
+    state = _first_state(run, make(all_phases[0].train), all_phases, checkpointer, workdir, teacher)
+    writer = MetricWriter(workdir, active=is_first(), from_step=int(state.step))
+    _say(f"follow with: tensorboard --logdir={workdir / 'tb'}")
+    try:
+      for phase in phases.remaining(all_phases, int(state.step), total):
+        if phase.name:
+          _say(f"phase {phase.name}: steps {phase.first_step} to {phase.end}")
+        part = _Part(dataclasses.replace(run, train=phase.train), Stage(stage), phase, make(phase.train), encoder, workdir, writer)
+        loop = _loop(part, int(state.step), checkpointer, total, teacher)
+        with contextlib.closing(loop.batches):
+          state = loop.run(state, stop=stop)
+        if int(state.step) < phase.end:
+          break
+    finally:
+      checkpointer.close()
+      writer.close()
+    stopped = stop.agreed()
+  finished = int(state.step) >= total
+  if stopped and not finished:
+    _say(f"stopped at step {int(state.step)} and saved; the same command resumes")
+  return finished and not stopped
+
+
+def _first_state(
+  run: RunSpec, training: Training, all_phases: tuple[Phase, ...], checkpointer: Checkpointer, workdir: pathlib.Path, teacher: Any
+) -> TrainState:
+  """The state that the run starts from: the work folder's, or a new one, with the teacher's or init_from's weights if there are any."""
+  if checkpointer.latest_step() is not None:
+    state, next_index = checkpointer.restore(training.state)
+    step = int(state.step)
+    phase = phases.phase_at(all_phases, step)
+    if next_index != phase.index_at(step):
+      raise UserError(_other_batches(phase, workdir, step, next_index))
+    _say(f"resuming {workdir} at step {step}{f' of phase {phase.name}' if phase.name else ''}")
+    return state
+  state = training.init.jit()(stream(run.train.seed, "init"))
+  if teacher is not None:
+    return warm_start(state, teacher)
+  return warm_start(state, open_stage(run.train.init_from, run.stage, flag="train.init_from")[1]) if run.train.init_from else state
+
+
+def _other_batches(phase: Phase, workdir: pathlib.Path, step: int, next_index: int) -> str:
+  """What is said of a work folder that has seen another number of examples than the run's phases would have shown it."""
+  expected = "expected the same, or a new --workdir and train.init_from"
+  if not phase.name:
+    return f"train.batch_size={phase.train.batch_size}: {workdir} was trained with {next_index / max(step, 1):g}; {expected}"
+  shown = phase.index_at(step)
+  return f"train.phases: {workdir} has seen {next_index} examples in {step} steps, up to phase {phase.name} these show {shown}; {expected}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+  """What the loop of one phase and its hooks are made from; `run` has the phase's TrainSpec, `stage` the noise of sampling."""
+
+  run: RunSpec
+  stage: Stage
+  phase: Phase
+  training: Training
+  encoder: Embedder
+  workdir: pathlib.Path
+  writer: MetricWriter
+
+  def batches(self, split: Split, step: int) -> Generator[dict[str, jax.Array]]:
+    """Batches from update `step` of the run on, or from the first one of validation."""
+    train, stage, rows = self.phase.train, self.stage.spec, process_rows(self.training.mesh, self.phase.train.batch_size)
+    if split is Split.TRAIN:
+      counted = dict(first_index=self.phase.first_index, start_step=step - self.phase.first_step)
+      host = make_pipeline(data=self.run.data, train=train, stage=stage, rows=rows, **counted)
+    else:
+      host = make_pipeline(data=self.run.data.in_process(), train=train, stage=stage, rows=rows, split=split)
+    return device_batches(host, self._embed, self.training.batch)
+
+  def _embed(self, captions: list[str]):
+    with alone():
+      return self.encoder.embed(captions, length=self.run.cascade.text.max_tokens)
+
+  def hooks(self, teacher: Teacher | None) -> list[Hook]:
+    """Evaluation, samples and adherence."""
+    train, training, hooks = self.phase.train, self.training, []
+    held_out = list(itertools.islice(self.batches(Split.EVAL, 0), train.eval_batches)) if train.eval_every else []
+    if held_out:
+      hooks.append(Hook(train.eval_every, make_evaluation(training, held_out, seed=train.seed, teacher=teacher)))
+    if train.sample_every and held_out:
+      hooks.append(Hook(train.sample_every, make_sampler(self.stage, self.run, self.encoder, self.workdir, self.writer)))
+    if train.adherence_every:
+      hooks += [Hook(train.adherence_every, curve) for curve in adherence_curves(self.stage, self.run, self.encoder)]
+    return hooks
+
+
+def _loop(part: _Part, step: int, checkpointer: Checkpointer, total: int, teacher: Any) -> Loop:
+  """The loop of a phase from update `step` on."""
+  training, update, on_devices = part.training, part.training.step.jit(), None
+  if teacher is not None:
+    placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), teacher, training.state.params)
+    on_devices = Teacher(placed, np.float32(training.stage.spec.student.steps))
+  step_fn = update if on_devices is None else lambda state, batch, key: update(state, on_devices, batch, key)
+  if part.run.data.draw is Draw.DEVICE:
+    step_fn = drawn_first(step_fn, make_drawing(make_view(part.phase.train, part.stage.spec), training.batch, training.mesh))
+  return Loop(
+    phase=part.phase,
+    total=total,
+    step_fn=step_fn,
+    batches=part.batches(Split.TRAIN, step),
+    key=stream(part.phase.train.seed, "loss"),
+    checkpointer=checkpointer,
+    writer=part.writer,
+    hooks=part.hooks(on_devices),
+  )
+
+
+def _say(line: str) -> None:
+  if is_first():
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,75 @@
+"""The work folder of a run: one trainer at a time, shared by its processes; and how the last one ended."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import IO
+
+from ivid.media.files import write_whole
+from ivid.parallel.distributed import is_first, wait_for_all
+from ivid.spec import convert, formats
+from ivid.spec.errors import UserError
+from ivid.spec.run import RunSpec
+
+STATUS = "status.json"
+
+
+def local_path(workdir: str | os.PathLike) -> pathlib.Path:
+  """The work folder; UserError for the address of a bucket, which would become a folder named `gs:`."""
+  scheme, found, name = os.fspath(workdir).partition("://")
+  if found:
+    raise UserError(f"--workdir={workdir}: expected a path, such as /{scheme}/{name}, where the bucket is mounted (launch/README.md)")
+  return pathlib.Path(workdir)
+
+
+def run_json(run: RunSpec) -> str:
+  """The run as a work folder keeps it, for people to read."""
+  return json.dumps(formats.stamped(convert.to_dict(run)), indent=1) + "\n"
+
+
+def claim(workdir: pathlib.Path, config_json: str) -> IO:
+  """Makes the work folder and records the config and the process id (to pause a background run: kill -STOP); status.json goes.
+
+  Returns:
+    An open file whose lock keeps other trainers out of the folder; the system lets go of it however this process ends.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = open(workdir / ".lock", "a", encoding="utf-8")
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      lock.close()
+      pid = (workdir / "pid").read_text(encoding="utf-8")
+      raise UserError(f"--workdir={workdir} is in use by process {pid}: expected a folder that no other trainer writes") from None
+    (workdir / STATUS).unlink(missing_ok=True)  # of the command before
+    write_whole(workdir / "config.json", config_json)
+    write_whole(workdir / "pid", str(os.getpid()))
+  except OSError as error:
+    raise UserError(f"--workdir={workdir} is not writable: {error.strerror}") from None
+  return lock
+
+
+def write_status(workdir: pathlib.Path, *, done: bool, step: int) -> None:
+  """Writes status.json: how the command that claimed the folder ended. Without the file it runs, or was killed, or failed.
+
+  Exit status 0 alone does not tell: a run that saved because it was asked to stop ends with it too.
+
+  Args:
+    done: the run came to its end; otherwise it stopped before that, and the same command resumes.
+    step: of its last checkpoint.
+  """
+  write_whole(workdir / STATUS, json.dumps(formats.stamped({"state": "done" if done else "stopped", "step": step})) + "\n")
+
+
+@contextlib.contextmanager
+def shared_folder(workdir: pathlib.Path, config_json: str) -> Iterator[None]:
+  """Process 0 claims the work folder; the others go on when it has."""
+  with claim(workdir, config_json) if is_first() else contextlib.nullcontext():
+    wait_for_all("work folder")
+    yield

@@ -1,0 +1,113 @@
+"""A cascade's folder as a whole: its stages, and the text encoder in text/; written and updated without losing what is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+
+from ivid.media.files import whole_folder, write_whole
+from ivid.spec import convert, formats
+from ivid.spec.cascade import CascadeSpec
+from ivid.spec.compare import stage_difference
+from ivid.spec.errors import UserError
+from ivid.spec.sampling import SamplingSpec
+from ivid.spec.stage import StageSpec
+from ivid.text.encoder import TextEncoder, load_encoder
+from ivid.weights.cascades import CASCADE_FILE, SPEC_FILE, TEXT_FOLDER, WEIGHTS_FILE, CascadeFolder, file_sha256, open_cascade, read_entry
+from ivid.weights.tensors import write_weights
+
+
+def load_text(cascade: CascadeFolder, stages: tuple[str, ...] = ()) -> TextEncoder:
+  """The text encoder of a cascade.
+
+  Raises:
+    UserError: missing or damaged, another than the cascade's, or not the one that `stages` were trained with.
+  """
+  encoder = load_encoder(cascade.folder / TEXT_FOLDER)
+  if encoder.spec.dim != cascade.spec.text.dim:
+    reads = f"cascade {cascade.spec.name} reads {cascade.spec.text.dim}"
+    raise UserError(f"{cascade.folder / TEXT_FOLDER} gives embeddings of width {encoder.spec.dim}, {reads}")
+  for name in stages:
+    _check_text(cascade.check(name).spec, encoder)
+  return encoder
+
+
+def write_cascade(
+  out: str | os.PathLike, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text_folder: str | os.PathLike
+) -> CascadeFolder:
+  """Writes EMA weights in bfloat16, specs and the text encoder; a folder that exists is updated, and keeps its other stages.
+
+  A new folder appears whole or not at all; in an old one each stage is replaced whole, cascade.json last.
+
+  Args:
+    stages: by name (spec as trained, parameters, step); a student takes the place of the stage that it was distilled from.
+    text_folder: as ivid.text.encoder.save_encoder writes it.
+
+  Raises:
+    UserError: a stage (given or kept) that is untrained, no stage of the cascade, or trained with another text encoder.
+  """
+  out = pathlib.Path(out)
+  encoder = load_encoder(text_folder)
+  for name, (spec, _, step) in stages.items():
+    if step < 1:
+      raise UserError(f"stage {name} is at step {step}: expected a stage that was trained")
+    difference = stage_difference(dataclasses.replace(spec, student=None, sampling=SamplingSpec()), cascade.stage(name), text_encoder=False)
+    if difference:
+      raise UserError(f"weights given for stage {name} are of another stage: {difference}")
+    _check_text(spec, encoder)
+  trained = {name: spec for name, (spec, _, _) in stages.items()}
+  for name in cascade.stage_names:
+    if name not in stages and CascadeFolder(out, cascade).trained(name):
+      trained[name] = read_entry(out / name / SPEC_FILE).spec
+  cascade = _with_students(cascade, trained)
+  old = CascadeFolder(out, cascade)
+  for name in trained.keys() - stages.keys():
+    _check_text(old.check(name).spec, encoder)
+  if (out / CASCADE_FILE).is_file():
+    _update(out, cascade, stages, text_folder)
+  elif out.exists() and any(out.iterdir()):
+    raise UserError(f"{out} is neither a cascade nor empty: expected a new folder or one with {CASCADE_FILE}")
+  else:
+    with whole_folder(out) as fresh:
+      _update(fresh, cascade, stages, text_folder)
+  return open_cascade(out)
+
+
+def _with_students(cascade: CascadeSpec, trained: Mapping[str, StageSpec]) -> CascadeSpec:
+  """The cascade with the distilled among its trained stages as they were distilled, sampled in the way they were made for."""
+
+  def one(stage: StageSpec) -> StageSpec:
+    have = trained.get(stage.name)
+    return dataclasses.replace(stage, student=have.student, sampling=have.sampling) if have and have.student else stage
+
+  return dataclasses.replace(cascade, stages=tuple(map(one, cascade.stages)))
+
+
+def _update(folder: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text: str | os.PathLike) -> None:
+  text = pathlib.Path(text)
+  if not (folder / TEXT_FOLDER).exists() or not text.samefile(folder / TEXT_FOLDER):
+    with whole_folder(folder / TEXT_FOLDER) as fresh:
+      shutil.copytree(text, fresh, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
+  for name, (spec, params, step) in stages.items():
+    with whole_folder(folder / name) as fresh:
+      write_weights(fresh / WEIGHTS_FILE, params, dtype=ml_dtypes.bfloat16, metadata={"stage": name, "step": str(step)})
+      entry = {"spec": convert.to_dict(spec), "step": step, "sha256": file_sha256(fresh / WEIGHTS_FILE)}
+      (fresh / SPEC_FILE).write_text(json.dumps(formats.stamped(entry), indent=1) + "\n", encoding="utf-8")
+  written = CascadeFolder(folder, cascade)
+  entries = {name: written.check(name) for name in cascade.stage_names if written.trained(name)}
+  manifest = {name: {"step": entry.step, "sha256": entry.sha256} for name, entry in entries.items()}
+  contents = formats.stamped({"cascade": convert.to_dict(cascade), "manifest": manifest})
+  write_whole(folder / CASCADE_FILE, json.dumps(contents, indent=1) + "\n")
+
+
+def _check_text(spec: StageSpec, encoder: TextEncoder) -> None:
+  if spec.text_encoder != encoder.hash:
+    have = f"the text encoder {spec.text_encoder[:12]}" if spec.text_encoder else "no recorded text encoder"
+    raise UserError(f"stage {spec.name} was trained with {have}, this one is {encoder.hash[:12]}")

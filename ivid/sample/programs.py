@@ -1,0 +1,173 @@
+"""The Programs that sample a stage, their arguments, and which of them serve which runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ivid.diffusion import guidance, samplers
+from ivid.diffusion.samplers import SampleState, StepInputs
+from ivid.parallel import sharding
+from ivid.programs import Program
+from ivid.spec import batch as batches
+from ivid.spec.sampling import GuidanceSpec, SamplingSpec, StudentSpec
+from ivid.spec.stage import StageSpec
+from ivid.stage import Stage, evaluations_per_step, unbox
+from ivid.video.noise import block_noise
+
+
+class Compiled(NamedTuple):
+  """Jitted programs of a stage: on whole clips grow and step, on tiles noised, window (by the tiles' sizes) and tile_step."""
+
+  grow: Callable[..., jax.Array]
+  noised: Callable[..., jax.Array]
+  window: Callable[[tuple[int, int, int]], Callable[..., jax.Array]]
+  step: Callable[..., SampleState]
+  tile_step: Callable[..., SampleState]
+
+
+def make_noise_program(shape: tuple[int, ...], args: tuple[Any, ...] = (), *, aligned: bool = True) -> Program:
+  """(keys [B], names int32 [2], origin int32 [3]) -> [B, *shape] standard normal: a function of key, names and place in the clip.
+
+  A program of its own, so that all draws of one size share it: a stage's input is noised with the program of the stage before.
+  `aligned`: origins are multiples of ivid.video.noise.BLOCK.
+  """
+
+  def noise(keys, names, origin):
+    named = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, names[0]), names[1]))(keys)
+    return jax.vmap(lambda key: block_noise(key, shape=shape, origin=tuple(origin), aligned=aligned))(named)
+
+  return Program("noise_" + "x".join(map(str, shape)), noise, args)
+
+
+def make_lowres_program(stage: Stage, args: tuple[Any, ...] = ()) -> Program:
+  """(small [B, t, h, w, 3], aug_logsnr [B], noise like small) -> the augmented low-resolution clip at the output's size."""
+  output = stage.spec.output
+
+  def lowres(small, aug_logsnr, noise):
+    size = dict(frames=output.frames, height=output.height, width=output.width)
+    return stage.augmented(small, logsnr=aug_logsnr, noise=noise, **size)
+
+  return Program(f"sample_lowres_{stage.spec.name}", lowres, args)
+
+
+def make_window_program(stage: Stage, window: tuple[int, int, int], args: tuple[Any, ...] = ()) -> Program:
+  """(noised small clip [B, t, h, w, 3], origin int32 [3]) -> the part of the conditioning clip that a tile of sizes `window` reads."""
+  return Program(f"sample_window_{stage.spec.name}", lambda noisy, origin: stage.lowres_window(noisy, origin, window), args)
+
+
+def make_sample_program(
+  stage: Stage, sampling: SamplingSpec, args: tuple[Any, ...] = (), *, donate: bool = True, mesh: Mesh | None = None
+) -> Program:
+  """One step of the sampler on a clip or a tile: (params, SampleState, Conditioning, noise, StepInputs) -> SampleState.
+
+  `noise` is [B, T, H, W, 3] for samplers that add noise and None for the others. `args`: see sample_args. `donate`: the
+  state's memory becomes the result's.
+  """
+
+  def step(params, state, cond, noise, inputs):
+    return stage.sample_step(params, state, cond, noise, inputs, sampling)
+
+  fn = step if mesh is None else sharding.pinned(step)
+  return Program(f"sample_{stage.spec.name}", fn, args, donate=(1,) if donate else (), mesh=mesh)
+
+
+def sample_args(
+  stage: Stage, sampling: SamplingSpec, *, batch_size: int, max_tokens: int, params: Any = None, mesh: Mesh | None = None
+) -> tuple[Any, ...]:
+  """Abstract arguments of make_sample_program; `params` if the caller has (sharded) ones.
+
+  With a mesh they carry their shardings: parameters by their logical axes, clips by rows of the batch, frames and rows of pixels.
+  """
+  spec, b = stage.spec, batch_size
+  clips, rows, whole = (sharding.clip_sharding(mesh), sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (None,) * 3
+
+  def shaped(*shape, dtype="float32", placed=rows):
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=placed)
+
+  def scalar(dtype="float32"):
+    return shaped(dtype=dtype, placed=whole)
+
+  clip, lowres = shaped(b, *spec.output.array, placed=clips), spec.lowres is not None
+  told = {
+    batches.TEXT: shaped(b, 1, max_tokens, spec.unet.text_dim, dtype="bfloat16"),
+    batches.TEXT_MASK: shaped(b, 1, max_tokens, dtype="bool"),
+    batches.IS_VIDEO: shaped(b, dtype="bool"),
+    batches.FPS: shaped(b),
+  }
+  cond = stage.conditioning(told, pictures=stage.makes_pictures(spec.output.frames))
+  cond = cond.replace(lowres=clip, aug_logsnr=shaped(b)) if lowres else cond
+  noise = clip if samplers.adds_noise(sampling.sampler) else None
+  levels = {name: scalar() for name in ("logsnr_t", "logsnr_s", "logsnr_prev", "logsnr_jump", "w")}
+  step = StepInputs(**levels, last=scalar("bool"))
+  if params is None:
+    params = unbox(stage.abstract_params())
+    params = params if mesh is None else sharding.with_shardings(params, param_shardings(spec, mesh))
+  return params, SampleState(z=clip, x_hat=clip if samplers.is_multistep(sampling.sampler) else None), cond, noise, step
+
+
+def step_inputs(stage: Stage, sampling: SamplingSpec) -> list[StepInputs]:
+  """Scalars of every step, in the order they run."""
+  logsnr = np.asarray(stage.schedule(samplers.time_grid(sampling.steps)), np.float32)
+  weights = guidance.guidance_weights(sampling.guidance, sampling.steps)
+  return [
+    StepInputs(
+      logsnr_t=logsnr[i],
+      logsnr_s=logsnr[i + 1],
+      logsnr_prev=logsnr[max(i - 1, 0)],
+      logsnr_jump=logsnr[min(i + 2, sampling.steps)],
+      w=np.float32(weights[i]),
+      last=np.bool_(i == sampling.steps - 1),
+    )
+    for i in range(sampling.steps)
+  ]
+
+
+def compiled_sampling(spec: StageSpec, sampling: SamplingSpec) -> SamplingSpec:
+  """What of `sampling` the compiled step depends on: step count and guidance weights are its inputs, but for having any."""
+  weight = 1.0 if evaluations_per_step(spec, sampling) > 1 else 0.0
+  return SamplingSpec(
+    sampler=sampling.sampler,
+    steps=1,
+    gamma=sampling.gamma,
+    guidance=GuidanceSpec(weight=weight),
+    threshold=sampling.threshold,
+    percentile=sampling.percentile,
+  )
+
+
+def compiled_stage(spec: StageSpec) -> StageSpec:
+  """The stage without what its compiled programs take as inputs or never read."""
+  lowres = spec.lowres and dataclasses.replace(spec.lowres, aug_snr=1.0)
+  student = spec.student and StudentSpec(teacher="")  # that it is given w is all there is to the function
+  return dataclasses.replace(spec, lowres=lowres, sampling=SamplingSpec(), text_encoder="", student=student)
+
+
+@functools.lru_cache(maxsize=32)
+def compiled_programs(spec: StageSpec, sampling: SamplingSpec) -> Compiled:
+  stage = Stage(spec)
+  return Compiled(
+    grow=make_lowres_program(stage).jit(),
+    noised=Program(f"sample_noised_{spec.name}", stage.noised).jit(),
+    window=functools.lru_cache(maxsize=8)(lambda window: make_window_program(stage, window).jit()),
+    step=make_sample_program(stage, sampling).jit(),
+    # What a tile is made of may be the host's own memory: nothing may be written there.
+    tile_step=make_sample_program(stage, sampling, donate=False).jit(),
+  )
+
+
+@functools.lru_cache(maxsize=32)
+def noise_function(shape: tuple[int, ...], aligned: bool) -> Callable[..., jax.Array]:
+  return make_noise_program(shape, aligned=aligned).jit()
+
+
+@functools.lru_cache(maxsize=32)
+def param_shardings(spec: StageSpec, mesh: Mesh) -> Any:
+  return sharding.param_shardings(mesh, Stage(spec).abstract_params())

@@ -1,0 +1,169 @@
+"""What to sample, checked: a cascade's stages, the clips to draw, and the clip that they start from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from ivid.data.clips import cut_and_resize
+from ivid.sample import outputs, plan, repeat
+from ivid.sample.entry import read_entry
+from ivid.sample.keys import Sample
+from ivid.sample.runner import Clip, run_cascade
+from ivid.spec.errors import UserError
+from ivid.spec.stage import StageSpec
+from ivid.weights.cascades import CascadeFolder
+
+MEMORY_SHARE = 0.6  # of the machine's memory that a clip and what is kept of it may take
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What to sample.
+
+  Attributes:
+    cascade: the opened folder.
+    stages: as they are to be sampled.
+    samples: the clips to draw.
+    batch_size: of the run; 0: one clip on each local device.
+    keep: indices of `samples` that are wanted.
+    tiles: by stage (ivid.sample.plan.plan_tiles).
+    first_input: [t, h, w, 3] uint8 that the first stage starts from, or None.
+    source: its file, SHA-256 and what was changed to make it fit; None where there is none.
+  """
+
+  cascade: CascadeFolder
+  stages: tuple[StageSpec, ...]
+  samples: tuple[Sample, ...]
+  batch_size: int
+  keep: frozenset[int]
+  tiles: dict[str, tuple[int, ...]]
+  first_input: np.ndarray | None = None
+  source: dict[str, Any] | None = None
+
+  def run(self, *, mesh: Mesh | None = None, quiet: bool = False) -> Iterator[Clip]:
+    """Every stage's clip of every sample, stage by stage, those that are not kept too."""
+    options = dict(batch_size=self.batch_size, first_input=self.first_input, tiles=self.tiles)
+    return run_cascade(self.cascade, self.stages, self.samples, mesh=mesh, quiet=quiet, **options)
+
+  def stage_after(self, clip: Clip) -> str:
+    """Name of the stage that takes the clip up."""
+    return self.stages[self.stages.index(clip.stage) + 1].name
+
+  def metadata(self, clip: Clip) -> dict[str, Any]:
+    """Everything that the clip follows from."""
+    ran = list(self.stages)[: self.stages.index(clip.stage) + 1]
+    return outputs.clip_metadata(self.cascade, ran, self.samples[clip.index], clip, tiles=self.tiles, source=self.source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+  """Which clips to draw: for each prompt those of `number` to `number + count - 1`; each depends on its own fields alone."""
+
+  prompts: tuple[str, ...]
+  seed: int = 0
+  number: int = 0
+  count: int = 1
+
+  def __post_init__(self):
+    if self.count < 1:
+      raise UserError(f"num_samples={self.count}: expected 1 or more")
+    if self.number < 0:
+      raise UserError(f"first_sample={self.number}: expected 0 or more")
+
+  @property
+  def samples(self) -> tuple[Sample, ...]:
+    """Prompt by prompt; a prompt that is given twice counts once."""
+    numbers = range(self.number, self.number + self.count)
+    return tuple(Sample(prompt, self.seed, number) for prompt in dict.fromkeys(self.prompts) for number in numbers)
+
+
+def make_request(
+  cascade: CascadeFolder,
+  draw: Draw,
+  *,
+  start: str = "",
+  stop: str = "",
+  overrides: plan.Overrides | None = None,
+  first: str | os.PathLike | np.ndarray | None = None,
+  batch_size: int = 0,
+) -> Request:
+  """The request for clips of some prompts.
+
+  Args:
+    start, stop: first and last stage; default: the first one, and the last trained one of the chain.
+    overrides: what is changed of the cascade's sampling.
+    first: the clip that a super-resolution stage starts from: a file of any size, rate and length, or frames uint8 [t, h, w, 3] at the
+      stage's own rate.
+    batch_size: clips computed together; 0: one on each local device.
+
+  Raises:
+    UserError: a stage that is unknown or untrained, an override that cannot be, a clip that is missing, superfluous or unreadable.
+  """
+  if batch_size < 0:
+    raise UserError(f"batch_size={batch_size}: expected 1 or more, or 0 for one clip on each device")
+  overrides = overrides or plan.Overrides()
+  stages = plan.plan_stages(cascade, start=start, stop=stop, overrides=overrides)
+  stages, first_input, source = enter(cascade, stages, first)
+  tiles = plan.plan_tiles(stages, overrides.tile)
+  samples = draw.samples
+  return Request(cascade, stages, samples, batch_size, frozenset(range(len(samples))), tiles, first_input, source)
+
+
+def repeat_request(cascade: CascadeFolder, metadata: dict[str, Any], first: str = "", *, said_by: str) -> Request:
+  """The request that makes a clip again, to the last bit on the same machine.
+
+  Args:
+    first: the clip that it started from, if it is not where the metadata say.
+    said_by: where the metadata come from, for errors.
+
+  Raises:
+    UserError: other weights, or another clip to start from.
+  """
+  source = metadata.get("input") or {}
+  stages, first_input, found = enter(cascade, repeat.repeated_stages(cascade, metadata), first or source.get("file", ""))
+  if found and found["sha256"] != source.get("sha256"):
+    raise UserError(f"{found['file']} is not the clip that {said_by} started from: its SHA-256 is {found['sha256'][:12]}")
+  sample, size, row = repeat.repeated_sample(metadata)
+  tiles = repeat.repeated_tiles(metadata)
+  # The batch is filled with copies: a clip's last bits may depend on the batch's size and its row there, not on the other rows.
+  return Request(cascade, stages, (sample,) * size, size, frozenset([row]), tiles, first_input, source or None)
+
+
+def enter(
+  cascade: CascadeFolder, stages: tuple[StageSpec, ...], first: str | os.PathLike | np.ndarray | None
+) -> tuple[tuple[StageSpec, ...], np.ndarray | None, dict[str, Any] | None]:
+  """The stages for the length of the clip `first`, that clip as the first of them takes it, and where it comes from."""
+  given = first is not None and not (isinstance(first, str) and not first)
+  if stages[0].lowres is None:
+    if given:
+      shown = f"{first.dtype} {list(first.shape)}" if isinstance(first, np.ndarray) else first
+      raise UserError(f"--input={shown}: stage {stages[0].name} starts from noise alone; expected --start_stage too")
+    return stages, None, None
+  want = stages[0].lowres.input
+  if not given:
+    raise UserError(f"--start_stage={stages[0].name} needs --input=clip; it takes {want}")
+  whole = cascade.spec.stages[-1].output  # stages before may squeeze what it shows
+  aspect = whole.width / whole.height
+  if isinstance(first, np.ndarray):
+    if first.dtype != np.uint8 or first.ndim != 4 or first.shape[-1] != 3 or not len(first):
+      raise UserError(f"input of {first.dtype} {list(first.shape)}: expected uint8 [frames, height, width, 3]")
+    frames, changes = cut_and_resize(first, want.height, want.width, aspect), ()
+    source = {"file": "", "sha256": hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest(), "changes": []}
+    return plan.plan_length(stages, len(frames)), frames, source
+  memory = MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  entry = read_entry(first, want, aspect=aspect, max_seconds=plan.longest_seconds(stages, memory))
+  frames, changes = entry.frames, entry.changes
+  source = {"file": os.fspath(first), "sha256": _sha256(first), "changes": list(changes)}
+  return plan.plan_length(stages, len(frames)), frames, source
+
+
+def _sha256(name: str | os.PathLike) -> str:
+  with open(name, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()

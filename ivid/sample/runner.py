@@ -1,0 +1,154 @@
+"""Running the stages of a cascade in order: prompts in, clips out, one stage's weights in memory at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import ml_dtypes
+import numpy as np
+from jax.sharding import Mesh
+
+from ivid.media.clips import from_uint8, to_uint8
+from ivid.parallel.mesh import make_mesh
+from ivid.sample.cascades import load_text
+from ivid.sample.keys import Sample, sample_keys
+from ivid.sample.progress import CascadeProgress
+from ivid.sample.stage_sampler import place_params, sample_stage
+from ivid.sample.tiling import Tiling, stage_tiling
+from ivid.spec.errors import UserError
+from ivid.spec.run import MeshSpec
+from ivid.spec.stage import StageSpec
+from ivid.stage import Stage, evaluations_per_step
+from ivid.weights.cascades import CascadeFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """What a stage made of one sample.
+
+  Attributes:
+    stage: the stage, as it was sampled.
+    index: the sample's place in the run's list.
+    frames: [T, H, W, 3] uint8.
+    batch_size, row: the batch it was computed in; a clip's last bits may depend on them and on the tiles, nothing else does.
+  """
+
+  stage: StageSpec
+  index: int
+  frames: np.ndarray
+  batch_size: int
+  row: int
+
+
+def run_cascade(
+  cascade: CascadeFolder,
+  stages: Sequence[StageSpec],
+  samples: Sequence[Sample],
+  *,
+  batch_size: int = 0,
+  first_input: np.ndarray | None = None,
+  tiles: Mapping[str, Sequence[int]] | None = None,
+  mesh: Mesh | None = None,
+  quiet: bool = False,
+) -> Iterator[Clip]:
+  """Yields every stage's clip of every sample, stage by stage.
+
+  Between stages clips are rounded to bytes, as they would be in a file: going on later from a stage's clip saved without loss gives
+  exactly what going on at once gives.
+
+  Args:
+    stages: consecutive stages of the cascade with the sampling to use (ivid.sample.plan).
+    samples: clips to draw; each depends on its own fields alone. An empty prompt is no text.
+    batch_size: samples computed together; 0: one a local device.
+    first_input: uint8 that the samples start from, where stages[0] is no base: [t, h, w, 3] for all of them, or [N, t, h, w, 3].
+    tiles: by stage what stage_tiling takes; the automatic choice for stages not in it.
+    mesh: devices to sample on; None: as many local ones as divide a batch.
+    quiet: no progress.
+
+  Raises:
+    UserError: before anything is computed: untrained or foreign weights, another text encoder, an input of the wrong size, a tile that a
+      stage cannot be cut in.
+  """
+  for spec in stages:
+    cascade.check(spec.name)
+  if mesh is not None:
+    _check_rows(mesh, batch_size, len(samples))
+
+  def cut(spec: StageSpec, rows: int) -> Tiling:
+    return stage_tiling(spec, (tiles or {}).get(spec.name, ()), clips=rows)
+
+  size = batch_size or jax.local_device_count()
+  batches = [range(start, min(start + size, len(samples))) for start in range(0, len(samples), size)]
+  tilings = {spec.name: cut(spec, len(batches[0])) for spec in stages}
+  text, text_mask = _embed(cascade, tuple(spec.name for spec in stages), [sample.prompt for sample in samples])
+  each = first_input is not None and first_input.ndim == 5
+  clips: list[np.ndarray | None] = list(first_input) if each else [first_input] * len(samples)
+  work = {spec.name: len(batches) * evaluation_work(spec, tilings[spec.name]) * spec.sampling.steps for spec in stages}
+  with CascadeProgress(work, quiet=quiet) as progress:
+    for spec in stages:
+      tiling = tilings[spec.name]
+      progress.begin(spec.name, batches=len(batches), steps=spec.sampling.steps, tiles=tiling.count)
+      stage = Stage(spec)
+      params = cascade.load_stage(spec.name)
+      for rows in batches:
+        devices = mesh or batch_mesh(len(rows))
+        params = place_params(stage, params, devices)
+        small = None if spec.lowres is None else from_uint8(np.stack([clips[n] for n in rows]))
+        made = to_uint8(
+          sample_stage(
+            stage,
+            params,
+            keys=sample_keys([samples[n] for n in rows], spec.name),
+            text=text[rows.start : rows.stop, None],
+            text_mask=text_mask[rows.start : rows.stop, None],
+            small=small,
+            sampling=spec.sampling,
+            tiling=cut(spec, len(rows)),
+            progress=progress.step,
+            mesh=devices,
+          )
+        )
+        for row, n in enumerate(rows):
+          clips[n] = made[row] if spec is not stages[-1] else None
+          yield Clip(spec, n, made[row], len(rows), row)
+      del params
+      progress.end()
+
+
+def _check_rows(mesh: Mesh, batch_size: int, samples: int) -> None:
+  """UserError where the mesh does not divide every batch."""
+  over = mesh.shape["data"] * mesh.shape["fsdp"]
+  size = batch_size or jax.local_device_count()
+  for rows in {min(size, samples), samples % size or min(size, samples)}:
+    if rows % over:
+      raise UserError(f"a batch of {rows} clips on a mesh of {over} rows: expected multiples of {over} clips and batch_size={over}")
+
+
+def evaluation_work(spec: StageSpec, tiling: Tiling) -> float:
+  """Roughly proportional to the arithmetic of one evaluation: positions times squared channels, level by level."""
+  pixels = tiling.count * math.prod(tiling.window)
+  guided = evaluations_per_step(spec, spec.sampling)
+  levels = (level.blocks * level.residuals * level.channels**2 / 4**i for i, level in enumerate(spec.unet.levels))
+  return guided * pixels / spec.unet.patch**2 * sum(levels)
+
+
+def batch_mesh(rows: int) -> Mesh | None:
+  """A mesh over as many local devices as divide the batch, or None for one."""
+  devices = jax.local_devices()
+  count = math.gcd(rows, len(devices))
+  return make_mesh(MeshSpec(), devices[:count]) if count > 1 else None
+
+
+def _embed(cascade: CascadeFolder, stages: tuple[str, ...], prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+  """Embeddings [N, L, D] and mask [N, L] of all prompts, no text for empty ones; the encoder is gone when this returns."""
+  encoder = load_text(cascade, stages)
+  said = [bool(prompt) for prompt in prompts]
+  if not any(said):
+    shape = (len(prompts), encoder.spec.max_tokens)
+    return np.zeros((*shape, encoder.spec.dim), ml_dtypes.bfloat16), np.zeros(shape, bool)
+  text, mask = encoder.embed([prompt or next(filter(None, prompts)) for prompt in prompts])
+  encoder.release()  # T5-XXL and the first stage need not fit together
+  return text, mask & np.array(said)[:, None]

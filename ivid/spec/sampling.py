@@ -1,0 +1,92 @@
+"""How a stage is sampled, and what a distilled one was made for."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from ivid.spec.errors import UserError
+
+
+class SamplerKind(enum.Enum):
+  DDIM = "ddim"
+  ANCESTRAL = "ancestral"
+  DPM_SOLVER_PP_2M = "dpmpp_2m"
+  STOCHASTIC = "stochastic"  # of distilled stages: a DDIM step of twice the size, then back up by one (section 2.7)
+
+
+class ThresholdKind(enum.Enum):
+  NONE = "none"
+  STATIC = "static"  # clip to [-1, 1]
+  DYNAMIC = "dynamic"  # Imagen, section 2.3
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidanceSpec:
+  """Classifier-free guidance, (1 + w) x_cond - w x_uncond, constant or oscillating (section 2.6)."""
+
+  weight: float = 0.0
+  low: float | None = None  # None: constant; else `weight` and `low` alternate after the first steps
+  constant_part: float = 0.2  # share of the steps that keep `weight` before the alternation
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSpec:
+  """Default way to sample a stage."""
+
+  sampler: SamplerKind = SamplerKind.DDIM
+  steps: int = 32
+  gamma: float = 0.3  # ancestral: log variance = gamma log(upper) + (1 - gamma) log(lower)
+  guidance: GuidanceSpec = GuidanceSpec()
+  threshold: ThresholdKind = ThresholdKind.STATIC
+  percentile: float = 99.5  # dynamic threshold
+
+  def __post_init__(self):
+    if self.steps < 1:
+      raise UserError(f"sampling.steps={self.steps}: expected 1 or more")
+    if not 0.0 <= self.gamma <= 1.0:
+      raise UserError(f"sampling.gamma={self.gamma}: expected 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentSpec:
+  """What a distilled stage learnt from its teacher (Imagen Video, section 2.7). It is given w, the guidance weight, and evaluated once.
+
+  Attributes:
+    teacher: SHA-256 of the teacher's weights (ivid.weights.tensors.tree_hash).
+    steps: N, the steps it was made for, a power of two; 0 after guidance distillation alone: any sampler, any number of steps.
+    sampler: DDIM: it learnt the jump 1/N from every t = i/N; STOCHASTIC: the jump min(2/N, t).
+    w_min, w_max: the guidance weights it was trained for.
+  """
+
+  teacher: str
+  steps: int = 0
+  sampler: SamplerKind = SamplerKind.DDIM
+  w_min: float = 0.0
+  w_max: float = 0.0
+
+  def __post_init__(self):
+    if self.steps and not is_power_of_two(self.steps):
+      raise UserError(f"student.steps={self.steps}: expected a power of two, or 0 for guidance distillation alone")
+    if self.sampler not in (SamplerKind.DDIM, SamplerKind.STOCHASTIC):
+      raise UserError(f"student.sampler={self.sampler.value}: expected ddim or stochastic")
+    if not self.w_min <= self.w_max:
+      raise UserError(f"student.w_min={self.w_min} is above w_max={self.w_max}: expected a range of guidance weights")
+
+  def check(self, sampling: SamplingSpec, stage: str) -> None:
+    """UserError if a student of `stage` cannot be sampled in this way."""
+    if self.steps and sampling.steps != self.steps:
+      raise UserError(f"stage {stage} was distilled for {self.steps} steps: steps={sampling.steps}, expected {self.steps}")
+    if self.steps and sampling.sampler is not self.sampler:
+      raise UserError(
+        f"stage {stage} was distilled for the {self.sampler.value} sampler: sampler={sampling.sampler.value}, expected {self.sampler.value}"
+      )
+    if not self.steps and sampling.sampler is SamplerKind.STOCHASTIC:
+      raise UserError(f"stage {stage} was distilled in guidance alone: sampler=stochastic, expected ddim, ancestral or dpmpp_2m")
+    for w in (sampling.guidance.weight, sampling.guidance.low):
+      if w is not None and not self.w_min <= w <= self.w_max:
+        raise UserError(f"stage {stage} was distilled for guidance from {self.w_min:g} to {self.w_max:g}: guidance={w:g} is outside")
+
+
+def is_power_of_two(value: int) -> bool:
+  return value > 0 and value & (value - 1) == 0

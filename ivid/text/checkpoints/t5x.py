@@ -1,0 +1,171 @@
+"""T5X checkpoints: a folder with a msgpack file `checkpoint` and zarr arrays, zarr arrays alone, or one msgpack file. Read and written.
+
+T5X itself is not needed: tensorstore reads the arrays, flax.serialization's msgpack the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+import flax.serialization
+import numpy as np
+import tensorstore as ts
+from flax import traverse_util
+
+from ivid.media.files import whole_folder
+from ivid.spec.errors import UserError
+from ivid.text.checkpoints.msgpack_leaves import open_msgpack
+from ivid.weights.tensors import Leaf
+
+FILE = "checkpoint"
+PLACEHOLDER = "PLACEHOLDER"  # newer files hold PLACEHOLDER://NAME where an array of that name lies beside them
+ROOTS = (("optimizer", "target"), ("target",), ("params",), ())  # where parameters stand in the dictionary, newest T5X first
+VERSION = 3
+CHUNK_ELEMENTS = 1 << 24  # of one zarr chunk of what we write: 64 MB in float32
+_SPEC_KEYS = ("driver", "dtype", "kvstore", "metadata", "path", "transform")
+
+
+def is_url(path: str | os.PathLike) -> bool:
+  """Whether it is on cloud storage, such as gs://bucket/folder."""
+  return "://" in str(path)
+
+
+def is_t5x_folder(folder: pathlib.Path) -> bool:
+  return (folder / FILE).is_file() or any(folder.glob("target.*/.zarray"))
+
+
+def open_t5x(path: str | os.PathLike) -> dict[str, Leaf]:
+  """Leaves by T5X's names below the target, such as encoder/layers_0/attention/query/kernel; decoders included.
+
+  Args:
+    path: a folder, local or on cloud storage (gs://, s3://, http://), or a local msgpack file.
+
+  Raises:
+    UserError: no checkpoint, a truncated one, or an array that is not where the checkpoint says; names it.
+  """
+  if not is_url(path) and pathlib.Path(path).is_file():
+    return _arrays(_parameters(open_msgpack(path), str(path)), str(path))
+  url = f"{path}/".replace("//", "/").replace(":/", "://") if is_url(path) else f"file://{pathlib.Path(path).resolve()}/"
+  store = _result(ts.KvStore.open(url), str(path))
+  content = _result(store.read(FILE), str(path))
+  if content.state == "missing":
+    names = _zarr_names(store, str(path))
+    return _arrays({name.split(".", 1)[1].replace(".", "/"): name for name in names}, str(path), url)
+  return _arrays(_parameters(open_msgpack(bytes(content.value), name=posixpath.join(str(path), FILE)), str(path)), str(path), url)
+
+
+def _result(future: Any, path: str) -> Any:
+  try:
+    return future.result()
+  except (ValueError, OSError, NotImplementedError) as error:  # tensorstore's errors are these, by status
+    raise UserError(f"{path} cannot be read: {str(error).splitlines()[0][:200]}") from None
+
+
+def _zarr_names(store: ts.KvStore, path: str) -> list[str]:
+  keys = {key.decode() for key in _result(store.list(), path)}
+  names = sorted(key.removesuffix("/.zarray") for key in keys if key.startswith("target.") and key.endswith("/.zarray"))
+  if not names:
+    raise UserError(f"{path} is no T5X checkpoint: expected a file {FILE!r} or zarr arrays such as target.encoder.encoder_norm.scale")
+  return names
+
+
+def _parameters(values: Mapping[tuple[str, ...], Any], path: str) -> dict[str, Any]:
+  """Values below the first of ROOTS that is there; a dictionary that describes a zarr array becomes that array's folder name."""
+  specs: dict[tuple[str, ...], dict[str, Any]] = {}
+  plain = {}
+  for keys, value in values.items():
+    place = next((n for n in range(1, len(keys)) if (*keys[:n], "driver") in values and keys[n] in _SPEC_KEYS), None)
+    if place is None:
+      plain[keys] = value
+    else:
+      specs.setdefault(keys[:place], {})["/".join(keys[place:])] = value
+  for keys, spec in specs.items():
+    plain[keys] = _folder_name(keys, spec, path)
+  for root in ROOTS:
+    below = {"/".join(keys[len(root) :]): value for keys, value in plain.items() if keys[: len(root)] == root}
+    if any(name.startswith(("encoder/", "decoder/", "token_embedder/")) for name in below):
+      return below
+  keys = ", ".join(sorted({keys[0] for keys in values})[:8])
+  raise UserError(f"{path} holds no T5 parameters: its keys are {keys or 'none'}; expected optimizer/target/encoder/...")
+
+
+def _folder_name(keys: tuple[str, ...], spec: Mapping[str, Any], path: str) -> str:
+  """Folder of the array, relative to the checkpoint; absolute paths and buckets of the machine that wrote it do not count."""
+  where = spec.get("kvstore/path", spec.get("path"))
+  if spec["driver"] != "zarr" or not isinstance(where, str):
+    raise UserError(f"{path}: {'/'.join(keys)} is stored by {spec['driver']!r} at {where!r}: expected driver 'zarr' and a path")
+  return posixpath.basename(where.rstrip("/")) if where.startswith("/") else where.rstrip("/")
+
+
+def _arrays(values: Mapping[str, Any], path: str, url: str = "") -> dict[str, Leaf]:
+  """Leaves of parameters: arrays as they are, strings as names of zarr arrays, all opened at once."""
+  leaves, waiting = {}, {}
+  for name, value in values.items():
+    if isinstance(value, str):
+      if not url:
+        raise UserError(f"{path}: parameter {name} is in an array beside the file: expected the folder of the checkpoint")
+      folder = value.partition("://")[2] if value.startswith(PLACEHOLDER) else value
+      folder = folder or "target." + name.replace("/", ".")
+      spec = {"driver": "zarr", "kvstore": f"{url}{folder}/"}
+      waiting[name] = folder, ts.open(spec, open=True, read=True)
+    elif isinstance(value, Leaf):
+      leaves[name] = value
+    elif isinstance(value, np.ndarray):
+      leaves[name] = Leaf(value.shape, value.dtype, lambda index, array=value: array[index])
+  for name, (folder, future) in waiting.items():
+    try:
+      leaves[name] = _zarr_leaf(future.result(), name)
+    except (ValueError, OSError) as error:
+      reason = str(error).splitlines()[0][:200]
+      raise UserError(f"{path}: parameter {name} cannot be read from {folder}: {reason}") from None
+  return leaves
+
+
+def _zarr_leaf(array: ts.TensorStore, name: str) -> Leaf:
+  shape, dtype = tuple(array.shape), np.dtype(array.dtype.numpy_dtype)
+
+  def read(index: tuple[slice, ...]) -> np.ndarray:
+    try:
+      return np.asarray(array[tuple(index)].read().result())
+    except (ValueError, OSError) as error:
+      raise UserError(f"parameter {name} cannot be read: {str(error).splitlines()[0][:200]}") from None
+
+  return Leaf(shape, dtype, read)
+
+
+def write_t5x(out: str | os.PathLike, params: Any, *, dtype: Any = np.float32) -> None:
+  """Writes a folder as T5X does, one parameter in memory at a time: matrices as zarr arrays, vectors inside `checkpoint`.
+
+  Args:
+    out: the folder, new or empty; T5X looks for names such as checkpoint_0.
+    params: nested dictionary of arrays or Leaves below the target.
+    dtype: that all are written in; T5X's own is float32.
+
+  Raises:
+    UserError: the folder has something in it.
+  """
+  target = pathlib.Path(out)
+  if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    raise UserError(f"{target} is not empty: expected a new folder, such as {target / 'checkpoint_0'}")
+  with whole_folder(target) as temporary:
+    tree: dict[tuple[str, ...], Any] = {}
+    for keys, leaf in traverse_util.flatten_dict(params).items():
+      array = np.asarray(leaf).astype(dtype, copy=False)
+      tree[keys] = array if array.ndim < 2 else _write_zarr(temporary, ".".join(("target", *keys)), array)
+    state = {"step": np.zeros((), np.int32), "param_states": {}}
+    content = {"version": VERSION, "optimizer": {"target": traverse_util.unflatten_dict(tree), "state": state}}
+    (temporary / FILE).write_bytes(flax.serialization.msgpack_serialize(content))
+
+
+def _write_zarr(folder: pathlib.Path, name: str, array: np.ndarray) -> dict[str, Any]:
+  """Writes the array and returns the tensorstore spec, with a relative path, that T5X finds it by."""
+  rows = max(1, min(array.shape[0], CHUNK_ELEMENTS // max(1, array[0].size)))
+  metadata = {"shape": list(array.shape), "chunks": [rows, *array.shape[1:]], "compressor": {"id": "gzip", "level": 1}}
+  spec = {"driver": "zarr", "dtype": array.dtype.name, "metadata": metadata}
+  store = ts.open({**spec, "kvstore": {"driver": "file", "path": f"{folder / name}/"}}, create=True).result()
+  store.write(array).result()
+  return {**spec, "kvstore": {"driver": "file", "path": name}}

@@ -1,0 +1,80 @@
+"""What others read of a run's Orbax checkpoints: the stage's spec, the step, and the EMA weights."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.path import step as steps
+
+from ivid.spec import convert, formats
+from ivid.spec.errors import UserError
+from ivid.spec.stage import StageSpec
+
+FOLDER = "checkpoints"  # of a work folder
+EMA, META = "ema", "meta"  # items of a checkpoint
+
+
+def is_run(folder: str | pathlib.Path) -> bool:
+  """Whether it is the work folder of a run that has begun to save."""
+  return (pathlib.Path(folder) / FOLDER).is_dir()
+
+
+def latest_step(workdir: str | pathlib.Path) -> int:
+  """Step of a run's latest finished checkpoint; 0 where there is none."""
+  folder = pathlib.Path(workdir).resolve() / FOLDER
+  return max(steps.checkpoint_steps(folder), default=0) if folder.is_dir() else 0
+
+
+def load_spec(workdir: str | pathlib.Path) -> StageSpec:
+  """The stage of a run, from its latest checkpoint.
+
+  Raises:
+    UserError: no run there, no finished checkpoint, or an unreadable one.
+  """
+  return read_spec(_latest(workdir))
+
+
+def load_ema(workdir: str | pathlib.Path) -> tuple[StageSpec, Any, int]:
+  """The stage of a run's latest checkpoint, its EMA weights on the first local device, and the step.
+
+  Raises:
+    UserError: as `load_spec`.
+  """
+  path = _latest(workdir)
+  spec = read_spec(path)
+  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      stored = ocp.StandardCheckpointHandler().metadata(path / EMA).tree  # the checkpointer's own warns of a file that items never have
+      target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), stored)
+      params = checkpointer.restore(path / EMA, target)
+  except Exception as error:  # Orbax and TensorStore raise many classes for damaged files
+    raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
+  return spec, params, int(path.name)
+
+
+def read_spec(path: pathlib.Path) -> StageSpec:
+  """The stage of one checkpoint, the folder `path`; errors as of `load_spec`."""
+  try:
+    found = json.loads((path / META / "metadata").read_text(encoding="utf-8"))
+  except (OSError, json.JSONDecodeError) as error:
+    raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
+  return convert.from_dict(StageSpec, formats.migrate(found, formats.Kind.CHECKPOINT, source=f"checkpoint {path}")["stage"])
+
+
+def first_line(error: Exception) -> str:
+  """What went wrong, in short: Orbax's messages have pages."""
+  return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _latest(workdir: str | pathlib.Path) -> pathlib.Path:
+  folder = pathlib.Path(workdir).resolve() / FOLDER
+  if not latest_step(workdir):
+    students = sorted(path.parent.name for path in pathlib.Path(workdir).glob(f"*/{FOLDER}"))
+    hint = f" (a distillation: one of its folders {', '.join(students)})" if students else ""
+    raise UserError(f"no checkpoint in {folder}: expected the work folder of a run that has saved at least once{hint}")
+  return folder / str(latest_step(workdir))

@@ -1,0 +1,60 @@
+"""The one way to weights that a user names: a run's work folder, a cascade's folder, or a cascade that ships."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import ivid
+from ivid.spec.errors import UserError, nearest
+from ivid.spec.stage import StageSpec
+from ivid.weights.cascades import CASCADE_FILE, TEXT_FOLDER, CascadeFolder, open_cascade
+
+
+def shipped_cascades() -> list[str]:
+  """Names of the cascades that ship with the package."""
+  return sorted(path.parent.name for path in _shipped().glob(f"*/{CASCADE_FILE}"))
+
+
+def find_cascade(name: str) -> CascadeFolder:
+  """The cascade in the folder `name`, or the one of that name that ships.
+
+  Raises:
+    UserError: neither exists.
+  """
+  if not (pathlib.Path(name) / CASCADE_FILE).is_file() and name in shipped_cascades():
+    return open_cascade(_shipped() / name)
+  if not pathlib.Path(name).is_dir():
+    raise UserError(f"no cascade {name!r}: expected a folder with {CASCADE_FILE}, or one that ships: {nearest(name, shipped_cascades())}")
+  return open_cascade(name)
+
+
+def open_stage(source: str, stage: str, *, flag: str) -> tuple[StageSpec, Any, int]:
+  """Spec, weights and step of a stage: EMA weights of a run's work folder, or those of `stage` in a cascade.
+
+  Args:
+    flag: what named the source, for errors, such as --teacher.
+
+  Raises:
+    UserError: neither is there, or it cannot be read.
+  """
+  from ivid.weights import ema  # Orbax takes a second to import, and sampling a cascade needs none
+
+  if ema.is_run(source):
+    return ema.load_ema(source)
+  try:
+    cascade = find_cascade(source)
+  except UserError:
+    raise UserError(f"{flag}={source!r}: expected a work folder with checkpoints, a cascade's folder or a shipped cascade") from None
+  entry = cascade.check(stage)
+  return entry.spec, cascade.load_stage(stage), entry.step
+
+
+def text_encoder_folder(name: str) -> pathlib.Path:
+  """Folder of a frozen text encoder: a path, or the name of a cascade that ships."""
+  shipped = _shipped() / name / TEXT_FOLDER
+  return shipped if shipped.is_dir() else pathlib.Path(name)
+
+
+def _shipped() -> pathlib.Path:
+  return pathlib.Path(ivid.__file__).parent / "pretrained"

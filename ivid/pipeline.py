@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ivid.media.clips import write_clip
-from ivid.media.files import whole_file
+from ivid.media.files import write_whole
 from ivid.runs.cache import enable_compilation_cache
 from ivid.sample.outputs import load_metadata
 from ivid.sample.plan import Overrides
@@ -57,8 +57,7 @@ class Clip:
     """
     path = pathlib.Path(path)
     write_clip(path, self.frames, self.fps, metadata=self.metadata)
-    with whole_file(path.with_suffix(".json")) as temporary:
-      temporary.write_text(json.dumps(self.metadata, indent=1) + "\n", encoding="utf-8")
+    write_whole(path.with_suffix(".json"), json.dumps(self.metadata, indent=1) + "\n")
     return path
 
 

@@ -18,7 +18,7 @@ from absl import flags
 from ivid.bin.flags import define_config, parse_flags
 from ivid.bin.options import define_options, read_options
 from ivid.config import load_run
-from ivid.media.files import whole_file
+from ivid.media.files import write_whole
 from ivid.spec import formats
 from ivid.spec.errors import UsageError, nearest
 
@@ -56,8 +56,7 @@ def main(argv: Sequence[str]) -> None:
     rows.append(row)
     print(shown(row), flush=True)
   if line.flags.json:
-    with whole_file(line.flags.json) as path:
-      path.write_text(json.dumps(formats.stamped({"rows": rows}), indent=1), encoding="utf-8")
+    write_whole(line.flags.json, json.dumps(formats.stamped({"rows": rows}), indent=1))
 
 
 def _networks(values: flags.FlagValues, overrides: Sequence[str]) -> Table:

@@ -14,7 +14,7 @@ from absl import flags
 
 from ivid.bin.flags import define_config, parse_flags
 from ivid.config import load_run
-from ivid.media.files import whole_file
+from ivid.media.files import write_whole
 from ivid.spec import formats
 from ivid.spec.errors import UsageError, UserError, nearest
 from ivid.spec.run import MeshSpec
@@ -51,6 +51,5 @@ def main(argv: Sequence[str]) -> None:
   report = compile_report(run, found, program=values.program, fit=values.fit)
   print(format_report(report))
   if values.json:
-    with whole_file(values.json) as path:
-      path.write_text(json.dumps(formats.stamped(report), indent=1) + "\n", encoding="utf-8")
+    write_whole(values.json, json.dumps(formats.stamped(report), indent=1) + "\n")
   refuse_too_small(report, found)

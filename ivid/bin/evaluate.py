@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from ivid.bin.flags import parse_flags
-from ivid.bin.options import define_options, read_options
+from ivid.bin.options import DEFAULT_CASCADE, define_options, read_options
 from ivid.spec.errors import UsageError, UserError, nearest
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 METRICS = ADHERENCE, UPSAMPLING = ("adherence", "upsampling")
 OVERRIDES = ("steps", "sampler", "guidance", "threshold", "aug_snr")
-DEFAULT_CASCADE = "nano"
-FIRST, SECOND = "#1", "#2"  # stages of a cascade that is not opened yet
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -87,7 +85,8 @@ def _adherence(values: flags.FlagValues) -> None:
   else:
     groups = tuple(values.groups) or prompts.GROUPS
     chosen = given or prompts.seeded_prompts(values.seed, values.prompts, groups, images=values.images)
-    cascade, stages = _stages(values, start="", stop=values.stop_stage or (FIRST if values.images else ""))
+    cascade = _cascade(values)
+    stages = _stages(values, cascade, stop=values.stop_stage or (cascade.spec.stage_names[0] if values.images else ""))
     made_by = judged.made_by(cascade, stages, seed=values.seed)
     stages = (judged.one_image(stages),) if values.images else stages
     pairs = judged.from_cascade(cascade, stages, chosen, seed=values.seed, batch_size=values.batch_size)
@@ -101,7 +100,9 @@ def _upsampling(values: flags.FlagValues) -> None:
   """Ground truth, drawn or a user's, through the stages; prints a row per stage."""
   from ivid.evaluate import ground_truth, judged, prompts, upsampling
 
-  cascade, stages = _stages(values, start=values.start_stage or SECOND, stop=values.stop_stage)
+  cascade = _cascade(values)
+  second = cascade.spec.stage_names[:2][-1]
+  stages = _stages(values, cascade, start=values.start_stage or second, stop=values.stop_stage)
   if stages[0].lowres is None:
     raise UserError(f"start_stage={stages[0].name} has no input: expected one of {', '.join(cascade.spec.stage_names[1:])}")
   whole = cascade.spec.stages[-1].output  # stages before may squeeze what it shows
@@ -117,15 +118,16 @@ def _upsampling(values: flags.FlagValues) -> None:
   print(out / upsampling.RESULTS, file=sys.stderr)
 
 
-def _stages(values: flags.FlagValues, *, start: str, stop: str) -> tuple[CascadeFolder, tuple[StageSpec, ...]]:
-  """The cascade, and its stages as they are to be sampled; FIRST and SECOND stand for names that it alone knows."""
+def _cascade(values: flags.FlagValues) -> CascadeFolder:
   from ivid.runs.cache import enable_compilation_cache
-  from ivid.sample.plan import plan_stages
   from ivid.weights.opening import find_cascade
 
   enable_compilation_cache()
-  cascade = find_cascade(values.cascade or DEFAULT_CASCADE)
-  names = cascade.spec.stage_names
-  known = {FIRST: names[0], SECOND: names[min(1, len(names) - 1)]}
-  overrides = read_options(values, OVERRIDES)
-  return cascade, plan_stages(cascade, start=known.get(start, start), stop=known.get(stop, stop), overrides=overrides)
+  return find_cascade(values.cascade or DEFAULT_CASCADE)
+
+
+def _stages(values: flags.FlagValues, cascade: CascadeFolder, *, start: str = "", stop: str) -> tuple[StageSpec, ...]:
+  """The cascade's stages as they are to be sampled."""
+  from ivid.sample.plan import plan_stages
+
+  return plan_stages(cascade, start=start, stop=stop, overrides=read_options(values, OVERRIDES))

@@ -18,6 +18,7 @@ HELP = {
   "tile": "What is computed at once: 32x768x1280 (0: the whole axis) or whole; by stage as --steps; default: by memory.",
 }
 NAMES = tuple(HELP)
+DEFAULT_CASCADE = "nano"
 
 
 def define_options(values: flags.FlagValues, names: tuple[str, ...] = NAMES) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from ivid.bin.flags import parse_flags
-from ivid.bin.options import NAMES, define_options, read_options
+from ivid.bin.options import DEFAULT_CASCADE, NAMES, define_options, read_options
 from ivid.spec.errors import UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that a wrong flag is answered at once
@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # imported where they are used, so that a wrong flag is answe
   from ivid.sample.requests import Request
   from ivid.sample.runner import Clip
 
-DEFAULT_CASCADE = "nano"
 CHOSEN = ("prompt", "prompts_file", "seed", "num_samples", "first_sample", "caption", "start_stage", "stop_stage", "batch_size")
 DECIDED = (*CHOSEN, *NAMES)  # by metadata; given beside --from_metadata they would contradict it
 

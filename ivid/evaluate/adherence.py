@@ -12,7 +12,7 @@ import numpy as np
 
 from ivid.evaluate.prompts import Prompt
 from ivid.evaluate.summary import confusion, summarize
-from ivid.media.files import whole_file
+from ivid.media.files import write_whole
 from ivid.media.pictures import write_png
 from ivid.media.plot import plot_confusion
 from ivid.media.sheet import contact_sheet, even_frames, table
@@ -65,8 +65,7 @@ def write_report(folder: pathlib.Path, results: Sequence[Result], made_by: dict[
   images = any(result.prompt.image for result in results)
   found = dict(metric="adherence", images=images, made_by=made_by, clips=len(results), summary=summary, results=clips)
   record = formats.stamped(found)
-  with whole_file(folder / RESULTS) as temporary:
-    pathlib.Path(temporary).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+  write_whole(folder / RESULTS, json.dumps(record, indent=1) + "\n")
   plot_confusion(confusion_matrices(results), folder / CONFUSION)
   _write_sheet(folder / FIRST, results[:FIRST_PROMPTS])
   failed = [result for result in results if not result.right["all"]]

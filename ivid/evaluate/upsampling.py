@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ivid.media.clips import from_uint8, to_uint8
-from ivid.media.files import whole_file
+from ivid.media.files import write_whole
 from ivid.media.pictures import write_png
 from ivid.media.sheet import contact_sheet, even_frames
 from ivid.moving_shapes.grammar import Attributes
@@ -115,8 +115,7 @@ def write_report(folder: pathlib.Path, comparisons: Sequence[Comparison], made_b
   """Writes RESULTS and SHEET (the last stage's first clips) into the folder and returns the rows of `summarize`."""
   folder.mkdir(parents=True, exist_ok=True)
   rows = summarize(comparisons)
-  with whole_file(folder / RESULTS) as path:
-    path.write_text(json.dumps(formats.stamped({"made_by": made_by, "stages": rows}), indent=1) + "\n", encoding="utf-8")
+  write_whole(folder / RESULTS, json.dumps(formats.stamped({"made_by": made_by, "stages": rows}), indent=1) + "\n")
   cells, captions = [], []
   for n, comparison in enumerate([c for c in comparisons if c.stage == comparisons[-1].stage][:4]):
     for way, frames in comparison.frames.items():

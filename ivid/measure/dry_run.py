@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from ivid.flops import count_bytes, count_flops, count_params
-from ivid.media.files import whole_file
+from ivid.media.files import write_whole
 from ivid.parallel.mesh import make_mesh
 from ivid.sample.programs import sample_args
 from ivid.spec import formats
@@ -44,8 +44,7 @@ def dry_run(run: RunSpec, *, json_path: str | None = None) -> None:
     reports.append(report)
   if json_path:
     report = dict(phases=reports) if run.train.phases else reports[0]
-    with whole_file(json_path) as temporary:
-      temporary.write_text(json.dumps(formats.stamped(report), indent=1), encoding="utf-8")
+    write_whole(json_path, json.dumps(formats.stamped(report), indent=1))
 
 
 def dry_run_report(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from ivid.sample.keys import Sample
 from ivid.sample.runner import Clip, run_cascade
 from ivid.spec.errors import UserError
 from ivid.spec.stage import StageSpec
-from ivid.weights.cascades import CascadeFolder
+from ivid.weights.cascades import CascadeFolder, file_sha256
 
 MEMORY_SHARE = 0.6  # of the machine's memory that a clip and what is kept of it may take
 
@@ -154,16 +155,10 @@ def enter(
   if isinstance(first, np.ndarray):
     if first.dtype != np.uint8 or first.ndim != 4 or first.shape[-1] != 3 or not len(first):
       raise UserError(f"input of {first.dtype} {list(first.shape)}: expected uint8 [frames, height, width, 3]")
-    frames, changes = cut_and_resize(first, want.height, want.width, aspect), ()
+    frames = cut_and_resize(first, want.height, want.width, aspect)
     source = {"file": "", "sha256": hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest(), "changes": []}
     return plan.plan_length(stages, len(frames)), frames, source
   memory = MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   entry = read_entry(first, want, aspect=aspect, max_seconds=plan.longest_seconds(stages, memory))
-  frames, changes = entry.frames, entry.changes
-  source = {"file": os.fspath(first), "sha256": _sha256(first), "changes": list(changes)}
-  return plan.plan_length(stages, len(frames)), frames, source
-
-
-def _sha256(name: str | os.PathLike) -> str:
-  with open(name, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+  source = {"file": os.fspath(first), "sha256": file_sha256(pathlib.Path(first)), "changes": list(entry.changes)}
+  return plan.plan_length(stages, len(entry.frames)), entry.frames, source

@@ -39,14 +39,14 @@ TRAIN = TrainSpec(
 
 
 def tiny_run(**changes):
-  """tiny:base on a network of one level, through three phases of two steps, each of another size."""
+  """tiny:base on a network of one level, through two phases of two steps, each of another size."""
   run = load_run("tiny:base")
   stage = run.cascade.stage("base")
   stage = dataclasses.replace(stage, unet=dataclasses.replace(stage.unet, levels=stage.unet.levels[1:], given=True))
   cascade = dataclasses.replace(run.cascade, stages=(stage, *run.cascade.stages[1:]))
-  short = tuple(dataclasses.replace(phase, steps=2) for phase in (IMAGES, SPREAD, WHOLE))
+  short = tuple(dataclasses.replace(phase, steps=2) for phase in (IMAGES, SPREAD))
   given = dict(phases=short, steps=None, batch_size=8, image_fraction=0.0, eval_every=0, sample_every=0, log_every=1)
-  every = dataclasses.replace(run.train.checkpoint, every=1)
+  every = dataclasses.replace(run.train.checkpoint, every=100)  # each stop saves, and saving takes most of these tests' time
   train = dataclasses.replace(run.train, checkpoint=every, **(given | changes))
   return dataclasses.replace(run, cascade=cascade, train=train), stage
 
@@ -140,14 +140,14 @@ def test_frames_that_do_not_divide_the_clip_name_their_phase(tmp_path):
 def test_a_run_through_phases_stopped_anywhere_ends_the_same(tmp_path):
   run, stage = tiny_run()
   assert train_stage(run, stage, tmp_path / "whole")
-  for steps in (1, 4, 6):  # inside a phase, and at a change
+  for steps in (1, 2, 4):  # inside a phase, and at a change
     part = dataclasses.replace(run, train=dataclasses.replace(run.train, steps=steps))
     assert train_stage(part, stage, tmp_path / "parts")
-  assert ema.latest_step(tmp_path / "parts") == 6
+  assert ema.latest_step(tmp_path / "parts") == 4
   whole, parts = (ema.load_ema(tmp_path / name)[1] for name in ("whole", "parts"))
   assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True))
   rows = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
-  assert [row["train/examples"] for row in rows] == [16, 32, 40, 48, 56, 64]
+  assert [row["train/examples"] for row in rows] == [16, 32, 40, 48]
 
 
 def test_another_earlier_phase_is_refused(tmp_path):

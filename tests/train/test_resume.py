@@ -24,11 +24,12 @@ def command(workdir):
   options = [
     f"train.steps={STEPS}",
     f"train.checkpoint.every={HALF}",
-    "train.eval_every=0",
+    "train.phases=()",
     "train.optimizer.kind=muon",
     "cascade.text.max_tokens=32",
   ]
-  return [sys.executable, "-m", "ivid", "train", "--config=tiny:base", f"--workdir={workdir}", *(f"--config.{o}" for o in options)]
+  config = pathlib.Path(__file__).with_name("phased.py")
+  return [sys.executable, "-m", "ivid", "train", f"--config={config}:base", f"--workdir={workdir}", *(f"--config.{o}" for o in options)]
 
 
 def environment():

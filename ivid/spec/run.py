@@ -21,12 +21,33 @@ class OptimizerKind(enum.Enum):
   MUON = "muon"
 
 
+class Decay(enum.Enum):
+  """How the learning rate goes on after its linear warm-up."""
+
+  COSINE = "cosine"  # down to final_fraction at the last step
+  CONSTANT = "constant"
+  INVERSE_SQRT = "inverse_sqrt"  # by sqrt(warmup_steps / step), as T5 is trained (1910.10683, section 3.1.2)
+  WSD = "wsd"  # warmup-stable-decay: constant, then linearly down to final_fraction over the last decay_share (2404.06395, section 4)
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerSpec:
+  """Update rule and learning rate of a run.
+
+  Attributes:
+    learning_rate: peak, reached after warmup_steps updates.
+    final_fraction: share of learning_rate at which the decays "cosine" and "wsd" end.
+    decay_share: of the steps, in which "wsd" falls.
+    weight_decay: times the learning rate, taken off every weight in each update, whatever the kind.
+    clip_norm: global norm to which longer gradients are cut.
+  """
+
   kind: OptimizerKind = OptimizerKind.ADAM
   learning_rate: float = 1e-3
   warmup_steps: int = 100
-  final_fraction: float = 0.05  # the cosine ends at this share of learning_rate
+  decay: Decay = Decay.COSINE
+  final_fraction: float = 0.05
+  decay_share: float = 0.2
   b1: float = 0.9
   b2: float = 0.99
   weight_decay: float = 0.0
@@ -35,6 +56,12 @@ class OptimizerSpec:
   def __post_init__(self):
     if self.learning_rate <= 0:
       raise UserError(f"train.optimizer.learning_rate={self.learning_rate}: expected a positive number")
+    if self.warmup_steps < 0:
+      raise UserError(f"train.optimizer.warmup_steps={self.warmup_steps}: expected 0 or more")
+    if not 0.0 <= self.final_fraction <= 1.0:
+      raise UserError(f"train.optimizer.final_fraction={self.final_fraction}: expected 0 to 1")
+    if not 0.0 < self.decay_share <= 1.0:
+      raise UserError(f"train.optimizer.decay_share={self.decay_share}: expected above 0, at most 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +93,7 @@ class PhaseSpec:
     name: in the log, in errors and in metrics.
     steps: updates.
     frames: as in TrainSpec, spread evenly over the clip; with `neighbours` that many frames one after the other, from a random one on.
-    learning_rate: peak; a phase warms up from where the one before ended and falls by a cosine.
+    learning_rate: peak; a phase warms up from where the one before ended, and has the run's decay over its own steps.
     logsnr_shift: of the noise in training; sampling keeps the stage's.
   """
 

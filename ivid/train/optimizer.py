@@ -33,7 +33,9 @@ def _update_rule(spec: OptimizerSpec, rate: optax.Schedule, boxed: Any) -> optax
     case OptimizerKind.ADAM:
       return optax.adamw(rate, b1=spec.b1, b2=spec.b2, weight_decay=spec.weight_decay)
     case OptimizerKind.ADAFACTOR:
-      return optax.adafactor(rate, multiply_by_parameter_scale=False, weight_decay_rate=spec.weight_decay or None)
+      # Given the learning rate, optax's own would take the weights' decay off after it, whole: the rate comes last here.
+      rule = optax.adafactor(None, multiply_by_parameter_scale=False, weight_decay_rate=spec.weight_decay or None)
+      return optax.chain(rule, optax.scale_by_schedule(rate))
     case OptimizerKind.MUON:
       return contrib.muon(
         rate,

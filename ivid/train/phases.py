@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax.numpy as jnp
 import optax
 
 from ivid.spec.errors import UserError, nearest
-from ivid.spec.run import OptimizerSpec, TrainSpec
+from ivid.spec.run import Decay, OptimizerSpec, TrainSpec
 from ivid.spec.stage import StageSpec
 from ivid.spec.view import make_view
 
@@ -94,21 +95,26 @@ def check_phases(phases: tuple[Phase, ...], stage: StageSpec) -> None:
 
 
 def learning_rate(phases: tuple[Phase, ...]) -> optax.Schedule:
-  """By update: in each phase a linear warm-up from where the one before ended, then a cosine down to final_fraction."""
+  """By update: in each phase a linear warm-up from where the one before ended, then the spec's decay over the phase's steps."""
   schedules, end = [], 0.0
   for phase in phases:
-    spec = phase.train.optimizer
-    schedules.append(_warmup_cosine(spec, phase.train.steps, start=end))
-    end = spec.learning_rate * spec.final_fraction
+    schedules.append(_warmup_and_decay(phase.train.optimizer, phase.train.steps, start=end))
+    end = float(schedules[-1](phase.train.steps))
   return optax.join_schedules(schedules, [phase.end for phase in phases[:-1]])
 
 
-def _warmup_cosine(spec: OptimizerSpec, steps: int, *, start: float) -> optax.Schedule:
+def _warmup_and_decay(spec: OptimizerSpec, steps: int, *, start: float) -> optax.Schedule:
   warmup = min(spec.warmup_steps, max(steps - 1, 0))
-  return optax.warmup_cosine_decay_schedule(
-    init_value=start if warmup else spec.learning_rate,
-    peak_value=spec.learning_rate,
-    warmup_steps=warmup,
-    decay_steps=max(steps, warmup + 1),
-    end_value=spec.learning_rate * spec.final_fraction,
-  )
+  peak, left = spec.learning_rate, max(steps - warmup, 1)
+  match spec.decay:
+    case Decay.COSINE:
+      decay = optax.cosine_decay_schedule(peak, left, alpha=spec.final_fraction)
+    case Decay.CONSTANT:
+      decay = optax.constant_schedule(peak)
+    case Decay.INVERSE_SQRT:
+      level = max(warmup, 1)
+      decay = lambda step: peak * jnp.sqrt(level / (level + jnp.asarray(step, jnp.float32)))  # noqa: E731
+    case Decay.WSD:
+      falling = max(1, min(left, round(spec.decay_share * steps)))
+      decay = optax.linear_schedule(peak, peak * spec.final_fraction, falling, transition_begin=left - falling)
+  return optax.join_schedules([optax.linear_schedule(start, peak, warmup), decay], [warmup]) if warmup else decay

@@ -9,7 +9,8 @@ import optax
 import pytest
 from flax import linen as nn
 
-from ivid.spec.run import OptimizerKind, OptimizerSpec, TrainSpec
+from ivid.spec.errors import UserError
+from ivid.spec.run import Decay, OptimizerKind, OptimizerSpec, PhaseSpec, TrainSpec
 from ivid.train import phases
 from ivid.train.optimizer import MUON_RMS, make_optimizer
 
@@ -29,8 +30,60 @@ def test_warm_up_and_cosine():
   np.testing.assert_allclose([rate(0), rate(5), rate(10), rate(60), rate(110)], [0, 0.05, 0.1, 0.055, 0.01], rtol=1e-5, atol=1e-9)
 
 
-def test_a_run_shorter_than_its_warm_up():
-  assert np.isfinite(float(learning_rate(SPEC, 1)(0)))
+@pytest.mark.parametrize(
+  ("decay", "values"),
+  [
+    (Decay.CONSTANT, [0.1, 0.1, 0.1, 0.1]),
+    (Decay.INVERSE_SQRT, [0.1, 0.1 / 2**0.5, 0.05, 0.1 / 11**0.5]),
+    (Decay.WSD, [0.1, 0.1, 0.1, 0.01]),
+  ],
+)
+def test_other_decays(decay, values):
+  rate = learning_rate(dataclasses.replace(SPEC, decay=decay, decay_share=0.2), 110)
+  assert float(rate(5)) == pytest.approx(0.05)
+  np.testing.assert_allclose([rate(step) for step in (10, 20, 40, 110)], values, rtol=1e-5)
+  if decay is Decay.WSD:
+    np.testing.assert_allclose([rate(88), rate(99)], [0.1, 0.055], rtol=1e-5)
+
+
+def test_a_phase_begins_where_the_decay_of_the_one_before_ended():
+  spec = dataclasses.replace(SPEC, decay=Decay.INVERSE_SQRT)
+  train = TrainSpec(optimizer=spec, phases=(PhaseSpec("one", steps=40), PhaseSpec("two", steps=40, learning_rate=0.2)))
+  rate = phases.learning_rate(phases.resolve(train))
+  np.testing.assert_allclose([rate(40), rate(50)], [0.05, 0.2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("decay", list(Decay))
+def test_a_run_shorter_than_its_warm_up(decay):
+  rate = learning_rate(dataclasses.replace(SPEC, decay=decay), 1)
+  assert 0 < float(rate(0)) < 1.001 * SPEC.learning_rate and np.isfinite(float(rate(1)))
+
+
+@pytest.mark.parametrize("kind", list(OptimizerKind))
+def test_weight_decay_is_times_the_learning_rate(kind):
+  """A weight of 1 without gradients, after three updates of rate 1e-4 and decay 0.01: optax's Adafactor would leave 0.97."""
+  spec = OptimizerSpec(kind, learning_rate=1e-4, warmup_steps=0, decay=Decay.CONSTANT, weight_decay=0.01)
+  params = jax.tree.map(lambda b: jnp.ones_like(b.value), BOXED, is_leaf=lambda b: isinstance(b, nn.LogicallyPartitioned))
+  optimizer, zeros = optimizer_of(spec, 10), jax.tree.map(jnp.zeros_like, params)
+  state = optimizer.init(params)
+  for _ in range(3):
+    updates, state = optimizer.update(zeros, state, params)
+    params = optax.apply_updates(params, updates)
+  for leaf in jax.tree.leaves(params):
+    np.testing.assert_allclose(leaf, 0.999997, rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"decay_share": 0.0}, "train.optimizer.decay_share=0.0: expected above 0, at most 1"),
+    ({"final_fraction": 1.5}, "train.optimizer.final_fraction=1.5: expected 0 to 1"),
+    ({"warmup_steps": -1}, "train.optimizer.warmup_steps=-1: expected 0 or more"),
+  ],
+)
+def test_values_out_of_range_are_refused(change, message):
+  with pytest.raises(UserError, match=message):
+    dataclasses.replace(SPEC, **change)
 
 
 def named(shape, names):

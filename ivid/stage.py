@@ -18,7 +18,7 @@ from ivid.nets.inputs import Conditioning
 from ivid.nets.unet import VideoUNet
 from ivid.spec import batch as batches
 from ivid.spec.sampling import SamplerKind, SamplingSpec
-from ivid.spec.stage import LossWeight, StageSpec, Task
+from ivid.spec.stage import LossWeight, StageSpec
 from ivid.video import given as given_frames
 from ivid.video import lowres as lowres_video
 
@@ -70,8 +70,8 @@ class Stage:
     )
 
   def makes_pictures(self, frames: int) -> bool:
-    """Whether a batch of so many frames holds no videos, so that no time mixing is computed: one frame of a base is a picture."""
-    return frames == 1 and self.spec.task is Task.BASE
+    """Whether a batch of so many frames holds no videos, so that no time mixing is computed: one frame is a picture."""
+    return frames == 1
 
   def augmented(self, small: jax.Array, *, frames: int, height: int, width: int, logsnr: jax.Array, noise: jax.Array) -> jax.Array:
     """The low-resolution clip as the network reads it, in training and in sampling alike (section 2.5).
@@ -153,7 +153,7 @@ class Stage:
       z_t=z_t,
       logsnr=logsnr,
       sigma_floor=spec.diffusion.sigma_floor,
-      asked=_asked(cond),
+      asked=given_frames.asked(cond.given),
     )
     return losses, u
 
@@ -206,7 +206,7 @@ class Stage:
       z_t=z_t,
       logsnr=logsnr,
       sigma_floor=self.spec.diffusion.sigma_floor,
-      asked=_asked(cond),
+      asked=given_frames.asked(cond.given),
     )
     return losses, u
 
@@ -243,14 +243,18 @@ class Stage:
     return x, cond if self.spec.lowres is None else self._training_lowres(cond, x, keys), keys
 
   def _training_lowres(self, cond: Conditioning, x: jax.Array, keys: jax.Array) -> Conditioning:
-    """Adds the low-resolution clip made from the real one, noised to a random level."""
-    lowres = self.spec.lowres
-    small = lowres_video.shrink(x, lowres, self.spec.output)
-    span = lowres.aug_logsnr_max - lowres.aug_logsnr_min
-    logsnr = lowres.aug_logsnr_min + span * _draw(keys, _AUG_LEVEL, ())
-    noise = _draw(keys, _AUG_NOISE, small.shape[1:], normal=True)
-    _, T, H, W, _ = x.shape
-    grown = self.augmented(small, frames=T, height=H, width=W, logsnr=logsnr, noise=noise)
+    """Adds the low-resolution clip made from the real one, noised to a random level; of a packed picture, that picture's own."""
+    lowres, output, (B, T, H, W, _) = self.spec.lowres, self.spec.output, x.shape
+    logsnr = lowres.aug_logsnr_min + (lowres.aug_logsnr_max - lowres.aug_logsnr_min) * _draw(keys, _AUG_LEVEL, ())
+
+    def seen(small: jax.Array) -> jax.Array:
+      noise = _draw(keys, _AUG_NOISE, small.shape[1:], normal=True)
+      return self.augmented(small, frames=T, height=H, width=W, logsnr=logsnr, noise=noise)
+
+    grown = seen((lowres_video.shrink_pictures if cond.is_video is None else lowres_video.shrink)(x, lowres, output))
+    if cond.is_video is not None and self.spec.time_factor > 1 and batches.CaptionLayout.of(cond.text.shape[:2], batch_size=B, frames=T).images:
+      pictures = seen(lowres_video.shrink_pictures(x, lowres, output))
+      grown = jnp.where(cond.is_video[:, None, None, None, None], grown, pictures)
     return cond.replace(lowres=grown, aug_logsnr=logsnr)
 
   # Sampling.
@@ -293,8 +297,3 @@ def _draw(keys: jax.Array, stream: int, shape: tuple[int, ...], *, normal: bool 
   """One draw of `shape` per example key, standard normal or uniform in [0, 1)."""
   sampler = jax.random.normal if normal else jax.random.uniform
   return jax.vmap(lambda key: sampler(jax.random.fold_in(key, stream), shape))(keys)
-
-
-def _asked(cond: Conditioning) -> jax.Array | None:
-  """[B, T] bool, the frames that the loss counts: those that are not given; None: all."""
-  return None if cond.given is None else ~cond.given[1]

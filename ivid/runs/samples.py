@@ -22,7 +22,7 @@ from ivid.spec import batch as batches
 from ivid.spec.run import RunSpec
 from ivid.spec.sampling import SamplingSpec
 from ivid.spec.stage import StageSpec
-from ivid.spec.view import training_view
+from ivid.spec.view import of_clips, training_view
 from ivid.stage import Stage
 from ivid.steps import TrainState
 from ivid.text.embedder import Embedder
@@ -88,7 +88,7 @@ class HeldOut:
 def held_out_clips(stage: StageSpec, run: RunSpec, encoder: Embedder, count: int) -> HeldOut:
   """The first `count` clips of the validation set."""
   spec = training_view(stage, run.train)
-  videos = dataclasses.replace(run.train, image_fraction=0.0, batch_size=count, accumulation=1)
+  videos = dataclasses.replace(of_clips(run.train, stage), image_fraction=0.0, batch_size=count, accumulation=1)
   host = make_pipeline(data=run.data.in_process(), train=videos, stage=stage, start_step=0, split=Split.EVAL)
   batch = next(iter(itertools.islice(host, 1)))
   captions = [row[0] for row in batch["captions"]]

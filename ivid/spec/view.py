@@ -33,12 +33,12 @@ class View:
 
 
 def training_view(spec: StageSpec, train: TrainSpec) -> StageSpec:
-  """The stage at the size that it is trained on; its parameters are the same.
+  """The stage at the size that it is trained on (as `of_clips` has it); its parameters are the same.
 
   Raises:
     UserError: as make_view.
   """
-  view = make_view(train, spec)
+  view = make_view(of_clips(train, spec), spec)
   size = dict(frames=view.frames, height=view.height, width=view.width, fps=view.clip.fps)
   output = dataclasses.replace(spec.output, **size)
   if spec.lowres is None:
@@ -52,6 +52,13 @@ def training_view(spec: StageSpec, train: TrainSpec) -> StageSpec:
     fps=view.clip.fps / spec.time_factor,
   )
   return dataclasses.replace(spec, output=output, lowres=dataclasses.replace(spec.lowres, input=small))
+
+
+def of_clips(train: TrainSpec, spec: StageSpec) -> TrainSpec:
+  """As `train`; of a temporal stage that learns from single pictures, what it makes of one input frame: a picture has nothing between."""
+  if make_view(train, spec).frames > 1 or spec.time_factor == 1:
+    return train
+  return dataclasses.replace(train, frames=spec.time_factor, crop=dataclasses.replace(train.crop, frames=0))
 
 
 def make_view(train: TrainSpec, stage: StageSpec) -> View:
@@ -73,8 +80,8 @@ def make_view(train: TrainSpec, stage: StageSpec) -> View:
     if not 0 <= size <= limit:
       raise UserError(f"train.crop.{side}={size}: expected 1 to {limit}, or 0 for all {limit}")
     sizes[side] = size or limit
-  if sizes["frames"] % stage.time_factor:
-    raise UserError(f"training on {sizes['frames']} frames: stage {stage.name} needs a multiple of {stage.time_factor}")
+  if sizes["frames"] % stage.time_factor and sizes["frames"] != 1:
+    raise UserError(f"training on {sizes['frames']} frames: stage {stage.name} needs a multiple of {stage.time_factor}, or 1 for pictures")
   small = output if stage.lowres is None else stage.lowres.input
   align = tuple(_period(getattr(output, side), getattr(small, side)) for side in ("frames", "height", "width"))
   return View(clip, **sizes, align=align)

@@ -20,7 +20,7 @@ from ivid.programs import Program
 from ivid.spec import batch as batches
 from ivid.spec.errors import UserError
 from ivid.spec.run import TrainSpec
-from ivid.spec.stage import LossWeight, StageSpec, Task
+from ivid.spec.stage import LossWeight, StageSpec
 from ivid.spec.view import make_view
 from ivid.stage import Stage, unbox
 from ivid.steps import TrainState, distill_step, eval_step, init_state, train_step
@@ -139,8 +139,6 @@ def check_train(spec: StageSpec, train: TrainSpec, mesh: Mesh) -> tuple[int, int
       f"train.batch_size={train.batch_size} in {train.accumulation} microbatch(es) does not divide over the mesh's "
       f"data x fsdp={shards}: the nearest is {max(1, round(rows / shards)) * shards * train.accumulation}"
     )
-  if spec.task is Task.TSR and train.image_fraction:
-    raise UserError(f"train.image_fraction={train.image_fraction}: a temporal stage ({spec.name}) learns from videos alone, expected 0")
   view = make_view(train, spec)
   return view.frames, view.height, view.width
 

@@ -52,3 +52,8 @@ def keep_given(x_hat: jax.Array, given: tuple[jax.Array, jax.Array] | None) -> j
     return x_hat
   frames, mask = given
   return jnp.where(mask[:, :, None, None, None], frames.astype(x_hat.dtype), x_hat)
+
+
+def asked(given: tuple[jax.Array, jax.Array] | None) -> jax.Array | None:
+  """[B, T] bool, the frames that the loss counts: those that are not given; None: all."""
+  return None if given is None else ~given[1]

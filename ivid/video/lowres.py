@@ -24,12 +24,22 @@ def shrink(x: Any, lowres: LowresSpec, output: ClipShape) -> Any:
   Raises:
     UserError: a size of `x` that the ratio does not take to a whole number.
   """
-  sizes = [
-    _scaled(name, x.shape[axis], getattr(lowres.input, name), getattr(output, name))
-    for axis, name in ((1, "frames"), (2, "height"), (3, "width"))
-  ]
-  frames, height, width = sizes
-  return resize(x[:, :: x.shape[1] // frames], height, width, lowres.shrink)
+  frames = _scaled("frames", x.shape[1], lowres.input.frames, output.frames)
+  return shrink_pictures(x[:, :: x.shape[1] // frames], lowres, output)
+
+
+def shrink_pictures(x: Any, lowres: LowresSpec, output: ClipShape) -> Any:
+  """`shrink` of independent pictures packed as the frames of `x` [B, T, H, W, C]: in space alone, to [B, T, h, w, C].
+
+  A temporal stage's packed pictures are so each conditioned on themselves: no frame of one is missing.
+
+  Raises:
+    UserError: as `shrink`.
+  """
+  height, width = (
+    _scaled(name, x.shape[axis], getattr(lowres.input, name), getattr(output, name)) for axis, name in ((2, "height"), (3, "width"))
+  )
+  return resize(x, height, width, lowres.shrink)
 
 
 def grow(small: Any, *, frames: int, height: int, width: int, time_fill: TimeFill) -> Any:

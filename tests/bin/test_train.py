@@ -45,7 +45,7 @@ def fails(capsys, *args):
     ([TINY, "--dry_run", "--config.mesh.data=3"], "mesh data=3 x fsdp=1 x tensor=1 does not divide 8 device(s)"),
     ([TINY, "--dry_run", "--config.train.batch_size=12"], "train.batch_size=12 in 1 microbatch(es) does not divide over the mesh's"),
     ([TINY, "--dry_run", "--config.train.frames=9"], "train.frames=9 does not divide the 4 frames of stage base: nearest 4"),
-    (["--config=tiny:tsr1", "--dry_run", "--config.train.image_fraction=0.5"], "a temporal stage (tsr1) learns from videos alone"),
+    (["--config=tiny:tsr1", "--dry_run", "--config.train.crop.frames=3"], "training on 3 frames: stage tsr1 needs a multiple of 2, or 1"),
   ],
 )
 def test_bad_input_is_one_line(capsys, args, message):

@@ -51,16 +51,24 @@ def _stages() -> dict:
     tsr1=_stage("tsr1", (32, 24, 40, 6.0), _levels((512, 1024, 1536), (3, 4, 8), attend=2)),
     ssr1=_stage("ssr1", (32, 48, 80, 6.0), _levels((256, 512, 1024, 1408), (2, 3, 4, 7), attend=2)),
     ssr2=_stage("ssr2", (32, 192, 320, 6.0), _levels((128, 256, 512, 1024, 1280), (1, 2, 3, 5, 7), attend=1)),
-    tsr2=_stage("tsr2", (64, 192, 320, 12.0), _levels((128, 256, 512, 1024), (2, 3, 5, 11)), norm="rms"),
-    tsr3=_stage("tsr3", (128, 192, 320, 24.0), _levels((128, 256, 512, 1024), (1, 3, 4, 9)), norm="rms"),
-    ssr3=_stage("ssr3", (128, 768, 1280, 24.0), _levels((128, 256, 512, 1024), (1, 2, 4, 4)), norm="rms", patch=2),
+    # Fully convolutional: to the text alone, which has no place in the picture and is the same for every tile.
+    tsr2=_stage("tsr2", (64, 192, 320, 12.0), _levels((128, 256, 512, 1024), (2, 3, 6, 9), read=2), norm="rms"),
+    tsr3=_stage("tsr3", (128, 192, 320, 24.0), _levels((128, 256, 512, 1024), (1, 3, 6, 7), read=2), norm="rms"),
+    ssr3=_stage("ssr3", (128, 768, 1280, 24.0), _levels((128, 256, 512, 1024), (1, 2, 5, 3), read=2), norm="rms", patch=2),
   )
 
 
 def _levels(
-  channels: tuple, blocks: tuple, *, attend: int = 0, time: str = "convolution", residuals: tuple = (), saved: tuple = ()
+  channels: tuple,
+  blocks: tuple,
+  *,
+  attend: int = 0,
+  read: int = 0,
+  time: str = "convolution",
+  residuals: tuple = (),
+  saved: tuple = (),
 ) -> list:
-  """Levels from the finest to the coarsest; the last `attend` look over the frame and at the text.
+  """Levels from the finest to the coarsest; the last `attend` look over the frame and at the text, the last `read` at the text.
 
   `saved` of a block is kept for the backward pass, by default the results of its convolutions, and all else computed again. A loop over
   blocks writes all that it keeps twice, so that levels of few blocks have them in line; more would take the compiler too long.
@@ -68,8 +76,8 @@ def _levels(
   residuals, saved = residuals or (1,) * len(channels), saved or (("conv",),) * len(channels)
   levels = []
   for i, (width, count, depth, kept) in enumerate(zip(channels, blocks, residuals, saved, strict=True)):
-    low = i >= len(channels) - attend
-    level = dict(channels=width, blocks=count, residuals=depth, time=time, spatial_attention=low, cross_attention=low)
+    looks, reads = i >= len(channels) - attend, i >= len(channels) - max(attend, read)
+    level = dict(channels=width, blocks=count, residuals=depth, time=time, spatial_attention=looks, cross_attention=reads)
     levels.append(level | dict(remat=True, saved=kept, unroll=count if count <= IN_LINE else 1))
   return levels
 
@@ -96,10 +104,10 @@ def _train(stage: str) -> dict:
   return dict(
     steps=1_000_000,
     batch_size=dict(base=1024, ssr2=64).get(stage, 256),
-    # Images outnumber videos in the paper's data (section 2.4); temporal stages learn from videos alone.
-    image_fraction=0.25 if stage in ("base", "ssr1", "ssr2") else 0.0,
+    image_fraction=0.25,  # in every stage (section 2.6); images outnumber videos in the paper's data (section 2.4)
     crop=dict(tsr2=tsr, tsr3=tsr, ssr3=dict(frames=8, height=256, width=256)).get(stage, {}),
-    optimizer=dict(kind="adafactor", learning_rate=1e-4, warmup_steps=10_000),
+    # Adafactor for the base, Adam for super-resolution, where Adafactor hurt (Imagen, appendix).
+    optimizer=dict(kind="adafactor" if stage == "base" else "adam", learning_rate=1e-4, warmup_steps=10_000),
     ema_decay=0.9999,
     eval_every=5000,
     sample_every=10_000,

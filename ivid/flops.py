@@ -9,6 +9,36 @@ from typing import Any
 import jax
 from jax.extend import core
 
+# Dense bfloat16 FLOP/s of one chip, from the vendors' data sheets.
+PEAKS = {
+  "v4": 275e12,
+  "v5e": 197e12,
+  "v5p": 459e12,
+  "v6e": 918e12,
+  "A100": 312e12,
+  "H100 PCIe": 756e12,
+  "H100": 989e12,
+  "H200": 989e12,
+  "B200": 2250e12,
+}
+# What JAX calls TPUs; a GPU's name has that of the table in it.
+TPU_KINDS = {
+  "TPU v4": "v4",
+  "TPU v5 lite": "v5e",
+  "TPU v5e": "v5e",
+  "TPU v5": "v5p",
+  "TPU v5p": "v5p",
+  "TPU v6 lite": "v6e",
+  "TPU v6e": "v6e",
+}
+
+
+def peak_flops(kind: str) -> float | None:
+  """bfloat16 FLOP/s of a device of that kind (jax.Device.device_kind); None where it is not known."""
+  if kind in TPU_KINDS:
+    return PEAKS[TPU_KINDS[kind]]
+  return next((peak for name, peak in PEAKS.items() if name[0].isupper() and name in kind), None)
+
 
 def count_flops(fn: Callable[..., Any], *args: Any) -> int:
   """Floating-point operations (two a multiply-add) of one call of `fn` on abstract arguments; elementwise work is left out."""

@@ -252,7 +252,7 @@ class Stage:
       return self.augmented(small, frames=T, height=H, width=W, logsnr=logsnr, noise=noise)
 
     grown = seen((lowres_video.shrink_pictures if cond.is_video is None else lowres_video.shrink)(x, lowres, output))
-    if cond.is_video is not None and self.spec.time_factor > 1 and batches.CaptionLayout.of(cond.text.shape[:2], batch_size=B, frames=T).images:
+    if self.spec.time_factor > 1 and batches.CaptionLayout.of(cond.text.shape[:2], batch_size=B, frames=T).images:
       pictures = seen(lowres_video.shrink_pictures(x, lowres, output))
       grown = jnp.where(cond.is_video[:, None, None, None, None], grown, pictures)
     return cond.replace(lowres=grown, aug_logsnr=logsnr)

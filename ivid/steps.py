@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -23,17 +23,25 @@ class TrainState:
     params: float32 parameters.
     ema: their exponential moving average, what is sampled from and shipped.
     opt_state: the optimizer's.
+    averages: power-function averages of the parameters, a tree for each width that the run keeps (ivid.weights.averages).
   """
 
   step: jax.Array
   params: Any
   ema: Any
   opt_state: Any
+  averages: tuple[Any, ...] = ()
 
 
-def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-  """The state before the first update; the EMA starts at the parameters."""
-  return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=jax.tree.map(jnp.copy, params), opt_state=optimizer.init(params))
+def init_state(params: Any, optimizer: optax.GradientTransformation, *, averages: int = 0) -> TrainState:
+  """The state before the first update; the EMA and so many power-function averages start at the parameters."""
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    ema=jax.tree.map(jnp.copy, params),
+    opt_state=optimizer.init(params),
+    averages=tuple(jax.tree.map(jnp.copy, params) for _ in range(averages)),
+  )
 
 
 def train_step(
@@ -45,8 +53,12 @@ def train_step(
   optimizer: optax.GradientTransformation,
   ema_decay: float,
   accumulation: int,
+  exponents: Sequence[float] = (),
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One update. A step whose loss or gradient is not finite changes nothing but the counter, so the state stays usable.
+
+  Args:
+    exponents: gamma of each of the state's power-function averages.
 
   Returns: the state and scalars: loss, grad_norm.
   """
@@ -57,8 +69,9 @@ def train_step(
   # The average follows quickly at first, else it would remember the initial values for 1 / (1 - decay) steps.
   decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
   ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, params)
+  averages = tuple(_power_average(a, params, gamma, state.step) for a, gamma in zip(state.averages, exponents, strict=True))
   finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-  new = TrainState(step=state.step, params=params, ema=ema, opt_state=opt_state)
+  new = TrainState(step=state.step, params=params, ema=ema, opt_state=opt_state, averages=averages)
   kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
   return kept.replace(step=state.step + 1), {"loss": loss, "grad_norm": grad_norm}
 
@@ -70,21 +83,26 @@ def distill_step(
   key: jax.Array,
   *,
   loss_fn: Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, jax.Array]],
-  optimizer: optax.GradientTransformation,
-  ema_decay: float,
-  accumulation: int,
+  **options: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """train_step against a frozen `teacher` (ivid.stage.Teacher); loss_fn(params, teacher, batch, key) -> (loss [B], u [B])."""
 
   def loss_of_lesson(params: Any, rows: Any, step_key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return loss_fn(params, teacher, rows, step_key)
 
-  return train_step(state, batch, key, loss_fn=loss_of_lesson, optimizer=optimizer, ema_decay=ema_decay, accumulation=accumulation)
+  return train_step(state, batch, key, loss_fn=loss_of_lesson, **options)
 
 
 def eval_step(params: Any, batch: Any, key: jax.Array, *, loss_fn: LossFn) -> tuple[jax.Array, jax.Array]:
   """Loss [B] and diffusion time u [B] of a batch, to be averaged by level."""
   return loss_fn(params, batch, key)
+
+
+def _power_average(average: Any, params: Any, gamma: float, step: jax.Array) -> Any:
+  """The average after one more update, `step` of them before: beta a + (1 - beta) p, beta = (1 - 1 / t)^(gamma + 1) (EDM2, section 3.1)."""
+  t = step.astype(jnp.float32) + 1.0
+  share = -jnp.expm1((gamma + 1.0) * jnp.log1p(-1.0 / t))  # 1 - beta, which is small: not by a difference
+  return jax.tree.map(lambda a, p: a + share * (p - a), average, params)
 
 
 def _gradients(params: Any, batch: Any, key: jax.Array, *, loss_fn: LossFn, accumulation: int) -> tuple[jax.Array, Any]:

@@ -2,11 +2,13 @@
 
   ivid bundle --config=nano --out=DIR --text=nano base=runs/base tsr1=runs/tsr1
 
-A folder that exists keeps the stages that are not given.
+A folder that exists keeps the stages that are not given. With --ema=0.08 the weights are an average of that relative width over the
+run, made from its snapshots (train.ema_widths).
 """
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -24,6 +26,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "text", "", "Folder of the text encoder, or the name of a shipped cascade (default: the config's).", flag_values=values
   )
+  flags.DEFINE_float("ema", None, "Relative width of the average, such as 0.08 (default: the run's EMA).", flag_values=values)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -39,11 +42,13 @@ def main(argv: Sequence[str]) -> None:
       raise UserError(f"unknown stage {name!r} in {name}={workdir}: {nearest(name, known)}")
   from ivid.sample.cascades import write_cascade
   from ivid.text.encoder import load_encoder
+  from ivid.weights.averages import load_average
   from ivid.weights.ema import load_ema
   from ivid.weights.opening import text_encoder_folder
 
   folder = text_encoder_folder(values.text or run.data.text_encoder)
-  stages = {name: load_ema(workdir) for name, workdir in workdirs.items()}
+  load = load_ema if values.ema is None else functools.partial(load_average, width=values.ema)
+  stages = {name: load(workdir) for name, workdir in workdirs.items()}
   digest = load_encoder(folder).hash
   spec = run.cascade.with_text_encoder(digest)
   cascade = write_cascade(values.out, spec, stages, folder)

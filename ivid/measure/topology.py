@@ -8,6 +8,7 @@ import math
 import os
 from typing import Any
 
+from ivid.flops import PEAKS
 from ivid.spec.errors import UserError, nearest
 
 
@@ -43,10 +44,10 @@ class Family:
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
 _SQUARES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 FAMILIES = {
-  "v4": Family(32e9, 275e12, 1.05e9, 4.5e10, 3, _CUBES, "v4-8", megacore=True),
-  "v5e": Family(16e9, 197e12, 1.5e9, 4.5e10, 2, _SQUARES, "v5litepod-4"),
-  "v5p": Family(95e9, 459e12, 1.75e9, 9e10, 3, _CUBES, "v5p-8"),
-  "v6e": Family(32e9, 918e12, 1.75e9, 9e10, 2, _SQUARES, "v6e-4"),
+  "v4": Family(32e9, PEAKS["v4"], 1.05e9, 4.5e10, 3, _CUBES, "v4-8", megacore=True),
+  "v5e": Family(16e9, PEAKS["v5e"], 1.5e9, 4.5e10, 2, _SQUARES, "v5litepod-4"),
+  "v5p": Family(95e9, PEAKS["v5p"], 1.75e9, 9e10, 3, _CUBES, "v5p-8"),
+  "v6e": Family(32e9, PEAKS["v6e"], 1.75e9, 9e10, 2, _SQUARES, "v6e-4"),
 }
 
 

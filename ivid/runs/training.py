@@ -11,7 +11,7 @@ import os
 import pathlib
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ import numpy as np
 
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.diffusion.distill import Teacher
+from ivid.flops import peak_flops
 from ivid.parallel.distributed import StopSignal, alone, connect, is_first
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import process_rows
@@ -37,11 +38,11 @@ from ivid.text.embedder import Embedder
 from ivid.train import phases
 from ivid.train.checkpoint import Checkpointer
 from ivid.train.drawing import drawn_first, make_drawing
-from ivid.train.loop import Hook, Loop
+from ivid.train.loop import Cost, Hook, Loop
 from ivid.train.metrics import MetricWriter
 from ivid.train.phases import Phase
 from ivid.train.rngs import stream
-from ivid.train.run import Lesson, Training, device_batches, make_evaluation, make_training, warm_start
+from ivid.train.run import Lesson, Training, device_batches, make_evaluation, make_training, model_flops, warm_start
 from ivid.weights.ema import latest_step
 from ivid.weights.opening import open_stage
 
@@ -105,8 +106,8 @@ def train_stage(
   )
   stop = StopSignal(mesh, seconds=seconds)
   with jax.set_mesh(mesh):
-    checkpointer = Checkpointer(workdir, run.train.checkpoint, stage)
-    state = _first_state(run, make(all_phases[0].train), all_phases, checkpointer, workdir, teacher)
+    checkpointer = Checkpointer(workdir, run.train.checkpoint, stage, widths=run.train.ema_widths)
+    state, flops = _first_state(run, make(all_phases[0].train), all_phases, checkpointer, workdir, teacher)
     writer = MetricWriter(workdir, active=is_first(), from_step=int(state.step))
     _say(f"follow with: tensorboard --logdir={workdir / 'tb'}")
     try:
@@ -114,9 +115,10 @@ def train_stage(
         if phase.name:
           _say(f"phase {phase.name}: steps {phase.first_step} to {phase.end}")
         part = _Part(dataclasses.replace(run, train=phase.train), Stage(stage), phase, make(phase.train), encoder, workdir, writer)
-        loop = _loop(part, int(state.step), checkpointer, total, teacher)
+        loop = _loop(part, int(state.step), checkpointer, total, teacher, phases.learning_rate(all_phases), flops)
         with contextlib.closing(loop.batches):
           state = loop.run(state, stop=stop)
+        flops = loop.flops_at(int(state.step))
         if int(state.step) < phase.end:
           break
     finally:
@@ -131,20 +133,24 @@ def train_stage(
 
 def _first_state(
   run: RunSpec, training: Training, all_phases: tuple[Phase, ...], checkpointer: Checkpointer, workdir: pathlib.Path, teacher: Any
-) -> TrainState:
-  """The state that the run starts from: the work folder's, or a new one, with the teacher's or init_from's weights if there are any."""
+) -> tuple[TrainState, float | None]:
+  """The state that the run starts from, and the arithmetic behind it (Seen.flops).
+
+  It is the work folder's, or a new one, with the teacher's or init_from's weights if there are any.
+  """
   if checkpointer.latest_step() is not None:
-    state, next_index = checkpointer.restore(training.state)
+    state, seen = checkpointer.restore(training.state)
     step = int(state.step)
     phase = phases.phase_at(all_phases, step)
-    if next_index != phase.index_at(step):
-      raise UserError(_other_batches(phase, workdir, step, next_index))
+    if seen.next_index != phase.index_at(step):
+      raise UserError(_other_batches(phase, workdir, step, seen.next_index))
     _say(f"resuming {workdir} at step {step}{f' of phase {phase.name}' if phase.name else ''}")
-    return state
+    return state, seen.flops
   state = training.init.jit()(stream(run.train.seed, "init"))
-  if teacher is not None:
-    return warm_start(state, teacher)
-  return warm_start(state, open_stage(run.train.init_from, run.stage, flag="train.init_from")[1]) if run.train.init_from else state
+  weights = teacher
+  if weights is None and run.train.init_from:
+    weights = open_stage(run.train.init_from, run.stage, flag="train.init_from")[1]
+  return state if weights is None else warm_start(state, weights), 0.0
 
 
 def _other_batches(phase: Phase, workdir: pathlib.Path, step: int, next_index: int) -> str:
@@ -195,8 +201,10 @@ class _Part:
     return hooks
 
 
-def _loop(part: _Part, step: int, checkpointer: Checkpointer, total: int, teacher: Any) -> Loop:
-  """The loop of a phase from update `step` on."""
+def _loop(
+  part: _Part, step: int, checkpointer: Checkpointer, total: int, teacher: Any, rate: Callable[[int], Any], flops: float | None
+) -> Loop:
+  """The loop of a phase from update `step` on, behind which there are so many `flops`."""
   training, update, on_devices = part.training, part.training.step.jit(), None
   if teacher is not None:
     placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), teacher, training.state.params)
@@ -213,7 +221,16 @@ def _loop(part: _Part, step: int, checkpointer: Checkpointer, total: int, teache
     checkpointer=checkpointer,
     writer=part.writer,
     hooks=part.hooks(on_devices),
+    rate=rate,
+    cost=Cost(model_flops(training), flops, _peak(training)),
   )
+
+
+def _peak(training: Training) -> float | None:
+  """bfloat16 FLOP/s of the run's devices together; None where it is not known."""
+  devices = training.mesh.devices
+  peak = peak_flops(devices.flat[0].device_kind)
+  return peak and peak * devices.size
 
 
 def _say(line: str) -> None:

@@ -13,6 +13,7 @@ from ivid.spec.sampling import is_power_of_two
 from ivid.spec.stage import LossWeight
 
 DEFAULT_STEPS = 10_000
+WIDEST_EMA = 12**-0.5  # relative width of the mean of all updates
 
 
 class OptimizerKind(enum.Enum):
@@ -128,6 +129,11 @@ class TrainSpec:
   crop: CropSpec = CropSpec()
   optimizer: OptimizerSpec = OptimizerSpec()
   ema_decay: float = 0.999
+  # Relative widths of power-function averages that are kept beside the EMA, such as (0.05, 0.1), and the updates between two snapshots
+  # of them, from which `ivid bundle --ema=` makes an average of any width (EDM2, 2312.02696, section 3). None by default: each is a copy of
+  # the weights in float32.
+  ema_widths: tuple[float, ...] = ()
+  ema_snapshot_every: int = 1000
   logsnr_shift: float | None = None  # of the noise in training; None: the stage's own, which sampling has
   init_from: str = ""  # another run's work folder (its EMA weights), or a cascade's folder or name, to start from
   log_every: int = 50
@@ -156,6 +162,11 @@ class TrainSpec:
       raise UserError(f"train.image_fraction={self.image_fraction}: expected 0 to 1")
     if not 0.0 <= self.ema_decay < 1.0:
       raise UserError(f"train.ema_decay={self.ema_decay}: expected 0 up to but not 1")
+    for width in self.ema_widths:
+      if not 0.0 < width < WIDEST_EMA:
+        raise UserError(f"train.ema_widths: {width:g}: expected above 0 and below {WIDEST_EMA:.3f}, such as 0.05 and 0.1")
+    if self.ema_snapshot_every < 1:
+      raise UserError(f"train.ema_snapshot_every={self.ema_snapshot_every}: expected 1 or more")
 
   @property
   def total_steps(self) -> int:

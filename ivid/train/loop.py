@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import math
 import time
@@ -13,7 +14,7 @@ import jax
 
 from ivid.spec.errors import UserError
 from ivid.steps import TrainState
-from ivid.train.checkpoint import Checkpointer
+from ivid.train.checkpoint import Checkpointer, Seen
 from ivid.train.metrics import MetricWriter
 from ivid.train.phases import Phase
 from ivid.train.progress import Progress
@@ -29,6 +30,21 @@ class Hook:
   call: Callable[[int, TrainState], Mapping[str, float]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What an update costs.
+
+  Attributes:
+    flops: of one update (ivid.train.run.model_flops).
+    before: of all updates before this loop; None: not known.
+    peak: FLOP/s of all devices together; None: not known.
+  """
+
+  flops: float
+  before: float | None = 0.0
+  peak: float | None = None
+
+
 class NonFiniteLoss(UserError):
   """The loss or its gradient stopped being finite."""
 
@@ -42,6 +58,8 @@ class Loop:
     step_fn: jitted; state in, state out.
     batches: of this process, already on the devices; the first one belongs to the state's step.
     key: stream of the loss.
+    rate: learning rate by update, for the log.
+    cost: for the log; None leaves arithmetic out.
   """
 
   phase: Phase
@@ -52,6 +70,8 @@ class Loop:
   checkpointer: Checkpointer
   writer: MetricWriter
   hooks: Sequence[Hook] = ()
+  rate: Callable[[int], Any] | None = None
+  cost: Cost | None = None
 
   def run(self, state: TrainState, *, stop: Callable[[], bool] = lambda: False) -> TrainState:
     """Trains to the end of the phase, or until `stop()`; saves at the end either way.
@@ -60,9 +80,9 @@ class Loop:
       NonFiniteLoss: names the first such step; the last good checkpoint stays.
     """
     spec, end = self.phase.train, self.phase.end
-    step = first = int(state.step)
+    step = self._first = int(state.step)
     pending: list[tuple[int, dict[str, jax.Array]]] = []
-    started = time.monotonic()
+    clock = _Clock()
     progress = Progress(total=self.total, initial=step, name=self.phase.name)
     with progress, _prefetched(self.batches) as batches:
       while step < end and not stop():
@@ -70,24 +90,39 @@ class Loop:
         step += 1
         pending.append((step, metrics))
         progress.update(step)
+        if step == self._first + 1:
+          clock.start_after(metrics)  # the first update waits for the compiler
+        else:
+          clock.steps += 1
         if step % spec.log_every == 0 or step == end:
-          rate = (step - first) / (time.monotonic() - started)
-          self._log(pending, rate, progress)
+          self._log(pending, clock, progress)
           pending = []
         for hook in self.hooks:
           if hook.every and step % hook.every == 0:
-            self.writer.write_scalars(step, hook.call(step, state))
+            with clock.paused(metrics):
+              scalars = hook.call(step, state)
+            self.writer.write_scalars(step, scalars)
+        if spec.ema_widths and step % spec.ema_snapshot_every == 0:
+          self.checkpointer.snapshot(state)
         if step % spec.checkpoint.every == 0:
           self._check(pending)
           self._save(state, step)
       self._check(pending)
-      if step > first:
+      if step > self._first:
         self._save(state, step)
+      if spec.ema_widths and step == self.total:
+        self.checkpointer.snapshot(state)
     self.checkpointer.wait()
     return state
 
   def _save(self, state: TrainState, step: int) -> None:
-    self.checkpointer.save(state, next_index=self.phase.index_at(step))
+    self.checkpointer.save(state, Seen(self.phase.index_at(step), self.flops_at(step)))
+
+  def flops_at(self, step: int) -> float | None:
+    """Floating-point operations of all updates up to `step`; None where those before the loop are not known."""
+    if self.cost is None or self.cost.before is None:
+      return None
+    return self.cost.before + (step - self._first) * self.cost.flops
 
   def _check(self, pending: list[tuple[int, dict[str, jax.Array]]]) -> None:
     for step, metrics in pending:
@@ -96,15 +131,49 @@ class Loop:
         text = ", ".join(f"{name}={value}" for name, value in values.items())
         raise NonFiniteLoss(f"step {step} is not finite ({text}): stopped; the checkpoints before it are good")
 
-  def _log(self, pending: list[tuple[int, dict[str, jax.Array]]], rate: float, progress: Progress) -> None:
-    self._check(pending)
-    names = pending[0][1]
-    means = {f"train/{name}": sum(float(m[name]) for _, m in pending) / len(pending) for name in names}
-    means["perf/steps_per_second"] = rate
-    means["perf/clips_per_second"] = rate * self.phase.train.batch_size
-    means["train/examples"] = self.phase.index_at(pending[-1][0])
-    self.writer.write_scalars(pending[-1][0], means)
-    progress.describe(loss=means.get("train/loss", math.nan), clips_per_s=means["perf/clips_per_second"])
+  def _log(self, pending: list[tuple[int, dict[str, jax.Array]]], clock: _Clock, progress: Progress) -> None:
+    self._check(pending)  # which waits for the devices: the clock then has no work in flight
+    step, names = pending[-1][0], pending[0][1]
+    row = {f"train/{name}": sum(float(m[name]) for _, m in pending) / len(pending) for name in names}
+    row["train/examples"] = self.phase.index_at(step)
+    if self.rate is not None:
+      row["train/learning_rate"] = float(self.rate(step - 1))
+    flops, speed = self.flops_at(step), clock.lap()
+    if flops is not None:
+      row["train/flops"] = flops
+    if speed is not None:
+      row |= {"perf/steps_per_second": speed, "perf/clips_per_second": speed * self.phase.train.batch_size}
+      if self.cost is not None and self.cost.peak:
+        row["perf/mfu"] = speed * self.cost.flops / self.cost.peak
+    self.writer.write_scalars(step, row)
+    progress.describe(loss=row.get("train/loss", math.nan), **({} if speed is None else dict(clips_per_s=row["perf/clips_per_second"])))
+
+
+class _Clock:
+  """Seconds of training since the last line of the log: neither compilation nor what hooks do counts."""
+
+  def __init__(self):
+    self.steps = 0
+    self._since = self._left_out = 0.0
+
+  def start_after(self, result: Any) -> None:
+    jax.block_until_ready(result)
+    self._since = time.monotonic()
+
+  @contextlib.contextmanager
+  def paused(self, result: Any) -> Iterator[None]:
+    """While something else goes on, once `result` is there."""
+    jax.block_until_ready(result)
+    started = time.monotonic()
+    yield
+    self._left_out += time.monotonic() - started
+
+  def lap(self) -> float | None:
+    """Updates a second since the last call; None after none but the first update."""
+    now = time.monotonic()
+    speed = self.steps / max(now - self._since - self._left_out, 1e-9) if self.steps else None
+    self.steps, self._since, self._left_out = 0, now, 0.0
+    return speed
 
 
 class _prefetched:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from ivid.diffusion.distill import Teacher
 from ivid.diffusion.loss import logsnr_buckets
+from ivid.flops import count_flops
 from ivid.parallel import distributed, sharding
 from ivid.programs import Program
 from ivid.spec import batch as batches
@@ -27,6 +28,7 @@ from ivid.steps import TrainState, distill_step, eval_step, init_state, train_st
 from ivid.train import phases
 from ivid.train.optimizer import make_optimizer
 from ivid.train.rngs import stream
+from ivid.weights.averages import exponent
 
 # embed(captions) -> (embeddings [N, L, D] bfloat16, mask [N, L] bool)
 EmbedFn = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
@@ -84,10 +86,11 @@ def make_training(
     params=shardings,
     ema=shardings,
     opt_state=sharding.optimizer_shardings(mesh, optimizer, params, shardings),
+    averages=(shardings,) * len(train.ema_widths),
   )
 
   def init(key: jax.Array) -> TrainState:
-    return init_state(unbox(stage.init(key)), optimizer)
+    return init_state(unbox(stage.init(key)), optimizer, averages=len(train.ema_widths))
 
   abstract = sharding.with_shardings(jax.eval_shape(init, jax.random.key(0)), state_shardings)
   rows = sharding.batch_sharding(mesh)
@@ -97,6 +100,7 @@ def make_training(
   batch = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows) for name, a in arrays.items()}
   key = jax.eval_shape(lambda: jax.random.key(0))
   update = dict(optimizer=optimizer, ema_decay=train.ema_decay, accumulation=train.accumulation)
+  update |= dict(exponents=tuple(exponent(width) for width in train.ema_widths))
   if lesson is None:
     name, teacher_args = "train", ()
     step = functools.partial(train_step, loss_fn=stage.loss, **update)
@@ -121,6 +125,18 @@ def make_training(
     ),
     evaluate=Program("eval", sharding.pinned(evaluate), (abstract.ema, *teacher_args, batch, key), mesh=mesh),
   )
+
+
+def model_flops(training: Training) -> int:
+  """Floating-point operations of one update, as MFU counts them: the network forward, and twice that backward.
+
+  What rematerialisation computes again is not counted; of a distillation the teacher's evaluations are.
+  """
+  with jax.set_mesh(training.mesh):
+    asked = count_flops(training.evaluate.fn, *training.evaluate.args)
+    params, *teacher, batch, key = training.evaluate.args
+    forward = count_flops(training.stage.loss, params, batch, key) if teacher else asked
+  return asked + 2 * forward
 
 
 def noised_as(spec: StageSpec, train: TrainSpec) -> StageSpec:
@@ -155,8 +171,12 @@ def warm_start(state: TrainState, params: Any) -> TrainState:
     if have.get(name) != want.get(name):
       raise UserError(f"train.init_from: parameter {name} has shape {have.get(name)}, this stage has {want.get(name)}")
   placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), params, state.params)
-  # Copied: the step donates its state, and params and EMA must not share memory.
-  return state.replace(params=placed, ema=jax.tree.map(lambda new, old: jax.device_put(np.array(new), old.sharding), params, state.ema))
+
+  def copied(old_tree: Any) -> Any:
+    """The step donates its state: no two of its parts may share memory."""
+    return jax.tree.map(lambda new, old: jax.device_put(np.array(new), old.sharding), params, old_tree)
+
+  return state.replace(params=placed, ema=copied(state.ema), averages=tuple(copied(average) for average in state.averages))
 
 
 def device_batches(

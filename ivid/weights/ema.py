@@ -15,7 +15,9 @@ from ivid.spec.errors import UserError
 from ivid.spec.stage import StageSpec
 
 FOLDER = "checkpoints"  # of a work folder
+SNAPSHOTS = "snapshots"  # of a work folder: power-function averages (ivid.weights.averages)
 EMA, META = "ema", "meta"  # items of a checkpoint
+AVERAGES, WIDTHS = "averages", "widths"  # items of a checkpoint and of a snapshot
 
 
 def is_run(folder: str | pathlib.Path) -> bool:
@@ -45,16 +47,31 @@ def load_ema(workdir: str | pathlib.Path) -> tuple[StageSpec, Any, int]:
     UserError: as `load_spec`.
   """
   path = _latest(workdir)
-  spec = read_spec(path)
-  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return read_spec(path), _restored(path, EMA), int(path.name)
+
+
+def snapshot_steps(workdir: str | pathlib.Path) -> list[int]:
+  """Steps of a run's snapshots in order; [] where there are none."""
+  folder = pathlib.Path(workdir).resolve() / SNAPSHOTS
+  return sorted(steps.checkpoint_steps(folder)) if folder.is_dir() else []
+
+
+def load_snapshot(workdir: str | pathlib.Path, step: int, *, weights: bool = True) -> tuple[list[float], Any]:
+  """Relative widths of the averages in a snapshot, and the averages, a list of trees on the first local device.
+
+  Args:
+    weights: whether to read the trees; None in their place otherwise.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  path = pathlib.Path(workdir).resolve() / SNAPSHOTS / str(step)
   try:
-    with ocp.StandardCheckpointer() as checkpointer:
-      stored = ocp.StandardCheckpointHandler().metadata(path / EMA).tree  # the checkpointer's own warns of a file that items never have
-      target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), stored)
-      params = checkpointer.restore(path / EMA, target)
-  except Exception as error:  # Orbax and TensorStore raise many classes for damaged files
-    raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
-  return spec, params, int(path.name)
+    found = json.loads((path / WIDTHS / "metadata").read_text(encoding="utf-8"))
+  except (OSError, json.JSONDecodeError) as error:
+    raise UserError(f"snapshot {path} cannot be read: {first_line(error)}") from None
+  widths = formats.migrate(found, formats.Kind.DATA, source=f"snapshot {path}")["widths"]
+  return widths, _restored(path, AVERAGES) if weights else None
 
 
 def read_spec(path: pathlib.Path) -> StageSpec:
@@ -69,6 +86,18 @@ def read_spec(path: pathlib.Path) -> StageSpec:
 def first_line(error: Exception) -> str:
   """What went wrong, in short: Orbax's messages have pages."""
   return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _restored(path: pathlib.Path, item: str) -> Any:
+  """A tree of arrays of a checkpoint or snapshot, on the first local device."""
+  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      stored = ocp.StandardCheckpointHandler().metadata(path / item).tree  # the checkpointer's own warns of a file that items never have
+      target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), stored)
+      return checkpointer.restore(path / item, target)
+  except Exception as error:  # Orbax and TensorStore raise many classes for damaged files
+    raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
 
 
 def _latest(workdir: str | pathlib.Path) -> pathlib.Path:

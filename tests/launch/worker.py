@@ -77,8 +77,8 @@ def main(argv):
     if checkpointer.latest_step() is None:
       state = jax.jit(init, out_shardings=shardings)()
     else:
-      state, index = checkpointer.restore(with_shardings(jax.eval_shape(init), shardings))
-      start = index // ROWS
+      state, have = checkpointer.restore(with_shardings(jax.eval_shape(init), shardings))
+      start = have.next_index // ROWS
       print(f"resuming at step {start}", flush=True)
     writer = MetricWriter(workdir, active=is_first(), from_step=start)
     step_fn = jax.jit(update, out_shardings=(shardings, replicated(mesh)))

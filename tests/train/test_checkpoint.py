@@ -12,7 +12,7 @@ from ivid.config import load_run
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.formats import FORMAT
 from ivid.spec.run import CheckpointSpec, MeshSpec
-from ivid.train.checkpoint import Checkpointer
+from ivid.train.checkpoint import Checkpointer, Seen
 from ivid.train.run import make_training
 from ivid.weights.ema import load_ema
 
@@ -33,7 +33,7 @@ def on_eight():
 
 def save(folder, state, stage=SPEC, step=7):
   checkpointer = Checkpointer(folder, CheckpointSpec(), stage)
-  checkpointer.save(state.replace(step=jax.numpy.asarray(step, jax.numpy.int32)), next_index=step * RUN.train.batch_size)
+  checkpointer.save(state.replace(step=jax.numpy.asarray(step, jax.numpy.int32)), Seen(step * RUN.train.batch_size, 2.5))
   checkpointer.close()
 
 
@@ -52,8 +52,8 @@ def assert_equal(a, b):
 def test_from_eight_devices_to_one_and_back(on_eight, saved, tmp_path):
   made, state = on_eight
   single = training(1)
-  restored, next_index = Checkpointer(saved, CheckpointSpec(), SPEC).restore(single.state)
-  assert next_index == 7 * RUN.train.batch_size and int(restored.step) == 7
+  restored, seen = Checkpointer(saved, CheckpointSpec(), SPEC).restore(single.state)
+  assert seen == Seen(7 * RUN.train.batch_size, 2.5) and int(restored.step) == 7
   assert all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(restored))
   assert_equal(restored.replace(step=0), state.replace(step=0))
   save(tmp_path, restored)
@@ -67,7 +67,7 @@ def test_every_json_of_a_checkpoint_has_its_format(on_eight, saved, tmp_path):
   shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
   path = tmp_path / "checkpoints" / "7" / "data" / "metadata"
   found = json.loads(path.read_text())
-  assert found == {"format": FORMAT, "next_index": 7 * RUN.train.batch_size}
+  assert found == {"format": FORMAT, "next_index": 7 * RUN.train.batch_size, "flops": 2.5}
   assert json.loads((path.parents[1] / "meta" / "metadata").read_text())["format"] == FORMAT
   path.write_text(json.dumps(found | {"format": FORMAT + 1}))
   with pytest.raises(ValueError, match=f"checkpoint .*7 was written by a newer ivid: format {FORMAT + 1}, this one reads up to {FORMAT}"):
@@ -116,6 +116,6 @@ def test_truncated_checkpoint(on_eight, saved, tmp_path, what):
 def test_old_steps_go_and_periods_stay(on_eight, tmp_path):
   checkpointer = Checkpointer(tmp_path, CheckpointSpec(max_to_keep=1, keep_period=4), SPEC)
   for step in (2, 4, 6, 7):
-    checkpointer.save(on_eight[1].replace(step=jax.numpy.asarray(step, jax.numpy.int32)), next_index=step)
+    checkpointer.save(on_eight[1].replace(step=jax.numpy.asarray(step, jax.numpy.int32)), Seen(step))
   checkpointer.close()
   assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [4, 7]

@@ -1,7 +1,9 @@
 """The loop: stops at the first non-finite loss, calls hooks, resumes its metrics."""
 
 import dataclasses
+import itertools
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,8 @@ import pytest
 
 from ivid.spec.run import CheckpointSpec, TrainSpec
 from ivid.steps import init_state
-from ivid.train import phases
-from ivid.train.loop import Hook, Loop, NonFiniteLoss
+from ivid.train import loop, phases
+from ivid.train.loop import Cost, Hook, Loop, NonFiniteLoss
 from ivid.train.metrics import MetricWriter
 
 SPEC = TrainSpec(steps=6, log_every=3, checkpoint=CheckpointSpec(every=2))
@@ -23,24 +25,26 @@ class Saved:
   def __init__(self):
     self.steps = []
 
-  def save(self, state, *, next_index):
-    self.steps.append((int(state.step), next_index))
+  def save(self, state, seen):
+    self.steps.append((int(state.step), seen.next_index))
+    self.flops = seen.flops
 
   def wait(self):
     self.waited = True
 
 
-def run(tmp_path, losses, *, hooks=(), stop=lambda: False):
+def run(tmp_path, losses, *, hooks=(), stop=lambda: False, before=lambda: None, **options):
   values = iter(losses)
 
   def step(state, batch, key):
+    before()
     return state.replace(step=state.step + 1), {"loss": jnp.asarray(batch), "grad_norm": jnp.asarray(1.0)}
 
   saved = Saved()
   writer = MetricWriter(tmp_path)
-  loop = Loop(phases.resolve(SPEC)[0], SPEC.total_steps, step, values, jax.random.key(0), saved, writer, hooks)
+  made = Loop(phases.resolve(SPEC)[0], SPEC.total_steps, step, values, jax.random.key(0), saved, writer, hooks, **options)
   try:
-    loop.run(init_state({}, optax.sgd(1.0)), stop=stop)
+    made.run(init_state({}, optax.sgd(1.0)), stop=stop)
   finally:
     writer.close()
   return saved
@@ -59,6 +63,31 @@ def test_logs_means_saves_and_calls_hooks(tmp_path):
   losses = [(row["step"], row["train/loss"]) for row in rows(tmp_path) if "train/loss" in row]
   assert losses == [(3, 2.0), (6, 5.0)]
   assert [row["step"] for row in rows(tmp_path) if "eval/loss" in row] == [3, 6]
+
+
+def test_speed_leaves_out_the_first_update_and_what_hooks_take(tmp_path, monkeypatch):
+  """By a clock that an update moves by a second, the first by a hundred, and a hook by a thousand."""
+  now = [0.0]
+  monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+  took = itertools.chain([100.0], itertools.repeat(1.0))
+
+  def pass_time(seconds=None):
+    now[0] += next(took) if seconds is None else seconds
+
+  hook = Hook(2, lambda step, state: pass_time(1000.0) or {})
+  cost = Cost(flops=3.0, before=10.0, peak=12.0)
+  saved = run(tmp_path, [1.0] * 8, hooks=[hook], before=pass_time, cost=cost, rate=lambda step: 0.5**step)
+  first, second = (row for row in rows(tmp_path) if "train/loss" in row)
+  for row, step in ((first, 3), (second, 6)):
+    assert row["perf/steps_per_second"] == pytest.approx(1.0) and row["perf/clips_per_second"] == pytest.approx(16.0)
+    assert row["perf/mfu"] == pytest.approx(0.25) and row["train/flops"] == 10.0 + 3.0 * step
+    assert row["train/learning_rate"] == 0.5 ** (step - 1)  # of the update that was made
+  assert saved.flops == 10.0 + 3.0 * 6
+
+
+def test_arithmetic_that_is_not_known_is_left_out(tmp_path):
+  saved = run(tmp_path, [1.0] * 8, cost=Cost(flops=3.0, before=None))
+  assert not any("train/flops" in row or "perf/mfu" in row for row in rows(tmp_path)) and saved.flops is None
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

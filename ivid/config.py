@@ -14,6 +14,7 @@ import importlib.util
 import pathlib
 import re
 import typing
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from ivid.spec import convert
 from ivid.spec.cascade import CascadeSpec, TextSpec
 from ivid.spec.errors import UsageError, UserError, nearest
 from ivid.spec.formats import expected_key
-from ivid.spec.run import DataSpec, DistillSpec, MeshSpec, RunSpec, TrainSpec
+from ivid.spec.run import DataSpec, DistillSpec, MeshSpec, PhaseSpec, RunSpec, TrainSpec
 from ivid.spec.stage import StageSpec, Task
 
 
@@ -64,7 +65,21 @@ def load_run(config: str | None, overrides: Sequence[str] = ()) -> RunSpec:
   read = convert.from_dict(Config, plain, "config")
   cascade = CascadeSpec(read.cascade.name, read.cascade.text, tuple(read.cascade.stages.values()))
   cascade.stage(read.stage)
+  for override in overrides:
+    _check_phases_keep(override.partition("=")[0], override, read.train)
   return RunSpec(read.stage, cascade, train=read.train, distill=read.distill, mesh=read.mesh, data=read.data)
+
+
+def _check_phases_keep(key: str, override: str, train: TrainSpec) -> None:
+  """UserError where every phase of the run has a value of its own for what is overridden; a warning where some have."""
+  name = {"train.optimizer.learning_rate": "learning_rate"}.get(key, key.removeprefix("train."))
+  if name in ("name", "steps") or name not in {field.name for field in dataclasses.fields(PhaseSpec)} or not key.startswith("train."):
+    return
+  own = [f"train.phases[{i}].{name} ({phase.name})" for i, phase in enumerate(train.phases) if getattr(phase, name) is not None]
+  if own and len(own) == len(train.phases):
+    raise UserError(f"--config.{override}: every phase has its own value: expected {', '.join(own)}, or train.phases=()")
+  if own:
+    warnings.warn(f"--config.{override} leaves phases that have their own value: {', '.join(own)}", stacklevel=3)
 
 
 def read_config(config: str | None) -> dict[str, Any]:
@@ -82,7 +97,8 @@ def read_config(config: str | None) -> dict[str, Any]:
   file, _, stage = config.partition(":")
   path = pathlib.Path(file) if file.endswith(".py") else _config_folder() / f"{file}.py"
   if not path.is_file():
-    raise UserError(f"no config {file!r}: {nearest(file, shipped_configs())}, or a .py file")
+    there = [str(found) for found in sorted(path.parent.glob("*.py"))] if file.endswith(".py") and path.parent.is_dir() else []
+    raise UserError(f"no config {file!r}: {nearest(file, [*there, *shipped_configs()])}, or a .py file")
   spec = importlib.util.spec_from_file_location(f"ivid_config_{path.stem}", path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
@@ -188,9 +204,22 @@ def _changed(hint: Any, node: Any, path: Sequence[str | int], override: _Overrid
     hints = typing.get_type_hints(hint)
     known = {field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(hint)}
   if name not in known:
-    raise UserError(f"unknown key '{at}.{name}': {expected_key(name, known)}")
+    places = [path for path in _places(Config, name, "config") if path != f"{at}.{name}"]
+    there = f"there is {' and '.join(places)}; " if places else ""
+    raise UserError(f"unknown key '{at}.{name}': {there}{expected_key(name, known)}")
   inner, default = known[name]
   return node | {name: _changed(inner, node.get(name, default), rest, override, f"{at}.{name}")}
+
+
+def _places(hint: Any, name: str, at: str) -> list[str]:
+  """Paths of the fields of that name in a section and those below it, without what stands in lists."""
+  hints = typing.get_type_hints(hint)
+  found = [f"{at}.{name}"] if name in hints else []
+  for field in dataclasses.fields(hint):
+    inner, _ = convert.without_none(hints[field.name])
+    if dataclasses.is_dataclass(inner):
+      found += _places(inner, name, f"{at}.{field.name}")
+  return found
 
 
 def _changed_item(hint: Any, node: Any, path: Sequence[str | int], override: _Override, at: str) -> list:

@@ -134,7 +134,7 @@ def test_a_file_without_get_config(tmp_path):
 
 
 def test_overrides_are_typed():
-  run = load_run("nano:base", ["train.batch_size=4", "train.optimizer.learning_rate=1", "train.optimizer.kind=adam"])
+  run = load_run("nano:ssr1", ["train.batch_size=4", "train.optimizer.learning_rate=1", "train.optimizer.kind=adam"])
   assert run.train.batch_size == 4
   assert run.train.optimizer.learning_rate == 1.0
   assert run.train.optimizer.kind.value == "adam"

@@ -8,7 +8,6 @@ run, made from its snapshots (train.ema_widths).
 
 from __future__ import annotations
 
-import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -16,7 +15,7 @@ from absl import flags
 
 from ivid.bin.flags import define_config, parse_flags
 from ivid.config import load_run
-from ivid.spec.errors import UsageError, UserError, nearest
+from ivid.spec.errors import UsageError
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -35,24 +34,10 @@ def main(argv: Sequence[str]) -> None:
   values, workdirs = line.flags, _workdirs(line.words)
   if not values.out:
     raise UsageError("--out is missing: expected the cascade's folder")
-  run = load_run(values.config, line.overrides)
-  known = run.cascade.stage_names
-  for name, workdir in workdirs.items():
-    if name not in known:
-      raise UserError(f"unknown stage {name!r} in {name}={workdir}: {nearest(name, known)}")
-  from ivid.sample.cascades import write_cascade
-  from ivid.text.encoder import load_encoder
-  from ivid.weights.averages import load_average
-  from ivid.weights.ema import load_ema
-  from ivid.weights.opening import text_encoder_folder
+  from ivid.runs.bundling import bundle
 
-  folder = text_encoder_folder(values.text or run.data.text_encoder)
-  load = load_ema if values.ema is None else functools.partial(load_average, width=values.ema)
-  stages = {name: load(workdir) for name, workdir in workdirs.items()}
-  digest = load_encoder(folder).hash
-  spec = run.cascade.with_text_encoder(digest)
-  cascade = write_cascade(values.out, spec, stages, folder)
-  for name in known:
+  cascade = bundle(load_run(values.config, line.overrides), workdirs, values.out, text=values.text, ema=values.ema)
+  for name in cascade.spec.stage_names:
     step = f"step {cascade.check(name).step}" if cascade.trained(name) else "not trained"
     print(f"{pathlib.Path(values.out) / name}: {step}")
 

@@ -105,8 +105,7 @@ def _upsampling(values: flags.FlagValues) -> None:
   stages = _stages(values, cascade, start=values.start_stage or second, stop=values.stop_stage)
   if stages[0].lowres is None:
     raise UserError(f"start_stage={stages[0].name} has no input: expected one of {', '.join(cascade.spec.stage_names[1:])}")
-  whole = cascade.spec.stages[-1].output  # stages before may squeeze what it shows
-  aspect = whole.width / whole.height
+  aspect = cascade.spec.aspect
   if values.clips:
     clips = ground_truth.real_clips(values.clips, aspect=aspect)
   else:

@@ -42,7 +42,7 @@ def parse_flags(
   try:
     rest = values([arg for arg in argv if not arg.startswith(prefix)])[1:]
   except flags.Error as error:
-    raise UsageError(str(error).splitlines()[0]) from None
+    raise UsageError(str(error).splitlines()[0] + (_as_override(argv) if overrides else "")) from None
   if rest and not words:
     raise UsageError(f"unexpected argument {rest[0]!r}: expected flags alone{_with_dashes(rest[0], values)}")
   return CommandLine(values, changed, rest)
@@ -52,6 +52,12 @@ def _with_dashes(word: str, values: flags.FlagValues) -> str:
   """How to write a word that looks like a flag whose dashes were forgotten."""
   name = word.partition("=")[0]
   return f", such as --{word}" if "=" in word and (name in values or name.startswith("config.")) else ""
+
+
+def _as_override(argv: Sequence[str]) -> str:
+  """How to write the first flag that looks like an override without its --config."""
+  dotted = next((arg for arg in argv if arg.startswith("--") and "." in arg.partition("=")[0]), "")
+  return f" (an override of the config: --config.{dotted[2:]})" if dotted and not dotted.startswith("--config.") else ""
 
 
 def define_config(values: flags.FlagValues) -> None:

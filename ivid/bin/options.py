@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from ivid.spec.sampling import any_stage_samplers
+
 if TYPE_CHECKING:
   from ivid.sample.plan import Overrides
 
 HELP = {
   "steps": "Sampling steps: 32 for all stages, or base=64,ssr1=16; default: the cascade's.",
-  "sampler": "ddim, ancestral or dpmpp_2m; by stage as --steps.",
+  "sampler": f"{any_stage_samplers()}; of distilled stages, the one they were made for; by stage as --steps.",
   "guidance": "Weight w of (1 + w) x_cond - w x_uncond; 15:1 oscillates; by stage as --steps.",
   "threshold": "none, static or dynamic; by stage as --steps.",
   "aug_snr": "Power ratio of the noise augmentation of a stage's input, such as 3 or 5; by stage as --steps.",

@@ -40,11 +40,21 @@ def dry_run(run: RunSpec, *, json_path: str | None = None) -> None:
     if phase.name:
       report |= dict(phase=phase.name, steps=phase.train.steps, first_step=phase.first_step, examples=phase.index_at(phase.end))
       print(f"phase       {phase.name}: steps {phase.first_step} to {phase.end}, {report['examples']:,} examples at its end")
+    report |= dict(learning_rate=_rates(run.train, phase))
     print(format_report(report))
     reports.append(report)
   if json_path:
     report = dict(phases=reports) if run.train.phases else reports[0]
     write_whole(json_path, json.dumps(formats.stamped(report), indent=1))
+
+
+def _rates(train: TrainSpec, phase: phases.Phase) -> dict[str, Any]:
+  """The learning rate of a phase's first, highest and last update, and the updates of its warm-up."""
+  rate, steps = phases.learning_rate(phases.resolve(train)), phase.train.steps
+  first, last = phase.first_step, phase.end - 1
+  warmup = phases.warmup_steps(phase.train.optimizer, steps)
+  values = dict(first=float(rate(first)), highest=float(rate(first + warmup)), last=float(rate(last)))
+  return values | dict(warmup_steps=warmup, decay=phase.train.optimizer.decay.value)
 
 
 def dry_run_report(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: int) -> dict[str, Any]:
@@ -74,6 +84,10 @@ def format_report(report: dict[str, Any]) -> str:
   lines = [f"stage       {report['stage']}: {report['input'] or 'noise'} -> {report['output']}"]
   lines.append(f"parameters  {report['parameters']:,}")
   lines.append(f"GFLOP       {report['gflop_per_evaluation']:.2f} an evaluation, {report['gflop_per_step']:.1f} a training step")
+  if "learning_rate" in report:
+    rate = report["learning_rate"]
+    highest = f"{rate['highest']:.3g} after {rate['warmup_steps']:,} updates"
+    lines.append(f"rate        {rate['first']:.3g}, {highest}, {rate['decay']} to {rate['last']:.3g}")
   lines.append("mesh        " + " x ".join(f"{axis}={size}" for axis, size in report["mesh"].items()))
   for name, (*shape, dtype) in report["batch"].items():
     lines.append(f"batch       {name:<10} {dtype:<9} {shape}")

@@ -150,8 +150,7 @@ def enter(
   want = stages[0].lowres.input
   if not given:
     raise UserError(f"--start_stage={stages[0].name} needs --input=clip; it takes {want}")
-  whole = cascade.spec.stages[-1].output  # stages before may squeeze what it shows
-  aspect = whole.width / whole.height
+  aspect = cascade.spec.aspect
   if isinstance(first, np.ndarray):
     if first.dtype != np.uint8 or first.ndim != 4 or first.shape[-1] != 3 or not len(first):
       raise UserError(f"input of {first.dtype} {list(first.shape)}: expected uint8 [frames, height, width, 3]")

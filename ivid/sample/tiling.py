@@ -121,8 +121,9 @@ def _cut(spec: StageSpec, axis: str, size: int, step: int, want: int) -> list[Cu
     raise UserError(f"tile {axis}={want}: stage {spec.name} takes {axis} whole: {error}") from None
   stride = (length - 2 * halo) // step * step
   if stride < 1:
-    least = 2 * halo + step
-    raise UserError(f"tile {axis}={want} of stage {spec.name} is all overlap: expected {least + (size - least) % step} or more")
+    least = 2 * halo + step + (size - 2 * halo - step) % step
+    enough = f"{least} or more, or 0 for all of {size}" if least < size else f"0, all of {size}"
+    raise UserError(f"tile {axis}={want} of stage {spec.name} is all overlap: expected {enough}")
   starts = [*range(0, size - length, stride), size - length]
   stops = [*(start + length - halo for start in starts[:-1]), size]
   return [((start, start + length), core) for start, core in zip(starts, itertools.pairwise([0, *stops]), strict=True)]

@@ -55,7 +55,8 @@ class CascadeSpec:
         )
     for before, stage in zip(self.stages, self.stages[1:], strict=False):
       if stage.lowres is None:
-        raise UserError(f"cascade {self.name}: stage {stage.name} after {before.name} has task base, expected tsr or ssr")
+        expected = " or ".join(task.value for task in Task if task is not Task.BASE)
+        raise UserError(f"cascade {self.name}: stage {stage.name} after {before.name} has task base, expected {expected}")
       for field in dataclasses.fields(before.output):
         have, want = getattr(before.output, field.name), getattr(stage.lowres.input, field.name)
         if have != want:
@@ -66,6 +67,11 @@ class CascadeSpec:
   @property
   def stage_names(self) -> tuple[str, ...]:
     return tuple(stage.name for stage in self.stages)
+
+  @property
+  def aspect(self) -> float:
+    """Width over height of what a clip shows: the last stage's, as stages before it may squeeze the picture."""
+    return self.stages[-1].output.width / self.stages[-1].output.height
 
   def stage(self, name: str) -> StageSpec:
     """The stage of that name; UserError naming the nearest one otherwise."""

@@ -13,6 +13,7 @@ from ivid.spec.errors import UserError, nearest
 from ivid.spec.formats import expected_key
 
 T = TypeVar("T")
+DEEP = 3  # dots of a path from which on a section has namesakes, as the stages of a cascade have, and an error says which it is in
 
 
 def to_dict(spec: Any) -> Any:
@@ -46,7 +47,13 @@ def from_dict(cls: type[T], mapping: Mapping[str, Any], path: str = "") -> T:
   ]
   if missing:
     raise UserError(f"missing key {_join(path, missing[0])!r} of {cls.__name__}")
-  return cls(**{key: typed(hints[key], mapping[key], _join(path, key)) for key in mapping})
+  values = {key: typed(hints[key], mapping[key], _join(path, key)) for key in mapping}
+  try:
+    return cls(**values)
+  except UserError as error:
+    if path.count(".") < DEEP:
+      raise
+    raise UserError(f"{error} (in {path})") from None
 
 
 def _join(path: str, key: str) -> str:

@@ -15,6 +15,12 @@ class SamplerKind(enum.Enum):
   STOCHASTIC = "stochastic"  # of distilled stages: a DDIM step of twice the size, then back up by one (section 2.7)
 
 
+def any_stage_samplers() -> str:
+  """Names of the samplers that need no distillation, in words."""
+  *names, last = (kind.value for kind in SamplerKind if kind is not SamplerKind.STOCHASTIC)
+  return f"{', '.join(names)} or {last}"
+
+
 class ThresholdKind(enum.Enum):
   NONE = "none"
   STATIC = "static"  # clip to [-1, 1]
@@ -28,6 +34,14 @@ class GuidanceSpec:
   weight: float = 0.0
   low: float | None = None  # None: constant; else `weight` and `low` alternate after the first steps
   constant_part: float = 0.2  # share of the steps that keep `weight` before the alternation
+
+  def __post_init__(self):
+    for name in ("weight", "low"):
+      value = getattr(self, name)
+      if value is not None and not 0.0 <= value < float("inf"):
+        raise UserError(f"sampling.guidance.{name}={value:g}: expected 0 or more; 0 is the model as it was trained")
+    if not 0.0 <= self.constant_part <= 1.0:
+      raise UserError(f"sampling.guidance.constant_part={self.constant_part}: expected 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +96,7 @@ class StudentSpec:
         f"stage {stage} was distilled for the {self.sampler.value} sampler: sampler={sampling.sampler.value}, expected {self.sampler.value}"
       )
     if not self.steps and sampling.sampler is SamplerKind.STOCHASTIC:
-      raise UserError(f"stage {stage} was distilled in guidance alone: sampler=stochastic, expected ddim, ancestral or dpmpp_2m")
+      raise UserError(f"stage {stage} was distilled in guidance alone: sampler=stochastic, expected {any_stage_samplers()}")
     for w in (sampling.guidance.weight, sampling.guidance.low):
       if w is not None and not self.w_min <= w <= self.w_max:
         raise UserError(f"stage {stage} was distilled for guidance from {self.w_min:g} to {self.w_max:g}: guidance={w:g} is outside")

@@ -8,11 +8,14 @@ import math
 
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UserError, nearest
-from ivid.spec.sampling import SamplerKind, SamplingSpec, StudentSpec
+from ivid.spec.sampling import SamplerKind, SamplingSpec, StudentSpec, any_stage_samplers
 
 
 class Task(enum.Enum):
-  """What a stage adds to its input (Imagen Video, section 2.2)."""
+  """What a stage adds to its input (Imagen Video, section 2.2).
+
+  It says which sizes StageSpec lets differ between input and output, and nothing else: what a stage does follows from them.
+  """
 
   BASE = "base"
   TSR = "tsr"  # temporal super-resolution: more frames, same picture
@@ -137,13 +140,14 @@ class UNetSpec:
       raise UserError(f"unet.text_width={self.text_width}: expected 0 or more")
     if self.text_patch < 1 or (self.text_patch > 1 and not self.text_width):
       raise UserError(f"unet.text_patch={self.text_patch}, text_width={self.text_width}: expected 1, or more with a text_width")
-    if self.patch < 1:
-      raise UserError(f"unet.patch={self.patch}: expected 1 or more")
+    for name in ("patch", "io_kernel", "embed_dim", "head_dim", "norm_groups", "text_dim"):
+      if getattr(self, name) < 1:
+        raise UserError(f"unet.{name}={getattr(self, name)}: expected 1 or more")
     for name in ("dtype", "param_dtype"):
       if getattr(self, name) not in ("float32", "bfloat16"):
         raise UserError(f"unet.{name}={getattr(self, name)!r}: expected 'float32' or 'bfloat16'")
     for i, level in enumerate(self.levels):
-      for name in ("blocks", "residuals", "unroll"):
+      for name in ("channels", "blocks", "residuals", "unroll"):
         if getattr(level, name) < 1:
           raise UserError(f"unet.levels[{i}].{name}={getattr(level, name)}: expected 1 or more")
       if self.norm is Norm.GROUP and level.channels % self.norm_groups:
@@ -235,7 +239,7 @@ class StageSpec:
     if self.student is not None:
       self.student.check(self.sampling, self.name)
     elif self.sampling.sampler is SamplerKind.STOCHASTIC:
-      raise UserError(f"stage {self.name} is not distilled: sampler=stochastic, expected ddim, ancestral or dpmpp_2m")
+      raise UserError(f"stage {self.name} is not distilled: sampler=stochastic, expected {any_stage_samplers()}")
     if (self.task is Task.BASE) != (self.lowres is None):
       raise UserError(f"stage {self.name}: task {self.task.value} {'takes no' if self.task is Task.BASE else 'needs a'} lowres section")
     stride = self.unet.stride
@@ -256,7 +260,7 @@ class StageSpec:
     small, big = self.lowres.input, self.output
     if self.task is Task.TSR and (small.height, small.width) != (big.height, big.width):
       raise UserError(f"stage {self.name}: a temporal stage keeps the picture, but {small} becomes {big}")
-    if self.task is Task.TSR and big.frames % small.frames:
+    if big.frames % small.frames:
       raise UserError(f"stage {self.name}: {big.frames} frames are no multiple of its input's {small.frames}")
     if self.task is Task.SSR and (small.frames, small.fps) != (big.frames, big.fps):
       raise UserError(f"stage {self.name}: a spatial stage keeps frames and rate, but {small} becomes {big}")

@@ -103,8 +103,13 @@ def learning_rate(phases: tuple[Phase, ...]) -> optax.Schedule:
   return optax.join_schedules(schedules, [phase.end for phase in phases[:-1]])
 
 
+def warmup_steps(spec: OptimizerSpec, steps: int) -> int:
+  """Updates of a phase's warm-up: the spec's, or all but the last of a phase that is shorter."""
+  return min(spec.warmup_steps, max(steps - 1, 0))
+
+
 def _warmup_and_decay(spec: OptimizerSpec, steps: int, *, start: float) -> optax.Schedule:
-  warmup = min(spec.warmup_steps, max(steps - 1, 0))
+  warmup = warmup_steps(spec, steps)
   peak, left = spec.learning_rate, max(steps - warmup, 1)
   match spec.decay:
     case Decay.COSINE:

@@ -25,6 +25,7 @@ def shrink(x: Any, lowres: LowresSpec, output: ClipShape) -> Any:
     UserError: a size of `x` that the ratio does not take to a whole number.
   """
   frames = _scaled("frames", x.shape[1], lowres.input.frames, output.frames)
+  assert x.shape[1] % frames == 0, (x.shape, frames)  # StageSpec has whole multiples alone
   return shrink_pictures(x[:, :: x.shape[1] // frames], lowres, output)
 
 

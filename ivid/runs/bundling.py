@@ -1,0 +1,39 @@
+"""Trained stages collected in a cascade's folder."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+
+from ivid.sample.cascades import write_cascade
+from ivid.spec.errors import UserError, nearest
+from ivid.spec.run import RunSpec
+from ivid.text.encoder import load_encoder
+from ivid.weights.cascades import CascadeFolder
+from ivid.weights.opening import text_encoder_folder
+
+
+def bundle(run: RunSpec, workdirs: Mapping[str, str], out: str | os.PathLike, *, text: str = "", ema: float | None = None) -> CascadeFolder:
+  """Writes stages' averaged weights and specs to the cascade folder `out`, new or with other stages in it; `ivid bundle` without its flags.
+
+  Args:
+    run: of any stage of the cascade.
+    workdirs: work folder of each stage that is taken.
+    text: folder of the text encoder, or the name of a shipped cascade; empty: the run's.
+    ema: relative width of the average (ivid.weights.averages); None: the run's EMA.
+
+  Raises:
+    UserError: a stage that the cascade does not have or that another run trained; nothing is changed then.
+  """
+  from ivid.weights.averages import load_average
+  from ivid.weights.ema import load_ema
+
+  known = run.cascade.stage_names
+  for name, workdir in workdirs.items():
+    if name not in known:
+      raise UserError(f"unknown stage {name!r} in {name}={workdir}: {nearest(name, known)}")
+  folder = text_encoder_folder(text or run.data.text_encoder)
+  load = load_ema if ema is None else functools.partial(load_average, width=ema)
+  stages = {name: load(workdir) for name, workdir in workdirs.items()}
+  return write_cascade(out, run.cascade.with_text_encoder(load_encoder(folder).hash), stages, folder)

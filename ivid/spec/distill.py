@@ -1,0 +1,57 @@
+"""How a stage is distilled."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from ivid.spec.errors import UserError
+from ivid.spec.sampling import is_power_of_two
+from ivid.spec.stage import LossWeight
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillSpec:
+  """Distillation of one stage: guidance first, then halving from teacher_steps to final_steps (Imagen Video, section 2.7).
+
+  Batches, crops, data and all that is not named here are those of the stage's training.
+  """
+
+  teacher_steps: int = 256  # N0, of the DDIM sampler that the first halving compares with; a distilled teacher brings its own
+  final_steps: int = 8
+  stochastic: tuple[int, ...] = ()  # step counts for which a student of the stochastic sampler is made too
+  w_min: float = 0.0  # guidance weights drawn in training; with oscillation the range holds both
+  w_max: float = 0.0  # both 0: the stage is sampled without guidance, and none is distilled
+  loss_weight: LossWeight = LossWeight.TRUNCATED_SNR
+  guidance_updates: int = 10_000
+  updates: int = 10_000  # of each halving
+  last_updates: int = 20_000  # of the halvings to 2 and to 1 steps (Progressive Distillation, section 5, doubles them)
+  learning_rate: float = 3e-4
+  num_samples: int = 4  # clips of the report
+  adherence_prompts: int = 0  # of each group, for each student; moving_shapes alone
+
+  def __post_init__(self):
+    for name in ("teacher_steps", "final_steps"):
+      value = getattr(self, name)
+      if not is_power_of_two(value):
+        raise UserError(f"distill.{name}={value}: expected a power of two, the nearest is {nearest_power_of_two(value)}")
+    if self.final_steps >= self.teacher_steps:
+      raise UserError(f"distill.final_steps={self.final_steps}: expected fewer than teacher_steps={self.teacher_steps}")
+    if not 0.0 <= self.w_min <= self.w_max < float("inf"):
+      raise UserError(f"distill.w_min={self.w_min}, w_max={self.w_max} is an empty range: expected 0 <= w_min <= w_max")
+    if self.loss_weight not in (LossWeight.TRUNCATED_SNR, LossWeight.V):
+      raise UserError(f"distill.loss_weight={self.loss_weight.value}: expected truncated_snr or v (SNR + 1)")
+    for name in ("guidance_updates", "updates", "last_updates", "num_samples"):
+      if getattr(self, name) < 1:
+        raise UserError(f"distill.{name}={getattr(self, name)}: expected 1 or more")
+    if self.learning_rate <= 0:
+      raise UserError(f"distill.learning_rate={self.learning_rate}: expected a positive number")
+    for steps in self.stochastic:
+      if not (is_power_of_two(steps) and max(2, self.final_steps) <= steps < self.teacher_steps):
+        raise UserError(
+          f"distill.stochastic: {steps} steps; expected a power of two from {max(2, self.final_steps)} to {self.teacher_steps // 2}"
+        )
+
+
+def nearest_power_of_two(value: int) -> int:
+  return 1 << max(0, round(math.log2(max(value, 1))))

@@ -36,8 +36,8 @@ def _stages() -> dict:
     tsr3=_stage("tsr", (32, 512, 512), (64, 80), "text"),
     ssr4=_stage("ssr", (32, 1024, 1024), (48, 64), "text"),
     tsr4=_stage("tsr", (64, 1024, 1024), (48, 64), "text"),
-    ssr5=_stage("ssr", (64, 768, 1280), (40, 48), "none", norm="rms", shrink="triangle"),
-    tsr5=_stage("tsr", (128, 768, 1280), (40, 48), "none", norm="rms"),
+    ssr5=_stage("ssr", (64, 768, 1280), (40, 48), "both", norm="rms", head_dim=8, shrink="triangle"),
+    tsr5=_stage("tsr", (128, 768, 1280), (40, 48), "both", norm="rms", head_dim=8),
   )
 
 
@@ -57,9 +57,10 @@ def _base() -> dict:
 
 
 def _stage(task: str, clip: tuple, channels: tuple, attention: str, *, shrink: str = "box", residual_std: float = 0.1, **unet) -> dict:
-  """Two levels, of which the lower attends: `attention` is "low" (over space and to the text), "text" (to the text alone) or "none"."""
+  """Two levels, of which the lower attends over space and to the text ("low") or to the text alone ("text"); both to that with "both"."""
   fine, coarse = (dict(channels=width, time="convolution") for width in channels)
-  coarse |= dict(spatial_attention=attention == "low", cross_attention=attention != "none")
+  fine |= dict(cross_attention=attention == "both")
+  coarse |= dict(spatial_attention=attention == "low", cross_attention=True)
   common = dict(patch=8, io_kernel=1, embed_dim=64, head_dim=16, scale_input=True, residual_std=residual_std)
   return dict(
     task=task,

@@ -9,7 +9,7 @@ Sized for two CPU cores (hours) or one GPU (minutes). See README.md for what eac
 import ml_collections
 
 PATCH4 = "base_patch4"
-BATCHES = {"base": 8, PATCH4: 16, "tsr1": 8}
+PICTURES = dict(ssr2=8, ssr3=8)  # a batch of single pictures, where they are large
 CROPS = dict(tsr2=(16, 64, 64), tsr3=(16, 64, 64), ssr3=(8, 192, 192))  # frames, height and width of the stage's output
 
 
@@ -26,15 +26,16 @@ def get_config(stage: str = "base") -> ml_collections.ConfigDict:
 
 
 def _stages() -> dict:
-  plain, low = dict(attend=False, norm="rms", head_dim=32), dict(attend=True)
+  """Thin levels where there are many positions, as in the base."""
+  low, plain = dict(looks=True), dict(looks=False, norm="rms")
   return dict(
     base=_base(),
-    tsr1=_stage("tsr", (32, 24, 40, 6.0), (88, 112), patch=4, residual_std=0.2, embed_dim=96, **low),
-    ssr1=_stage("ssr", (32, 48, 80, 6.0), (64, 112), patch=4, residual_std=0.15, **low),
-    ssr2=_stage("ssr", (32, 192, 320, 6.0), (80, 88), residual_std=0.1, head_dim=8, **low),
-    tsr2=_stage("tsr", (64, 192, 320, 12.0), (64, 80), residual_std=0.15, **plain),
-    tsr3=_stage("tsr", (128, 192, 320, 24.0), (56, 72), residual_std=0.1, **plain),
-    ssr3=_stage("ssr", (128, 768, 1280, 24.0), (40, 48), residual_std=0.08, **plain),
+    tsr1=_stage("tsr", (32, 24, 40, 6.0), (16, 48, 96, 80), residual_std=0.2, embed_dim=128, **low),
+    ssr1=_stage("ssr", (32, 48, 80, 6.0), (24, 56, 112), patch=2, residual_std=0.15, **low),
+    ssr2=_stage("ssr", (32, 192, 320, 6.0), (24, 48, 112), patch=4, residual_std=0.1, **low),
+    tsr2=_stage("tsr", (64, 192, 320, 12.0), (24, 48, 80), patch=4, residual_std=0.15, **plain),
+    tsr3=_stage("tsr", (128, 192, 320, 24.0), (24, 48, 64), patch=4, residual_std=0.1, **plain),
+    ssr3=_stage("ssr", (128, 768, 1280, 24.0), (40, 40), patch=8, residual_std=0.08, head_dim=8, text_width=32, **plain),
   )
 
 
@@ -70,40 +71,56 @@ def _patch4() -> dict:
   return dict(unet=unet, diffusion=dict(prediction="x", sigma_floor=0.15), sampling=dict(guidance=dict(weight=2.0)))
 
 
-def _stage(task: str, clip: tuple, channels: tuple, *, attend: bool, **unet) -> dict:
-  """Two levels; with `attend` the lower one looks over the frame and at the text."""
-  fine, coarse = (dict(channels=width, time="convolution") for width in channels)
-  coarse |= dict(spatial_attention=attend, cross_attention=attend)
-  common = dict(patch=8, io_kernel=1, embed_dim=64, head_dim=16, scale_input=True)
+def _stage(task: str, clip: tuple, channels: tuple, *, looks: bool, **unet) -> dict:
+  """Levels of these channels; the coarsest reads the text, and with `looks` looks over the frame."""
+  levels = [dict(channels=width, time="convolution") for width in channels]
+  levels[-1] |= dict(spatial_attention=looks, cross_attention=True)
+  common = dict(patch=1, io_kernel=1, embed_dim=64, head_dim=16, scale_input=True, text_width=64, text_patch=4)
   return dict(
     task=task,
     output=_clip(*clip),
-    unet=dict(levels=[fine, coarse], **common | unet),
-    # Patched stages output x: clean pixels pass a narrow network, the noise values of a patch do not. These have to read what is there
-    # from their input, also where z_t is all noise: no level weighs more than that one.
+    unet=dict(levels=levels, **common | unet),
+    # They output x, about the clip that they read (unet.residual_std): no noise level weighs more than the one where z_t says nothing.
     diffusion=dict(prediction="x", loss_weight="x", sigma_floor=0.15),
-    lowres=dict(time_fill="linear", aug_logsnr_min=4.0, aug_snr=20_000.0),
-    # Given its input, the world has little left to choose: one step, the mean, was nearest to ground truth and flickered least.
-    sampling=dict(steps=1),
+    # Noise enough in the input that a stage learns to draw what its text says where the stage before drew it badly (section 2.5).
+    lowres=dict(time_fill="linear", aug_logsnr_min=-1.0, aug_logsnr_max=6.0, aug_snr=20.0),
+    sampling=dict(steps=4),
   )
 
 
 def _train(stage: str) -> dict:
-  train = dict(steps=20_000, optimizer=dict(kind="muon", learning_rate=2e-3), sample_every=1000)
-  train |= dict(batch_size=BATCHES.get(stage, 4), crop=_clip(*CROPS.get(stage, ())))
+  train = dict(optimizer=dict(kind="muon", learning_rate=2e-3), sample_every=1000)
+  if stage == PATCH4:
+    return train | dict(steps=20_000, batch_size=16)
   if stage != "base":
-    return train
+    return train | _train_super_resolution(stage)
   # Pictures first, then how they move: one core learns from about 28 pictures per second, 8 clips of four frames, or 2 whole ones.
   phases = (
     dict(name="images", steps=10_000, frames=1, image_fraction=0.0, batch_size=32, logsnr_shift=0.0),
     dict(name="clips4", steps=5_000, frames=4, batch_size=16, learning_rate=1e-3, logsnr_shift=-1.0),
     dict(name="clips", steps=10_000, frames=0, batch_size=8, learning_rate=1e-3),
   )
-  return train | dict(steps=None, image_fraction=0.25, adherence_every=1000, phases=phases)
+  return train | dict(batch_size=8, steps=None, image_fraction=0.25, adherence_every=1000, phases=phases)
+
+
+def _train_super_resolution(stage: str) -> dict:
+  """Pictures first: what is sharp is learnt from them, at a fraction of a clip's cost."""
+  frames, height, width = CROPS.get(stage, (0, 0, 0))
+  phases = (
+    dict(name="images", steps=3000, frames=1, image_fraction=0.0, batch_size=PICTURES.get(stage, 32), learning_rate=2e-3),
+    dict(name="clips", steps=5000, batch_size=8 if stage == "tsr1" else 4, learning_rate=1e-3),
+  )
+  averages = dict(ema_widths=(0.05, 0.1), ema_snapshot_every=1000)
+  return dict(steps=None, image_fraction=0.25, phases=phases, crop=_clip(frames, height, width), **averages)
 
 
 def _distill(stage: str) -> dict:
-  distill = dict(teacher_steps=32, final_steps=1, guidance_updates=1000, updates=200, last_updates=400, learning_rate=5e-4)
+  distill = dict(teacher_steps=32, final_steps=1, updates=200, last_updates=400, learning_rate=5e-4)
   if stage == "base":  # the others are sampled without guidance
-    return distill | dict(stochastic=(8,), w_max=4.0, updates=500, last_updates=1000, num_samples=8, adherence_prompts=25)
+    phases = (
+      dict(name="images", steps=6250, frames=1, batch_size=32),
+      dict(name="clips", steps=500, frames=0, batch_size=32, accumulation=4),
+    )
+    distill |= dict(w_max=4.0, guidance_phases=phases, guidance_learning_rate=1e-4)
+    return distill | dict(stochastic=(8,), updates=500, last_updates=1000, num_samples=8, adherence_prompts=25)
   return distill if stage in ("tsr1", "ssr1") else distill | dict(num_samples=2)

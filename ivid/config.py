@@ -23,9 +23,11 @@ import ml_collections
 import ivid
 from ivid.spec import convert
 from ivid.spec.cascade import CascadeSpec, TextSpec
+from ivid.spec.distill import DistillSpec
 from ivid.spec.errors import UsageError, UserError, nearest
 from ivid.spec.formats import expected_key
-from ivid.spec.run import DataSpec, DistillSpec, MeshSpec, PhaseSpec, RunSpec, TrainSpec
+from ivid.spec.phase import PhaseSpec
+from ivid.spec.run import DataSpec, MeshSpec, RunSpec, TrainSpec
 from ivid.spec.stage import StageSpec, Task
 
 

@@ -22,6 +22,7 @@ from ivid.spec.stage import LossWeight, StageSpec
 from ivid.video import given as given_frames
 from ivid.video import lowres as lowres_video
 
+Batch = dict[str, jax.Array]  # ivid.spec.batch
 # Names of the streams a training example draws from; folded into its key in this order.
 _DROP, _EPS, _AUG_LEVEL, _AUG_NOISE, _GUIDANCE, _GIVEN = range(6)
 
@@ -121,13 +122,12 @@ class Stage:
   def guided(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning, w: jax.Array | None) -> jax.Array:
     """x_hat at guidance weight w, [B] or scalar: one evaluation of a distilled stage, two of any other; one of either where w is None."""
     if self.spec.student is not None:
-      given = jnp.zeros(()) if w is None else w
-      return self.denoise(params, z_t, logsnr_t, cond.replace(w=jnp.broadcast_to(given, z_t.shape[:1])))
+      return self.denoise(params, z_t, logsnr_t, cond.replace(w=jnp.broadcast_to(jnp.float32(0.0 if w is None else w), z_t.shape[:1])))
     return self.denoise(params, z_t, logsnr_t, cond) if w is None else self._classifier_free(params, z_t, logsnr_t, cond, w)
 
   # Training.
 
-  def loss(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def loss(self, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Weighted denoising loss of each example and the level it was noised to.
 
     Args:
@@ -158,12 +158,13 @@ class Stage:
     return losses, u
 
   def distill_loss(
-    self, params: Any, teacher: Teacher, batch: dict[str, jax.Array], key: jax.Array, *, teacher_stage: Stage, loss_weight: LossWeight
+    self, params: Any, teacher: Teacher, batch: Batch, key: jax.Array, *, teacher_stage: Stage, loss_weight: LossWeight
   ) -> tuple[jax.Array, jax.Array]:
     """Weighted error against a frozen teacher; what the student learns is in this stage's `spec.student` (Imagen Video, section 2.7).
 
     Teacher and student see the same z_t, the same w, and the same conditioning clip, made from the real one and noised over the full range
-    of levels. The teacher's x_hat enters unclipped.
+    of levels. The teacher's x_hat enters unclipped. Guidance is learnt with the text alone, without which there is none, and its error
+    counts by 1 / (1 + w)^2.
 
     Args:
       teacher: its parameters, and the student's step count: of all that is static, halvings have all in common and one compiled step.
@@ -173,7 +174,7 @@ class Stage:
     Returns: (loss [B], u [B]), float32.
     """
     student = self.spec.student
-    x, cond, keys = self._training_inputs(batch, key)
+    x, cond, keys = self._training_inputs(batch, key, drop_text=student.steps > 0)
     w = student.w_min + (student.w_max - student.w_min) * _draw(keys, _GUIDANCE, ()) if student.w_max > 0 else None
     u = schedule.stratified_u(batch[batches.INDEX], jax.random.uniform(key))
     if student.steps:
@@ -208,17 +209,17 @@ class Stage:
       sigma_floor=self.spec.diffusion.sigma_floor,
       asked=given_frames.asked(cond.given),
     )
-    return losses, u
+    return losses if student.steps or w is None else losses / jnp.square(1.0 + w), u
 
   def teaching_error(
-    self, params: Any, teacher: Any, batch: dict[str, jax.Array], key: jax.Array, *, w: jax.Array, u: jax.Array, teacher_stage: Stage
+    self, params: Any, teacher: Any, batch: Batch, key: jax.Array, *, w: jax.Array, u: jax.Array, teacher_stage: Stage
   ) -> tuple[jax.Array, jax.Array]:
     """How far a guidance-distilled x_hat is from its teacher's at the weight w and diffusion time u, each scalar or [B].
 
     Args: params, teacher: parameters of this stage and of `teacher_stage`; batch, key: as in `loss`.
     Returns: squared norms, float32 [B], of the difference and of the teacher's x_hat.
     """
-    x, cond, keys = self._training_inputs(batch, key)
+    x, cond, keys = self._training_inputs(batch, key, drop_text=False)
     logsnr = jnp.broadcast_to(self.schedule(u), x.shape[:1])
     z_t = process.q_sample(x=x, eps=_draw(keys, _EPS, x.shape[1:], normal=True), logsnr=logsnr)
     target = teacher_stage.guided(teacher, z_t, logsnr, cond, w)
@@ -226,15 +227,15 @@ class Stage:
     axes = tuple(range(1, x.ndim))
     return jnp.sum(jnp.square(difference), axis=axes), jnp.sum(jnp.square(target), axis=axes)
 
-  def _training_inputs(self, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Conditioning, jax.Array]:
+  def _training_inputs(self, batch: Batch, key: jax.Array, *, drop_text: bool = True) -> tuple[jax.Array, Conditioning, jax.Array]:
     """Clips [B, T, H, W, 3] in [-1, 1], their conditioning with text dropped and frames given here and there, and each example's key."""
     x = batch[batches.VIDEO].astype(jnp.float32) / 127.5 - 1.0
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch[batches.INDEX])
     pictures = self.makes_pictures(x.shape[1])
     cond = self.conditioning(batch, pictures=pictures)
-    drop = _draw(keys, _DROP, ()) < self.spec.diffusion.text_drop
-    drop = captions.per_caption(drop, cond.text, frames=x.shape[1])
-    cond = cond.replace(text_mask=cond.text_mask & ~drop[:, :, None])
+    if drop_text:
+      drop = captions.per_caption(_draw(keys, _DROP, ()) < self.spec.diffusion.text_drop, cond.text, frames=x.shape[1])
+      cond = cond.replace(text_mask=cond.text_mask & ~drop[:, :, None])
     if self.spec.unet.given and not pictures:
       mask = given_frames.draw_given(
         draw=_draw(keys, _GIVEN, ()), is_video=cond.is_video, frames=x.shape[1], share=self.spec.diffusion.given_share

@@ -134,7 +134,7 @@ def test_a_file_without_get_config(tmp_path):
 
 
 def test_overrides_are_typed():
-  run = load_run("nano:ssr1", ["train.batch_size=4", "train.optimizer.learning_rate=1", "train.optimizer.kind=adam"])
+  run = load_run("doubling:ssr1", ["train.batch_size=4", "train.optimizer.learning_rate=1", "train.optimizer.kind=adam"])
   assert run.train.batch_size == 4
   assert run.train.optimizer.learning_rate == 1.0
   assert run.train.optimizer.kind.value == "adam"
@@ -156,7 +156,7 @@ def test_overrides_are_typed():
     ("nano:base", ["data.dir=None"], "data.dir=None: expected str"),
     ("nano:base", ["distill.stochastic=8"], r"distill.stochastic=8: expected a list, such as \(8,\)"),
     ("nano:base", ["distill.stochastic=[8.5]"], r"distill.stochastic\[0\]=8.5: expected int"),
-    ("nano:ssr1", ["train.phases=3"], r"train.phases=3: expected a list, such as \(\{'name': 'name', 'steps': 1\},\)"),
+    ("doubling:ssr1", ["train.phases=3"], r"train.phases=3: expected a list, such as \(\{'name': 'name', 'steps': 1\},\)"),
     (
       "nano:base",
       ["train.crop=3"],
@@ -171,7 +171,7 @@ def test_overrides_are_typed():
     ("nano:base", ["train[0]=3"], r"unknown key 'config.train\[0\]': config.train is a section"),
     ("nano:base", ["train.phases.steps=3"], r"config.train.phases is a list, expected config.train.phases\[0\].steps"),
     ("nano:base", ["train.phases[3].steps=3"], r"config.train.phases has 3, expected \[0\] to \[2\]"),
-    ("nano:ssr1", ["train.phases[0].steps=3"], "config.train.phases has 0, expected the whole list"),
+    ("doubling:ssr1", ["train.phases[0].steps=3"], "config.train.phases has 0, expected the whole list"),
     ("nano:base", ["train..steps=3"], "--config.train..steps: expected names with dots between them"),
     ("nano:base", ["cascade.stages.bse.output.fps=3"], r"unknown key 'config.cascade.stages.bse': did you mean 'base'\?"),
     ("nano:base", ["cascade.stages.ssr1.lowres.aug_snrr=3"], r"lowres.aug_snrr': did you mean 'aug_snr'\?"),

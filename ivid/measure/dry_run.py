@@ -74,6 +74,7 @@ def dry_run_report(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens:
       "parameters": count_bytes(state.params),
       "ema": count_bytes(state.ema),
       "optimizer": count_bytes(state.opt_state),
+      **({"averages": count_bytes(state.averages)} if state.averages else {}),
       "batch": count_bytes(batch),
     },
   }

@@ -66,7 +66,7 @@ def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: Sta
       if report:
         print(f"{phase.name}: {phase.updates} updates, taught by {phase.taught_by or 'the teacher'}", file=sys.stderr)
       folder.mkdir(parents=True, exist_ok=True)
-      lesson = Lesson(taught_by, run.distill.loss_weight)
+      lesson = Lesson(taught_by, run.distill.loss_weight if phase.student.steps else run.distill.guidance_loss_weight)
       if not train_stage(phase_run(run, phase), student, folder, lesson=lesson, teacher=weights):
         return False
     else:

@@ -27,7 +27,7 @@ from ivid.stage import evaluations_per_step
 from ivid.train.distill import Phase, teacher_stage
 from ivid.train.rngs import stream
 
-ROW_FILE, ORIGINAL = "report.json", "teacher"
+ROW_FILE, ORIGINAL, GUIDANCE = "report.json", "teacher", "guidance"
 ERROR_WEIGHTS, ERROR_LEVELS = 5, 8  # guidance weights, and diffusion times at each
 Student = tuple[StageSpec, Any]  # spec and parameters
 
@@ -51,7 +51,8 @@ class Report:
     """Samples the student and its teacher, and writes what came of it into the student's folder."""
     path = self._workdir / phase.name / ROW_FILE
     row = formats.migrate(json.loads(path.read_text(encoding="utf-8")), formats.Kind.REPORT, source=path) if path.is_file() else {}
-    if (row.get("updates"), row.get("teacher_hash")) != (phase.updates, student[0].student.teacher):  # none yet, or trained further since
+    made = (row.get("updates"), row.get("teacher_hash"), GUIDANCE in row)
+    if made != (phase.updates, student[0].student.teacher, True):  # none yet, trained further since, or from before guidance was in it
       row = self._compare(phase, student, teacher)
       write_whole(path, json.dumps(formats.stamped(row), indent=1))
     self._rows.append(row)
@@ -87,9 +88,12 @@ class Report:
       cells += [f"{100 * row['adherence'][name]:.0f} %" if name in row["adherence"] else "" for name in columns[len(cells) :]]
       lines.append("| " + " | ".join(cells) + " |")
     for row in self._rows:
-      if row["guidance_error"]:
-        by_weight = ", ".join(f"w={w}: {100 * error:.1f} %" for w, error in row["guidance_error"].items())
-        lines += ["", f"Relative error of {row['student']}'s x_hat against two evaluations of its teacher, over all levels: {by_weight}."]
+      if row[GUIDANCE]:
+        lines += ["", f"{row['student']}: x_hat against two evaluations of its teacher, over all levels.", ""]
+        lines += ["| w | error, % of x_hat | of what guidance adds, % | an untrained copy's error, % of x_hat |", "|---|---|---|---|"]
+        for w, found in row[GUIDANCE].items():
+          share = "" if found["of_guidance"] is None else f"{100 * found['of_guidance']:.1f}"
+          lines.append(f"| {w} | {100 * found['error']:.2f} | {share} | {100 * found['untrained']:.2f} |")
     write_whole(self._workdir / "report.md", "\n".join(lines) + "\n")
 
   def _compare(self, phase: Phase, student: Student, teacher: Student) -> dict[str, Any]:
@@ -122,29 +126,33 @@ class Report:
       "rms_to_teacher": _rms(clips, by_teacher),
       "rms_to_first_teacher": _rms(clips, original),
       "adherence": self._adherence(student),
-      "guidance_error": {} if phase.student.steps else self._guidance_error(student, teacher),
+      GUIDANCE: {} if phase.student.steps else self._guidance(student, teacher),
     }
 
-  def _guidance_error(self, student: Student, teacher: Student) -> dict[str, float]:
-    """Relative error of x_hat by guidance weight: |student - teacher| / |teacher| over held-out clips, prompts, noise and all levels."""
+  def _guidance(self, student: Student, teacher: Student) -> dict[str, dict[str, float | None]]:
+    """What guidance distillation has learnt, by guidance weight w, over held-out clips, prompts, noise and all levels.
+
+    `error` is |student - teacher| / |teacher| of x_hat; `untrained` the same of a student that has the teacher's weights, and so gives
+    x_cond whatever w is; `of_guidance` is |student - teacher| / (w |x_cond - x_uncond|), None at w = 0: 1 is an untrained copy's.
+    """
     from ivid.programs import Program
     from ivid.stage import Stage
 
-    # What is distilled is guidance: an example whose text is dropped would have none.
-    plain = dataclasses.replace(self._held_out.view.diffusion, text_drop=0.0)
-    stages = [Stage(dataclasses.replace(training_view(spec, self._run.train), diffusion=plain)) for spec, _ in (student, teacher)]
+    stages = [Stage(training_view(spec, self._run.train)) for spec, _ in (student, teacher)]
     batch, key = self._held_out.batch(), stream(self._run.train.seed, "guidance_error")
     measure = Program("teaching_error", functools.partial(stages[0].teaching_error, teacher_stage=stages[1])).jit()
     learnt, told = jax.device_put((student[1], teacher[1]))
-    errors = {}
+    found = {}
     distill = self._run.distill
     for w in np.linspace(distill.w_min, distill.w_max, ERROR_WEIGHTS, dtype=np.float32):
-      sums = np.zeros(2)
+      sums = np.zeros((2, 2))  # of the student and of the copy: squared difference and x_hat
       for n in range(ERROR_LEVELS):
-        u = np.float32((n + 0.5) / ERROR_LEVELS)
-        sums += [np.sum(part) for part in measure(learnt, told, batch, jax.random.fold_in(key, n), w=w, u=u)]
-      errors[f"{w:g}"] = float(np.sqrt(sums[0] / sums[1]))
-    return errors
+        u, level_key = np.float32((n + 0.5) / ERROR_LEVELS), jax.random.fold_in(key, n)
+        sums += [[np.sum(part) for part in measure(params, told, batch, level_key, w=w, u=u)] for params in (learnt, told)]
+      (wrong, norm), (added, _) = sums  # an untrained copy misses all that guidance adds
+      share = float(np.sqrt(wrong / added)) if w > 0 else None
+      found[f"{w:g}"] = dict(error=float(np.sqrt(wrong / norm)), of_guidance=share, untrained=float(np.sqrt(added / norm)))
+    return found
 
   def _phase_first_steps(self) -> int:
     have = self._original[0].student

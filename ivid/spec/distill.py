@@ -6,8 +6,11 @@ import dataclasses
 import math
 
 from ivid.spec.errors import UserError
+from ivid.spec.phase import PhaseSpec
 from ivid.spec.sampling import is_power_of_two
 from ivid.spec.stage import LossWeight
+
+DEFAULT_UPDATES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +25,14 @@ class DistillSpec:
   stochastic: tuple[int, ...] = ()  # step counts for which a student of the stochastic sampler is made too
   w_min: float = 0.0  # guidance weights drawn in training; with oscillation the range holds both
   w_max: float = 0.0  # both 0: the stage is sampled without guidance, and none is distilled
-  loss_weight: LossWeight = LossWeight.TRUNCATED_SNR
-  guidance_updates: int = 10_000
-  updates: int = 10_000  # of each halving
+  loss_weight: LossWeight = LossWeight.TRUNCATED_SNR  # of the halvings
+  # Of guidance, over (1 + w)^2. Most of what guidance adds lies where there is most noise, which weights by SNR hardly count; and its
+  # square grows with w, so that large weights would drown small ones.
+  guidance_loss_weight: LossWeight = LossWeight.X
+  guidance_phases: tuple[PhaseSpec, ...] = ()  # as train.phases, for guidance alone: many single frames are cheap and teach most of it
+  guidance_updates: int | None = None  # None: those of guidance_phases, or DEFAULT_UPDATES without any; fewer end it early
+  guidance_learning_rate: float | None = None  # None: learning_rate
+  updates: int = DEFAULT_UPDATES  # of each halving
   last_updates: int = 20_000  # of the halvings to 2 and to 1 steps (Progressive Distillation, section 5, doubles them)
   learning_rate: float = 3e-4
   num_samples: int = 4  # clips of the report
@@ -41,16 +49,29 @@ class DistillSpec:
       raise UserError(f"distill.w_min={self.w_min}, w_max={self.w_max} is an empty range: expected 0 <= w_min <= w_max")
     if self.loss_weight not in (LossWeight.TRUNCATED_SNR, LossWeight.V):
       raise UserError(f"distill.loss_weight={self.loss_weight.value}: expected truncated_snr or v (SNR + 1)")
+    if self.guidance_loss_weight not in (LossWeight.X, LossWeight.TRUNCATED_SNR, LossWeight.V):
+      raise UserError(f"distill.guidance_loss_weight={self.guidance_loss_weight.value}: expected x, truncated_snr or v (SNR + 1)")
     for name in ("guidance_updates", "updates", "last_updates", "num_samples"):
-      if getattr(self, name) < 1:
+      if getattr(self, name) is not None and getattr(self, name) < 1:
         raise UserError(f"distill.{name}={getattr(self, name)}: expected 1 or more")
-    if self.learning_rate <= 0:
-      raise UserError(f"distill.learning_rate={self.learning_rate}: expected a positive number")
+    longest = sum(phase.steps for phase in self.guidance_phases)
+    if self.guidance_phases and self.total_guidance_updates > longest:
+      raise UserError(
+        f"distill.guidance_updates={self.guidance_updates}: expected at most the {longest} of distill.guidance_phases, or None"
+      )
+    for name in ("learning_rate", "guidance_learning_rate"):
+      if getattr(self, name) is not None and getattr(self, name) <= 0:
+        raise UserError(f"distill.{name}={getattr(self, name)}: expected a positive number")
     for steps in self.stochastic:
       if not (is_power_of_two(steps) and max(2, self.final_steps) <= steps < self.teacher_steps):
         raise UserError(
           f"distill.stochastic: {steps} steps; expected a power of two from {max(2, self.final_steps)} to {self.teacher_steps // 2}"
         )
+
+  @property
+  def total_guidance_updates(self) -> int:
+    """Updates of guidance distillation."""
+    return self.guidance_updates or sum(phase.steps for phase in self.guidance_phases) or DEFAULT_UPDATES
 
 
 def nearest_power_of_two(value: int) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from ivid.spec.compare import stage_difference
+from ivid.spec.distill import DistillSpec
 from ivid.spec.errors import UserError
-from ivid.spec.run import DistillSpec, RunSpec
+from ivid.spec.run import Decay, RunSpec
 from ivid.spec.sampling import GuidanceSpec, SamplerKind, StudentSpec
 from ivid.spec.stage import StageSpec
 
@@ -46,7 +47,7 @@ def plan_phases(spec: DistillSpec, teacher: StageSpec) -> tuple[Phase, ...]:
   w = dict(w_min=spec.w_min, w_max=spec.w_max)
   phases: list[Phase] = []
   if have is None and spec.w_max > 0:
-    phases.append(Phase(GUIDANCE, StudentSpec("", **w), "", steps, spec.guidance_updates))
+    phases.append(Phase(GUIDANCE, StudentSpec("", **w), "", steps, spec.total_guidance_updates))
   before = phases[-1].name if phases else ""
   while steps > spec.final_steps:
     steps //= 2
@@ -97,10 +98,20 @@ def teacher_stage(spec: StageSpec, steps: int, guidance: GuidanceSpec) -> StageS
 
 def phase_run(run: RunSpec, phase: Phase) -> RunSpec:
   """The run of one phase: the stage's training with the distiller's updates and learning rate, which falls to 0."""
+  distill, guidance = run.distill, not phase.student.steps
+  rate = guidance and distill.guidance_learning_rate or distill.learning_rate
   warmup = min(run.train.optimizer.warmup_steps, phase.updates // 10)
-  optimizer = dataclasses.replace(run.train.optimizer, learning_rate=run.distill.learning_rate, warmup_steps=warmup, final_fraction=0.0)
+  optimizer = dataclasses.replace(run.train.optimizer, learning_rate=rate, warmup_steps=warmup, decay=Decay.COSINE, final_fraction=0.0)
   train = dataclasses.replace(
-    run.train, steps=phase.updates, phases=(), optimizer=optimizer, init_from="", image_fraction=0.0, sample_every=0, adherence_every=0
+    run.train,
+    steps=phase.updates,
+    phases=distill.guidance_phases if guidance else (),
+    optimizer=optimizer,
+    init_from="",
+    image_fraction=0.0,
+    sample_every=0,
+    adherence_every=0,
+    ema_widths=(),
   )
   return dataclasses.replace(run, train=train)
 

@@ -48,6 +48,8 @@ def resolve(train: TrainSpec) -> tuple[Phase, ...]:
     given = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "name" and getattr(spec, f.name) is not None}
     rate, neighbours = given.pop("learning_rate", None), given.pop("neighbours", False)
     optimizer = train.optimizer if rate is None else dataclasses.replace(train.optimizer, learning_rate=rate)
+    if given.get("frames"):  # the phase's own choice in time; what it leaves of the run's crop is space
+      given["crop"] = dataclasses.replace(train.crop, frames=0)
     if neighbours:  # a run of frames is a crop in time, at the clip's own rate
       given["crop"] = dataclasses.replace(train.crop, frames=given.pop("frames", train.frames))
       given["frames"] = 0

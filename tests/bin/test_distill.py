@@ -138,8 +138,12 @@ def test_each_student_says_what_it_is_and_is_compared(whole, teacher):
   assert [row["student"] for row in rows] == list(PHASES)
   assert [row["evaluations"] for row in rows] == [4, 2, 1]
   assert all(0 <= row["rms_to_teacher"] < 2 and row["seconds"] > 0 and np.isfinite(row["loss_last"]) for row in rows)
-  assert list(rows[0]["guidance_error"]) == ["0", "1", "2", "3", "4"] and not rows[1]["guidance_error"]
-  assert all(0 < error < 2 for error in rows[0]["guidance_error"].values())
+  guidance = rows[0]["guidance"]
+  assert list(guidance) == ["0", "1", "2", "3", "4"] and not rows[1]["guidance"]
+  assert all(0 < found["error"] < 2 for found in guidance.values())
+  assert guidance["0"]["untrained"] == 0 and guidance["0"]["of_guidance"] is None
+  for found in list(guidance.values())[1:]:
+    assert found["of_guidance"] == pytest.approx(found["error"] / found["untrained"], rel=1e-5)
   assert json.loads((whole / "status.json").read_text()) == {"format": 1, "state": "done", "step": len(PHASES) * UPDATES}
   table = (whole / "report.md").read_text()
   assert all(f"| {phase} |" in table for phase in PHASES)

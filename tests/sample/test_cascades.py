@@ -13,7 +13,6 @@ import pytest
 from ivid.config import load_run
 from ivid.sample.cascades import load_text, write_cascade
 from ivid.spec import convert
-from ivid.spec.compare import stage_difference
 from ivid.spec.sampling import SamplingSpec
 from ivid.weights.cascades import CASCADE_FILE, SPEC_FILE, WEIGHTS_FILE, open_cascade
 from ivid.weights.opening import find_cascade
@@ -170,5 +169,6 @@ def test_the_shipped_cascade_is_whole_and_small():
   cascade = find_cascade("nano")
   steps = {name: cascade.check(name).step for name in cascade.spec.stage_names}
   assert list(steps) == ["base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3"] and min(steps.values()) >= 100
-  assert stage_difference(cascade.spec.stages[-1], load_run("nano:ssr3").cascade.stage("ssr3"), text_encoder=False) == ""
+  config = load_run("nano:base").cascade  # whose networks may be newer than the weights
+  assert [stage.output for stage in cascade.spec.stages] == [stage.output for stage in config.stages]
   assert sum(path.stat().st_size for path in cascade.folder.rglob("*") if path.is_file()) < 40e6

@@ -7,7 +7,7 @@ import pytest
 
 from ivid.config import load_run
 from ivid.parallel.mesh import make_mesh
-from ivid.spec.run import DistillSpec
+from ivid.spec.distill import DistillSpec
 from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec, StudentSpec
 from ivid.train.distill import check_teacher, phase_run, plan_phases, student_stage
 from ivid.train.run import Lesson, make_training

@@ -16,7 +16,8 @@ from ivid.moving_shapes.scene import make_scene
 from ivid.parallel.mesh import make_mesh
 from ivid.runs.training import train_stage
 from ivid.spec import batch as batches
-from ivid.spec.run import CropSpec, DataSpec, Draw, MeshSpec, PhaseSpec
+from ivid.spec.phase import PhaseSpec
+from ivid.spec.run import CropSpec, DataSpec, Draw, MeshSpec
 from ivid.spec.view import make_view
 from ivid.train.drawing import make_drawing
 from ivid.train.run import device_batches, make_training

@@ -10,7 +10,8 @@ import pytest
 from flax import linen as nn
 
 from ivid.spec.errors import UserError
-from ivid.spec.run import Decay, OptimizerKind, OptimizerSpec, PhaseSpec, TrainSpec
+from ivid.spec.phase import PhaseSpec
+from ivid.spec.run import Decay, OptimizerKind, OptimizerSpec, TrainSpec
 from ivid.train import phases
 from ivid.train.optimizer import MUON_RMS, make_optimizer
 

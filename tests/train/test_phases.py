@@ -21,7 +21,8 @@ from ivid.data.pipeline import Split, make_pipeline
 from ivid.parallel import distributed
 from ivid.runs.training import train_stage
 from ivid.spec import convert
-from ivid.spec.run import OptimizerSpec, PhaseSpec, TrainSpec
+from ivid.spec.phase import PhaseSpec
+from ivid.spec.run import OptimizerSpec, TrainSpec
 from ivid.train import phases
 from ivid.weights import ema
 

@@ -1,0 +1,36 @@
+"""A named part of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ivid.spec.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseSpec:
+  """A part of a run that differs from the rest; what is None is as the run's TrainSpec has it.
+
+  Attributes:
+    name: in the log, in errors and in metrics.
+    steps: updates.
+    frames: as in TrainSpec, spread evenly over the clip; with `neighbours` that many frames one after the other, from a random one on.
+    learning_rate: peak; a phase warms up from where the one before ended, and has the run's decay over its own steps.
+    logsnr_shift: of the noise in training; sampling keeps the stage's.
+  """
+
+  name: str
+  steps: int
+  frames: int | None = None
+  neighbours: bool | None = None
+  image_fraction: float | None = None
+  batch_size: int | None = None
+  accumulation: int | None = None
+  learning_rate: float | None = None
+  logsnr_shift: float | None = None
+
+  def __post_init__(self):
+    if self.steps < 1:
+      raise UserError(f"train.phases: phase {self.name!r} has steps={self.steps}: expected 1 or more")
+    if self.neighbours and not self.frames:
+      raise UserError(f"train.phases: phase {self.name!r} has neighbours=True and frames={self.frames}: expected how many, such as 4")

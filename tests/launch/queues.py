@@ -25,7 +25,8 @@ class Folder:
     options = [f"--state={self.state}", f"--module={module}", "--pause=0.1", "--write_seconds=0.1", "--say_seconds=0.2", *options]
     with self.log.open("a") as out:
       line = [*QUEUE, *options, "--", *runs]
-      self.processes.append(subprocess.Popen(line, cwd=cwd or self.path, env=environment(**variables), stdout=out, stderr=out))
+      place = dict(cwd=cwd or self.path, env=environment(**variables), stdout=out, stderr=out)
+      self.processes.append(subprocess.Popen(line, preexec_fn=_heeds_signals, **place))
     return self.processes[-1]
 
   def run(self, *runs, **more):
@@ -53,6 +54,12 @@ class Folder:
 
   def reached(self, name, step):
     return lambda: max(metrics(self.path / name, "train/loss"), default=0) >= step
+
+
+def _heeds_signals():
+  """Whoever runs the tests in the background or by nohup ignores signals that a queue then leaves ignored."""
+  for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
 
 
 def locked(path):

@@ -1,4 +1,4 @@
-"""A config of tests: tiny's base on one level, with given frames, in three phases of four steps."""
+"""A config of tests: tiny's base on a level of convolutions, with given frames, in three phases of four steps."""
 
 import ivid.configs.tiny as tiny
 
@@ -7,7 +7,7 @@ def get_config(stage: str = "base"):
   config = tiny.get_config(stage)
   with config.unlocked():
     base = config.cascade.stages.base
-    base.unet.update(levels=[dict(channels=8, time="joint", cross_attention=True)], given=True)
+    base.unet.update(levels=[dict(channels=8, time="convolution")], given=True)
     config.train.update(steps=None, image_fraction=0.0, eval_every=0, log_every=1)
     config.train.checkpoint.every = 1
     config.train.phases = (

@@ -17,7 +17,7 @@ FRAMES, SIDE, TOKENS = 4, 12, 3
 
 
 def clean_stage():
-  """tiny's tsr1 on its lower level, where noise is far below a pixel's last digit, in z_t and in the conditioning: the loss then depends on no draw."""
+  """tiny's tsr1 on its lower level, where no noise is as large as a pixel's last digit: the loss then depends on no draw."""
   spec = load_run("tiny:tsr1").cascade.stage("tsr1")
   diffusion = dataclasses.replace(
     spec.diffusion, prediction=Prediction.X, loss_weight=LossWeight.X, logsnr_min=19.99999, logsnr_max=20.0, text_drop=0.0

@@ -133,7 +133,7 @@ class Report:
     """What guidance distillation has learnt, by guidance weight w, over held-out clips, prompts, noise and all levels.
 
     `error` is |student - teacher| / |teacher| of x_hat; `untrained` the same of a student that has the teacher's weights, and so gives
-    x_cond whatever w is; `of_guidance` is |student - teacher| / (w |x_cond - x_uncond|), None at w = 0: 1 is an untrained copy's.
+    x_cond whatever w is; `of_guidance` is |student - teacher| / (w |x_cond - x_uncond|), None where guidance adds nothing: 1 is an untrained copy's.
     """
     from ivid.programs import Program
     from ivid.stage import Stage
@@ -150,7 +150,7 @@ class Report:
         u, level_key = np.float32((n + 0.5) / ERROR_LEVELS), jax.random.fold_in(key, n)
         sums += [[np.sum(part) for part in measure(params, told, batch, level_key, w=w, u=u)] for params in (learnt, told)]
       (wrong, norm), (added, _) = sums  # an untrained copy misses all that guidance adds
-      share = float(np.sqrt(wrong / added)) if w > 0 else None
+      share = float(np.sqrt(wrong / added)) if added > 0 else None
       found[f"{w:g}"] = dict(error=float(np.sqrt(wrong / norm)), of_guidance=share, untrained=float(np.sqrt(added / norm)))
     return found
 

@@ -142,8 +142,8 @@ def test_each_student_says_what_it_is_and_is_compared(whole, teacher):
   assert list(guidance) == ["0", "1", "2", "3", "4"] and not rows[1]["guidance"]
   assert all(0 < found["error"] < 2 for found in guidance.values())
   assert guidance["0"]["untrained"] == 0 and guidance["0"]["of_guidance"] is None
-  for found in list(guidance.values())[1:]:
-    assert found["of_guidance"] == pytest.approx(found["error"] / found["untrained"], rel=1e-5)
+  for found in guidance.values():  # after so few updates the teacher may not have learnt to read
+    assert found["of_guidance"] == (pytest.approx(found["error"] / found["untrained"], rel=1e-5) if found["untrained"] else None)
   assert json.loads((whole / "status.json").read_text()) == {"format": 1, "state": "done", "step": len(PHASES) * UPDATES}
   table = (whole / "report.md").read_text()
   assert all(f"| {phase} |" in table for phase in PHASES)

@@ -133,7 +133,8 @@ class Report:
     """What guidance distillation has learnt, by guidance weight w, over held-out clips, prompts, noise and all levels.
 
     `error` is |student - teacher| / |teacher| of x_hat; `untrained` the same of a student that has the teacher's weights, and so gives
-    x_cond whatever w is; `of_guidance` is |student - teacher| / (w |x_cond - x_uncond|), None where guidance adds nothing: 1 is an untrained copy's.
+    x_cond whatever w is; `of_guidance` is |student - teacher| / (w |x_cond - x_uncond|), of which an untrained copy's is 1, and None where
+    guidance adds nothing.
     """
     from ivid.programs import Program
     from ivid.stage import Stage

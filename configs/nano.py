@@ -108,10 +108,11 @@ def _train_super_resolution(stage: str) -> dict:
   frames, height, width = CROPS.get(stage, (0, 0, 0))
   phases = (
     dict(name="images", steps=3000, frames=1, image_fraction=0.0, batch_size=PICTURES.get(stage, 32), learning_rate=2e-3),
-    dict(name="clips", steps=5000, batch_size=8 if stage == "tsr1" else 4, learning_rate=1e-3),
+    dict(name="clips", steps=5000, learning_rate=1e-3),
   )
+  batch = 8 if stage == "tsr1" else 4  # of clips, and of all that a halving sees
   averages = dict(ema_widths=(0.05, 0.1), ema_snapshot_every=1000)
-  return dict(steps=None, image_fraction=0.25, phases=phases, crop=_clip(frames, height, width), **averages)
+  return dict(batch_size=batch, steps=None, image_fraction=0.25, phases=phases, crop=_clip(frames, height, width), **averages)
 
 
 def _distill(stage: str) -> dict:

@@ -79,7 +79,7 @@ def _check_phases_keep(key: str, override: str, train: TrainSpec) -> None:
     return
   own = [f"train.phases[{i}].{name} ({phase.name})" for i, phase in enumerate(train.phases) if getattr(phase, name) is not None]
   if own and len(own) == len(train.phases):
-    raise UserError(f"--config.{override}: every phase has its own value: expected {', '.join(own)}, or train.phases=()")
+    raise UserError(f"--config.{override}: every phase has its own value: expected {', '.join(own)}, or train.phases=() too")
   if own:
     warnings.warn(f"--config.{override} leaves phases that have their own value: {', '.join(own)}", stacklevel=3)
 

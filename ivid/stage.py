@@ -163,8 +163,8 @@ class Stage:
     """Weighted error against a frozen teacher; what the student learns is in this stage's `spec.student` (Imagen Video, section 2.7).
 
     Teacher and student see the same z_t, the same w, and the same conditioning clip, made from the real one and noised over the full range
-    of levels. The teacher's x_hat enters unclipped. Guidance is learnt with the text alone, without which there is none, and its error
-    counts by 1 / (1 + w)^2.
+    of levels. The teacher's x_hat enters unclipped. A student that is told w always has its text, without which there is no guidance;
+    where guidance is what it learns its error counts by 1 / (1 + w)^2.
 
     Args:
       teacher: its parameters, and the student's step count: of all that is static, halvings have all in common and one compiled step.
@@ -174,7 +174,7 @@ class Stage:
     Returns: (loss [B], u [B]), float32.
     """
     student = self.spec.student
-    x, cond, keys = self._training_inputs(batch, key, drop_text=student.steps > 0)
+    x, cond, keys = self._training_inputs(batch, key, drop_text=student.w_max == 0)
     w = student.w_min + (student.w_max - student.w_min) * _draw(keys, _GUIDANCE, ()) if student.w_max > 0 else None
     u = schedule.stratified_u(batch[batches.INDEX], jax.random.uniform(key))
     if student.steps:

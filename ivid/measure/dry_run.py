@@ -49,11 +49,11 @@ def dry_run(run: RunSpec, *, json_path: str | None = None) -> None:
 
 
 def _rates(train: TrainSpec, phase: phases.Phase) -> dict[str, Any]:
-  """The learning rate of a phase's first, highest and last update, and the updates of its warm-up."""
+  """The learning rate of a phase's first update, after its warm-up and of its last, and the updates of its warm-up."""
   rate, steps = phases.learning_rate(phases.resolve(train)), phase.train.steps
   first, last = phase.first_step, phase.end - 1
   warmup = phases.warmup_steps(phase.train.optimizer, steps)
-  values = dict(first=float(rate(first)), highest=float(rate(first + warmup)), last=float(rate(last)))
+  values = dict(first=float(rate(first)), warm=float(rate(first + warmup)), last=float(rate(last)))
   return values | dict(warmup_steps=warmup, decay=phase.train.optimizer.decay.value)
 
 
@@ -87,8 +87,8 @@ def format_report(report: dict[str, Any]) -> str:
   lines.append(f"GFLOP       {report['gflop_per_evaluation']:.2f} an evaluation, {report['gflop_per_step']:.1f} a training step")
   if "learning_rate" in report:
     rate = report["learning_rate"]
-    highest = f"{rate['highest']:.3g} after {rate['warmup_steps']:,} updates"
-    lines.append(f"rate        {rate['first']:.3g}, {highest}, {rate['decay']} to {rate['last']:.3g}")
+    warm = f"{rate['warm']:.3g} after {rate['warmup_steps']:,} updates"
+    lines.append(f"rate        {rate['first']:.3g}, {warm}, {rate['decay']} to {rate['last']:.3g}")
   lines.append("mesh        " + " x ".join(f"{axis}={size}" for axis, size in report["mesh"].items()))
   for name, (*shape, dtype) in report["batch"].items():
     lines.append(f"batch       {name:<10} {dtype:<9} {shape}")

@@ -90,7 +90,10 @@ class Report:
     for row in self._rows:
       if row[GUIDANCE]:
         lines += ["", f"{row['student']}: x_hat against two evaluations of its teacher, over all levels.", ""]
-        lines += ["| w | error, % of x_hat | of what guidance adds, % | an untrained copy's error, % of x_hat |", "|---|---|---|---|"]
+        lines += [
+          "| w | error, % of x_hat | missed of what guidance adds, % | an untrained copy's error, % of x_hat |",
+          "|---|---|---|---|",
+        ]
         for w, found in row[GUIDANCE].items():
           share = "" if found["of_guidance"] is None else f"{100 * found['of_guidance']:.1f}"
           lines.append(f"| {w} | {100 * found['error']:.2f} | {share} | {100 * found['untrained']:.2f} |")
@@ -151,7 +154,7 @@ class Report:
         u, level_key = np.float32((n + 0.5) / ERROR_LEVELS), jax.random.fold_in(key, n)
         sums += [[np.sum(part) for part in measure(params, told, batch, level_key, w=w, u=u)] for params in (learnt, told)]
       (wrong, norm), (added, _) = sums  # an untrained copy misses all that guidance adds
-      share = float(np.sqrt(wrong / added)) if added > 0 else None
+      share = float(np.sqrt(wrong / added)) if w > 0 and added > 0 else None
       found[f"{w:g}"] = dict(error=float(np.sqrt(wrong / norm)), of_guidance=share, untrained=float(np.sqrt(added / norm)))
     return found
 

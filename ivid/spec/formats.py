@@ -31,7 +31,7 @@ class Kind(enum.Enum):
   CLIP = "clip"  # a clip's metadata: no whole spec of a stage
   TEXT = "text"  # a text encoder's spec.json: no stage
   EMBEDDINGS = "embeddings"  # key.json of stored embeddings: no stage
-  DATA = "data"  # a checkpoint's place in the data: no stage
+  DATA = "data"  # what a checkpoint has beside its arrays, such as its place in the data: no stage
   REPORT = "report"  # figures: no stage
 
 

@@ -108,8 +108,8 @@ class TrainSpec:
   optimizer: OptimizerSpec = OptimizerSpec()
   ema_decay: float = 0.999
   # Relative widths of power-function averages that are kept beside the EMA, such as (0.05, 0.1), and the updates between two snapshots
-  # of them, from which `ivid bundle --ema=` makes an average of any width (EDM2, 2312.02696, section 3). None by default: each is a copy of
-  # the weights in float32.
+  # of them, from which `ivid bundle --ema=` makes an average of a width near those (EDM2, 2312.02696, section 3). None by default: each is
+  # a copy of the weights in float32.
   ema_widths: tuple[float, ...] = ()
   ema_snapshot_every: int = 1000
   logsnr_shift: float | None = None  # of the noise in training; None: the stage's own, which sampling has

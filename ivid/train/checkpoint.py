@@ -8,7 +8,6 @@ while another is in progress. Orbax 1.0 makes it the only API: hence the upper b
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 
@@ -22,7 +21,7 @@ from ivid.spec.errors import UserError
 from ivid.spec.run import CheckpointSpec
 from ivid.spec.stage import StageSpec
 from ivid.steps import TrainState
-from ivid.weights.ema import AVERAGES, FOLDER, SNAPSHOTS, WIDTHS, first_line, read_spec
+from ivid.weights.ema import AVERAGES, FOLDER, SNAPSHOTS, WIDTHS, first_line, read_spec, read_widths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +49,9 @@ class Checkpointer:
       kept.append(keeping.EveryNSteps(spec.keep_period))
     options = ocp.CheckpointManagerOptions(preservation_policy=keeping.AnyPreservationPolicy(kept))
     self._manager = ocp.CheckpointManager(self._folder, options=options)
-    self._snapshots = ocp.CheckpointManager(self._folder.with_name(SNAPSHOTS)) if widths else None
+    # Barriers of its own: both managers may be writing the same step, each in a thread.
+    apart = ocp.CheckpointManagerOptions(multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=SNAPSHOTS))
+    self._snapshots = ocp.CheckpointManager(self._folder.with_name(SNAPSHOTS), options=apart) if widths else None
 
   def latest_step(self) -> int | None:
     return self._manager.latest_step()
@@ -84,14 +85,16 @@ class Checkpointer:
     """The latest state straight into the shardings of `abstract`, and what it has seen.
 
     Raises:
-      UserError: the checkpoint is of another stage, or cannot be read.
+      UserError: the checkpoint is of another stage, of a run with other power-function averages, or cannot be read.
     """
     step = self._manager.latest_step()
     path = self._folder / str(step)
     difference = stage_difference(read_spec(path), self._stage)
     if difference:
       raise UserError(f"checkpoint {path} is of another stage: {difference}")
-    self._check_widths(path)
+    found = tuple(read_widths(path))
+    if found != self._widths:
+      raise UserError(f"train.ema_widths={self._widths}: checkpoint {path} was trained with {found}: expected the same, or a new --workdir")
     wanted = dict(
       params=ocp.args.StandardRestore(abstract.params),
       ema=ocp.args.StandardRestore(abstract.ema),
@@ -104,17 +107,14 @@ class Checkpointer:
       items = self._manager.restore(step, args=ocp.args.Composite(**wanted))
     except Exception as error:  # Orbax and TensorStore raise many classes for damaged files
       raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
+    for later in [] if self._snapshots is None else self._snapshots.all_steps():
+      if later > step:  # of updates that the run does not go on from
+        self._snapshots.delete(later)
     step_array = jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), abstract.step.sharding)
     state = TrainState(
       step=step_array, params=items["params"], ema=items["ema"], opt_state=items["optimizer"], averages=tuple(items.get(AVERAGES) or ())
     )
     return state, Seen(**formats.migrate(items["data"], formats.Kind.DATA, source=f"checkpoint {path}"))
-
-  def _check_widths(self, path: pathlib.Path) -> None:
-    file = path / WIDTHS / "metadata"
-    found = tuple(json.loads(file.read_text(encoding="utf-8"))["widths"]) if file.exists() else ()
-    if found != self._widths:
-      raise UserError(f"train.ema_widths={self._widths}: checkpoint {path} was trained with {found}: expected the same, or a new --workdir")
 
   def wait(self) -> None:
     """Blocks until what was saved is on disk."""

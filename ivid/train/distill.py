@@ -98,8 +98,10 @@ def teacher_stage(spec: StageSpec, steps: int, guidance: GuidanceSpec) -> StageS
 
 def phase_run(run: RunSpec, phase: Phase) -> RunSpec:
   """The run of one phase: the stage's training with the distiller's updates and learning rate, which falls to 0."""
-  distill, guidance = run.distill, not phase.student.steps
-  rate = guidance and distill.guidance_learning_rate or distill.learning_rate
+  distill, guidance = run.distill, phase.student.steps == 0
+  rate = distill.learning_rate
+  if guidance and distill.guidance_learning_rate is not None:
+    rate = distill.guidance_learning_rate
   warmup = min(run.train.optimizer.warmup_steps, phase.updates // 10)
   optimizer = dataclasses.replace(run.train.optimizer, learning_rate=rate, warmup_steps=warmup, decay=Decay.COSINE, final_fraction=0.0)
   train = dataclasses.replace(

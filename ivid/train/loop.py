@@ -103,6 +103,7 @@ class Loop:
               scalars = hook.call(step, state)
             self.writer.write_scalars(step, scalars)
         if spec.ema_widths and step % spec.ema_snapshot_every == 0:
+          self._check(pending)
           self.checkpointer.snapshot(state)
         if step % spec.checkpoint.every == 0:
           self._check(pending)
@@ -150,7 +151,7 @@ class Loop:
 
 
 class _Clock:
-  """Seconds of training since the last line of the log: neither compilation nor what hooks do counts."""
+  """Seconds of training since the last line of the log: neither compilation nor what hooks do counts, saving does."""
 
   def __init__(self):
     self.steps = 0

@@ -66,12 +66,22 @@ def load_snapshot(workdir: str | pathlib.Path, step: int, *, weights: bool = Tru
     UserError: it cannot be read.
   """
   path = pathlib.Path(workdir).resolve() / SNAPSHOTS / str(step)
+  return read_widths(path), _restored(path, AVERAGES) if weights else None
+
+
+def read_widths(path: pathlib.Path) -> list[float]:
+  """Relative widths of the power-function averages in a checkpoint or snapshot; [] where it has none.
+
+  Raises:
+    UserError: they cannot be read.
+  """
+  file = path / WIDTHS / "metadata"
+  if not file.exists():
+    return []
   try:
-    found = json.loads((path / WIDTHS / "metadata").read_text(encoding="utf-8"))
-  except (OSError, json.JSONDecodeError) as error:
-    raise UserError(f"snapshot {path} cannot be read: {first_line(error)}") from None
-  widths = formats.migrate(found, formats.Kind.DATA, source=f"snapshot {path}")["widths"]
-  return widths, _restored(path, AVERAGES) if weights else None
+    return formats.migrate(json.loads(file.read_text(encoding="utf-8")), formats.Kind.DATA, source=file)["widths"]
+  except (OSError, json.JSONDecodeError, KeyError) as error:
+    raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
 
 
 def read_spec(path: pathlib.Path) -> StageSpec:

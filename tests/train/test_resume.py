@@ -14,6 +14,7 @@ import tensorstore  # noqa: F401  Orbax's array reader, named here because a mis
 
 from ivid.config import load_run
 from ivid.data.pipeline import make_pipeline
+from ivid.weights.ema import snapshot_steps
 from tests.compiling import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -25,6 +26,9 @@ def command(workdir):
     f"train.steps={STEPS}",
     f"train.checkpoint.every={HALF}",
     "train.phases=()",
+    "train.image_fraction=0.25",
+    "train.ema_widths=(0.05,0.1)",
+    "train.ema_snapshot_every=5",
     "train.optimizer.kind=muon",
     "cascade.text.max_tokens=32",
   ]
@@ -47,12 +51,14 @@ def arrays(workdir):
 
   folder = workdir / "checkpoints" / str(STEPS)
   found = {}
-  for item in ("params", "ema", "optimizer"):
+  for item in ("params", "ema", "optimizer", "averages"):
     with ocp.PyTreeCheckpointer() as checkpointer:
       tree = checkpointer.restore(folder / item)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
       found[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
-  found["next_index"] = np.asarray(json.loads((folder / "data" / "metadata").read_text())["next_index"])
+  seen = json.loads((folder / "data" / "metadata").read_text())
+  assert seen["flops"] > 0
+  found |= {name: np.asarray(value) for name, value in seen.items()}
   return found
 
 
@@ -77,6 +83,7 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
   assert want.keys() == have.keys() and len(want) > 100
   for name, value in want.items():
     np.testing.assert_array_equal(have[name], value, err_msg=name)
+  assert snapshot_steps(tmp_path) == snapshot_steps(whole) == [5, 10, 15, 20]
   steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert steps == sorted(steps) and len(steps) == len(set(steps))
 

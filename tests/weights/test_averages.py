@@ -14,6 +14,7 @@ from ivid.spec.run import CheckpointSpec, TrainSpec
 from ivid.steps import init_state, train_step
 from ivid.train.checkpoint import Checkpointer, Seen
 from ivid.weights.averages import combination, exponent, load_average
+from ivid.weights.ema import snapshot_steps
 
 KEPT, ASKED = (0.05, 0.1), (0.07, 0.12)
 STEPS, EVERY = 400, 40
@@ -90,6 +91,22 @@ def test_a_run_without_snapshots_is_refused(tmp_path):
 def test_a_checkpoint_of_other_widths_is_refused(trained):
   with pytest.raises(UserError, match=r"train.ema_widths=\(\): checkpoint .* was trained with \(0.05, 0.1\): expected the same"):
     Checkpointer(trained[0], CheckpointSpec(), STAGE).restore(None)
+
+
+def test_averages_are_restored_and_snapshots_of_what_came_after_are_gone(tmp_path):
+  state = init_state({"a": jnp.zeros(5)}, optax.sgd(1.0), averages=2)
+  other = state.replace(averages=({"a": jnp.ones(5)}, {"a": jnp.full(5, 2.0)}), step=jnp.asarray(4, jnp.int32))
+  checkpointer = Checkpointer(tmp_path, CheckpointSpec(), STAGE, widths=KEPT)
+  checkpointer.save(other, Seen(4))
+  for step in (4, 6):
+    checkpointer.snapshot(other.replace(step=jnp.asarray(step, jnp.int32)))
+  checkpointer.close()
+  checkpointer = Checkpointer(tmp_path, CheckpointSpec(), STAGE, widths=KEPT)
+  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  restored, _ = checkpointer.restore(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state))
+  checkpointer.close()
+  assert [float(tree["a"][0]) for tree in restored.averages] == [1.0, 2.0]
+  assert snapshot_steps(tmp_path) == [4]
 
 
 def test_widths_out_of_range_are_refused():

@@ -20,6 +20,7 @@ from ivid.spec.errors import UserError
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
 from ivid.train.distill import check_teacher, phase_run, plan_phases, student_stage
+from ivid.train.phases import check_phases, resolve
 from ivid.train.run import Lesson
 from ivid.weights import ema
 from ivid.weights.opening import open_stage
@@ -45,6 +46,7 @@ def distill(run: RunSpec, teacher: str, workdir: str | os.PathLike) -> bool:
   phases = plan_phases(run.distill, spec)
   for phase in phases:
     student_stage(stage, phase, "")  # refuses now what it would refuse later
+    check_phases(resolve(phase_run(run, phase).train), stage)
   with shared_folder(folder, run_json(run)):
     done = _distill(run, stage, folder, spec, params)
     if is_first():

@@ -54,6 +54,9 @@ class DistillSpec:
     for name in ("guidance_updates", "updates", "last_updates", "num_samples"):
       if getattr(self, name) is not None and getattr(self, name) < 1:
         raise UserError(f"distill.{name}={getattr(self, name)}: expected 1 or more")
+    names = [phase.name for phase in self.guidance_phases]
+    if len(set(names)) < len(names):
+      raise UserError(f"distill.guidance_phases: names {', '.join(names)}: expected a name of its own for each")
     longest = sum(phase.steps for phase in self.guidance_phases)
     if self.guidance_phases and self.total_guidance_updates > longest:
       raise UserError(

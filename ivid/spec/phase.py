@@ -31,6 +31,6 @@ class PhaseSpec:
 
   def __post_init__(self):
     if self.steps < 1:
-      raise UserError(f"train.phases: phase {self.name!r} has steps={self.steps}: expected 1 or more")
+      raise UserError(f"phases: phase {self.name!r} has steps={self.steps}: expected 1 or more")
     if self.neighbours and not self.frames:
-      raise UserError(f"train.phases: phase {self.name!r} has neighbours=True and frames={self.frames}: expected how many, such as 4")
+      raise UserError(f"phases: phase {self.name!r} has neighbours=True and frames={self.frames}: expected how many, such as 4")

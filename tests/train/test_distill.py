@@ -8,7 +8,11 @@ import pytest
 from ivid.config import load_run
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.distill import DistillSpec
+from ivid.spec.errors import UserError
+from ivid.spec.phase import PhaseSpec
 from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec, StudentSpec
+from ivid.spec.stage import LossWeight
+from ivid.train import phases
 from ivid.train.distill import check_teacher, phase_run, plan_phases, student_stage
 from ivid.train.run import Lesson, make_training
 
@@ -130,3 +134,27 @@ def test_the_step_of_the_distiller_is_traced_whole(stage_name, place):
   training = make_training(made, train, make_mesh(run.mesh), max_tokens=8, lesson=lesson)
   state, metrics = jax.eval_shape(training.step.fn, *training.step.args)
   assert metrics["loss"].shape == () and jax.tree.structure(state) == jax.tree.structure(training.state)
+
+
+def test_guidance_has_phases_a_rate_and_all_of_its_updates():
+  run = load_run("nano:base")
+  guidance, halving = plan_phases(run.distill, run.cascade.stage("base"))[:2]
+  assert (guidance.name, guidance.updates) == ("guidance", 6750) and halving.name == "ddim_0016"
+  images, clips = phases.resolve(phase_run(run, guidance).train)
+  assert (images.train.frames, images.train.batch_size, images.train.optimizer.learning_rate) == (1, 32, 1e-4)
+  assert (clips.first_index, clips.end, clips.train.frames) == (200_000, 6750, 0)
+  (whole,) = phases.resolve(phase_run(run, halving).train)
+  assert (whole.train.steps, whole.train.batch_size, whole.train.optimizer.learning_rate) == (500, 8, 5e-4)
+
+
+def test_guidance_may_end_before_its_phases_do():
+  phase = PhaseSpec("images", steps=10)
+  assert DistillSpec(guidance_phases=(phase,), guidance_updates=4).total_guidance_updates == 4
+  for values, message in (
+    (dict(guidance_updates=11), "distill.guidance_updates=11: expected at most the 10 of distill.guidance_phases"),
+    (dict(guidance_phases=(phase, phase)), "distill.guidance_phases: names images, images"),
+    (dict(guidance_learning_rate=0.0), "distill.guidance_learning_rate=0.0: expected a positive number"),
+    (dict(guidance_loss_weight=LossWeight.EPS), "distill.guidance_loss_weight=eps: expected x, truncated_snr or v"),
+  ):
+    with pytest.raises(UserError, match=message):
+      DistillSpec(**(dict(guidance_phases=(phase,)) | values))

@@ -119,7 +119,7 @@ def test_rows_of_images_are_counted_from_the_phase_s_first_example():
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"phases": [{"name": "a", "steps": 0}]}, "train.phases: phase 'a' has steps=0: expected 1 or more"),
+    ({"phases": [{"name": "a", "steps": 0}]}, "phases: phase 'a' has steps=0: expected 1 or more"),
     ({"phases": [{"name": "a"}]}, "missing key 'train.phases[0].steps'"),
     ({"phases": [{"name": "a", "steps": 1, "frame": 2}]}, "unknown key 'train.phases[0].frame'"),
     ({"phases": [{"name": "a", "steps": 1, "neighbours": True}]}, "neighbours=True and frames=None"),

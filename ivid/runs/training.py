@@ -101,9 +101,8 @@ def train_stage(
   stage = dataclasses.replace(stage, text_encoder=encoder.hash)
   mesh = make_mesh(run.mesh)
   connect(mesh)
-  make = functools.partial(
-    make_training, stage, mesh=mesh, max_tokens=run.cascade.text.max_tokens, lesson=lesson, rate=phases.learning_rate(all_phases)
-  )
+  rate = phases.learning_rate(all_phases)
+  make = functools.partial(make_training, stage, mesh=mesh, max_tokens=run.cascade.text.max_tokens, lesson=lesson, rate=rate)
   stop = StopSignal(mesh, seconds=seconds)
   with jax.set_mesh(mesh):
     checkpointer = Checkpointer(workdir, run.train.checkpoint, stage, widths=run.train.ema_widths)
@@ -115,7 +114,7 @@ def train_stage(
         if phase.name:
           _say(f"phase {phase.name}: steps {phase.first_step} to {phase.end}")
         part = _Part(dataclasses.replace(run, train=phase.train), Stage(stage), phase, make(phase.train), encoder, workdir, writer)
-        loop = _loop(part, int(state.step), checkpointer, total, teacher, phases.learning_rate(all_phases), flops)
+        loop = _loop(part, int(state.step), checkpointer, total, teacher, rate, flops)
         with contextlib.closing(loop.batches):
           state = loop.run(state, stop=stop)
         flops = loop.flops_at(int(state.step))

@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from ivid.spec.errors import UserError
-from ivid.spec.phase import PhaseSpec
+from ivid.spec.phase import PhaseSpec, check_course
 from ivid.spec.sampling import is_power_of_two
 from ivid.spec.stage import LossWeight
 
@@ -54,14 +54,7 @@ class DistillSpec:
     for name in ("guidance_updates", "updates", "last_updates", "num_samples"):
       if getattr(self, name) is not None and getattr(self, name) < 1:
         raise UserError(f"distill.{name}={getattr(self, name)}: expected 1 or more")
-    names = [phase.name for phase in self.guidance_phases]
-    if len(set(names)) < len(names):
-      raise UserError(f"distill.guidance_phases: names {', '.join(names)}: expected a name of its own for each")
-    longest = sum(phase.steps for phase in self.guidance_phases)
-    if self.guidance_phases and self.total_guidance_updates > longest:
-      raise UserError(
-        f"distill.guidance_updates={self.guidance_updates}: expected at most the {longest} of distill.guidance_phases, or None"
-      )
+    check_course(self.guidance_phases, self.guidance_updates, names=("distill.guidance_phases", "distill.guidance_updates"))
     for name in ("learning_rate", "guidance_learning_rate"):
       if getattr(self, name) is not None and getattr(self, name) <= 0:
         raise UserError(f"distill.{name}={getattr(self, name)}: expected a positive number")

@@ -34,3 +34,13 @@ class PhaseSpec:
       raise UserError(f"phases: phase {self.name!r} has steps={self.steps}: expected 1 or more")
     if self.neighbours and not self.frames:
       raise UserError(f"phases: phase {self.name!r} has neighbours=True and frames={self.frames}: expected how many, such as 4")
+
+
+def check_course(phases: tuple[PhaseSpec, ...], steps: int | None, *, names: tuple[str, str]) -> None:
+  """UserError where phases share a name, or are to go on for more `steps` than they have; `names`: of the two fields."""
+  given = [phase.name for phase in phases]
+  if len(set(given)) < len(given):
+    raise UserError(f"{names[0]}: names {', '.join(given)}: expected a name of its own for each")
+  longest = sum(phase.steps for phase in phases)
+  if phases and steps is not None and steps > longest:
+    raise UserError(f"{names[1]}={steps}: expected at most the {longest} of {names[0]}, or None")

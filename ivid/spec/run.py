@@ -10,7 +10,7 @@ from ivid.spec.batch import CaptionLayout
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.distill import DistillSpec
 from ivid.spec.errors import UserError
-from ivid.spec.phase import PhaseSpec
+from ivid.spec.phase import PhaseSpec, check_course
 
 DEFAULT_STEPS = 10_000
 WIDEST_EMA = 12**-0.5  # relative width of the mean of all updates
@@ -128,12 +128,7 @@ class TrainSpec:
     for name in ("steps", "batch_size", "accumulation", "log_every", "adherence_prompts"):
       if getattr(self, name) is not None and getattr(self, name) < 1:
         raise UserError(f"train.{name}={getattr(self, name)}: expected 1 or more")
-    names = [phase.name for phase in self.phases]
-    if len(set(names)) < len(names):
-      raise UserError(f"train.phases: names {', '.join(names)}: expected a name of its own for each")
-    longest = sum(phase.steps for phase in self.phases)
-    if self.phases and self.steps is not None and self.steps > longest:
-      raise UserError(f"train.steps={self.steps}: expected at most the {longest} of train.phases, or None")
+    check_course(self.phases, self.steps, names=("train.phases", "train.steps"))
     if self.batch_size % self.accumulation:
       raise UserError(f"train.batch_size={self.batch_size} is no multiple of train.accumulation={self.accumulation}")
     if not 0.0 <= self.image_fraction <= 1.0:

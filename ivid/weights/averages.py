@@ -16,7 +16,7 @@ import numpy as np
 from ivid.spec.errors import UserError
 from ivid.spec.run import WIDEST_EMA
 from ivid.spec.stage import StageSpec
-from ivid.weights.ema import SNAPSHOTS, load_snapshot, load_spec, snapshot_steps
+from ivid.weights.ema import SNAPSHOTS, load_snapshot, load_spec, read_widths, snapshot_path, snapshot_steps
 
 FAR = 0.05  # of a profile's norm: an average that misses this much is not the one asked for
 
@@ -55,7 +55,7 @@ def load_average(workdir: str | pathlib.Path, width: float) -> tuple[StageSpec, 
   if not steps:
     raise UserError(f"--ema={width:g}: {pathlib.Path(workdir) / SNAPSHOTS} has no snapshots: expected a run with train.ema_widths")
   last, spec = steps[-1], load_spec(workdir)
-  widths = {step: load_snapshot(workdir, step, weights=False)[0] for step in steps}
+  widths = {step: read_widths(snapshot_path(workdir, step)) for step in steps}
   kept = [(step, place, exponent(given)) for step in steps for place, given in enumerate(widths[step])]
   weights, missed = combination([(step, gamma) for step, _, gamma in kept], step=last, width=width)
   if missed > FAR:
@@ -66,7 +66,7 @@ def load_average(workdir: str | pathlib.Path, width: float) -> tuple[StageSpec, 
     )
   total = None
   for step in steps:
-    trees = load_snapshot(workdir, step)[1]
+    trees = load_snapshot(workdir, step)
     for (at, place, _), weight in zip(kept, weights, strict=True):
       if at == step:
         part = jax.tree.map(lambda a, weight=weight: np.float64(weight) * np.asarray(a, np.float64), trees[place])

@@ -56,17 +56,18 @@ def snapshot_steps(workdir: str | pathlib.Path) -> list[int]:
   return sorted(steps.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
-def load_snapshot(workdir: str | pathlib.Path, step: int, *, weights: bool = True) -> tuple[list[float], Any]:
-  """Relative widths of the averages in a snapshot, and the averages, a list of trees on the first local device.
-
-  Args:
-    weights: whether to read the trees; None in their place otherwise.
+def load_snapshot(workdir: str | pathlib.Path, step: int) -> list[Any]:
+  """The averages in a snapshot, a tree for each of its widths, on the first local device.
 
   Raises:
     UserError: it cannot be read.
   """
-  path = pathlib.Path(workdir).resolve() / SNAPSHOTS / str(step)
-  return read_widths(path), _restored(path, AVERAGES) if weights else None
+  return _restored(snapshot_path(workdir, step), AVERAGES)
+
+
+def snapshot_path(workdir: str | pathlib.Path, step: int) -> pathlib.Path:
+  """Folder of a snapshot."""
+  return pathlib.Path(workdir).resolve() / SNAPSHOTS / str(step)
 
 
 def read_widths(path: pathlib.Path) -> list[float]:

@@ -68,18 +68,27 @@ def load_run(config: str | None, overrides: Sequence[str] = ()) -> RunSpec:
   cascade = CascadeSpec(read.cascade.name, read.cascade.text, tuple(read.cascade.stages.values()))
   cascade.stage(read.stage)
   for override in overrides:
-    _check_phases_keep(override.partition("=")[0], override, read.train)
+    key = override.partition("=")[0]
+    _check_phases_keep({"train.optimizer.learning_rate": "train.learning_rate"}.get(key, key), override, "train.phases", read.train.phases)
+    if key == "distill.guidance_learning_rate":
+      _check_phases_keep("distill.learning_rate", override, "distill.guidance_phases", read.distill.guidance_phases)
   return RunSpec(read.stage, cascade, train=read.train, distill=read.distill, mesh=read.mesh, data=read.data)
 
 
-def _check_phases_keep(key: str, override: str, train: TrainSpec) -> None:
-  """UserError where every phase of the run has a value of its own for what is overridden; a warning where some have."""
-  name = {"train.optimizer.learning_rate": "learning_rate"}.get(key, key.removeprefix("train."))
-  if name in ("name", "steps") or name not in {field.name for field in dataclasses.fields(PhaseSpec)} or not key.startswith("train."):
+def _check_phases_keep(key: str, override: str, where: str, phases: Sequence[PhaseSpec]) -> None:
+  """UserError where every phase has a value of its own for what is overridden; a warning where some have.
+
+  Args:
+    key: SECTION.NAME, with the name that a phase has for it.
+    where: the phases' key, of the same section.
+  """
+  section, _, name = key.partition(".")
+  known = {field.name for field in dataclasses.fields(PhaseSpec)} - {"name", "steps"}
+  if name not in known or not where.startswith(f"{section}."):
     return
-  own = [f"train.phases[{i}].{name} ({phase.name})" for i, phase in enumerate(train.phases) if getattr(phase, name) is not None]
-  if own and len(own) == len(train.phases):
-    raise UserError(f"--config.{override}: every phase has its own value: expected {', '.join(own)}, or train.phases=() too")
+  own = [f"{where}[{i}].{name} ({phase.name})" for i, phase in enumerate(phases) if getattr(phase, name) is not None]
+  if own and len(own) == len(phases):
+    raise UserError(f"--config.{override}: every phase has its own value: expected {', '.join(own)}, or {where}=() too")
   if own:
     warnings.warn(f"--config.{override} leaves phases that have their own value: {', '.join(own)}", stacklevel=3)
 

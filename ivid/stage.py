@@ -70,7 +70,8 @@ class Stage:
       fps=batch[batches.FPS],
     )
 
-  def makes_pictures(self, frames: int) -> bool:
+  @staticmethod
+  def makes_pictures(frames: int) -> bool:
     """Whether a batch of so many frames holds no videos, so that no time mixing is computed: one frame is a picture."""
     return frames == 1
 

@@ -171,6 +171,11 @@ def test_overrides_are_typed():
     ("nano:base", ["train[0]=3"], r"unknown key 'config.train\[0\]': config.train is a section"),
     ("nano:base", ["train.phases.steps=3"], r"config.train.phases is a list, expected config.train.phases\[0\].steps"),
     ("nano:base", ["train.phases[3].steps=3"], r"config.train.phases has 3, expected \[0\] to \[2\]"),
+    (
+      "nano:base",
+      ["distill.guidance_phases=[{'name': 'a', 'steps': 3, 'learning_rate': 0.1}]", "distill.guidance_learning_rate=0.2"],
+      r"guidance_learning_rate=0.2: every phase has its own value: expected distill.guidance_phases\[0\].learning_rate \(a\)",
+    ),
     ("doubling:ssr1", ["train.phases[0].steps=3"], "config.train.phases has 0, expected the whole list"),
     ("nano:base", ["train..steps=3"], "--config.train..steps: expected names with dots between them"),
     ("nano:base", ["cascade.stages.bse.output.fps=3"], r"unknown key 'config.cascade.stages.bse': did you mean 'base'\?"),

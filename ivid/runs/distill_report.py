@@ -148,7 +148,7 @@ class Report:
     learnt, told = jax.device_put((student[1], teacher[1]))
     found = {}
     distill = self._run.distill
-    for w in np.linspace(distill.w_min, distill.w_max, ERROR_WEIGHTS, dtype=np.float32):
+    for w in np.unique(np.linspace(distill.w_min, distill.w_max, ERROR_WEIGHTS, dtype=np.float32)):
       sums = np.zeros((2, 2))  # of the student and of the copy: squared difference and x_hat
       for n in range(ERROR_LEVELS):
         u, level_key = np.float32((n + 0.5) / ERROR_LEVELS), jax.random.fold_in(key, n)

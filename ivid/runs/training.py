@@ -108,13 +108,14 @@ def train_stage(
     checkpointer = Checkpointer(workdir, run.train.checkpoint, stage, widths=run.train.ema_widths)
     state, flops = _first_state(run, make(all_phases[0].train), all_phases, checkpointer, workdir, teacher)
     writer = MetricWriter(workdir, active=is_first(), from_step=int(state.step))
+    course = _Course(encoder, workdir, writer, checkpointer, total, rate, teacher)
     _say(f"follow with: tensorboard --logdir={workdir / 'tb'}")
     try:
       for phase in phases.remaining(all_phases, int(state.step), total):
         if phase.name:
           _say(f"phase {phase.name}: steps {phase.first_step} to {phase.end}")
-        part = _Part(dataclasses.replace(run, train=phase.train), Stage(stage), phase, make(phase.train), encoder, workdir, writer)
-        loop = _loop(part, int(state.step), checkpointer, total, teacher, rate, flops)
+        part = _Part(course, dataclasses.replace(run, train=phase.train), Stage(stage), phase, make(phase.train))
+        loop = part.loop(int(state.step), flops)
         with contextlib.closing(loop.batches):
           state = loop.run(state, stop=stop)
         flops = loop.flops_at(int(state.step))
@@ -162,16 +163,27 @@ def _other_batches(phase: Phase, workdir: pathlib.Path, step: int, next_index: i
 
 
 @dataclasses.dataclass(frozen=True)
+class _Course:
+  """What all phases of a run share; `total` updates, `rate` of each, `teacher` the parameters that a distillation learns from."""
+
+  encoder: Embedder
+  workdir: pathlib.Path
+  writer: MetricWriter
+  checkpointer: Checkpointer
+  total: int
+  rate: Callable[[int], Any]
+  teacher: Any
+
+
+@dataclasses.dataclass(frozen=True)
 class _Part:
   """What the loop of one phase and its hooks are made from; `run` has the phase's TrainSpec, `stage` the noise of sampling."""
 
+  course: _Course
   run: RunSpec
   stage: Stage
   phase: Phase
   training: Training
-  encoder: Embedder
-  workdir: pathlib.Path
-  writer: MetricWriter
 
   def batches(self, split: Split, step: int) -> Generator[dict[str, jax.Array]]:
     """Batches from update `step` of the run on, or from the first one of validation."""
@@ -185,44 +197,41 @@ class _Part:
 
   def _embed(self, captions: list[str]):
     with alone():
-      return self.encoder.embed(captions, length=self.run.cascade.text.max_tokens)
+      return self.course.encoder.embed(captions, length=self.run.cascade.text.max_tokens)
 
   def hooks(self, teacher: Teacher | None) -> list[Hook]:
     """Evaluation, samples and adherence."""
-    train, training, hooks = self.phase.train, self.training, []
+    train, training, course, hooks = self.phase.train, self.training, self.course, []
     held_out = list(itertools.islice(self.batches(Split.EVAL, 0), train.eval_batches)) if train.eval_every else []
     if held_out:
       hooks.append(Hook(train.eval_every, make_evaluation(training, held_out, seed=train.seed, teacher=teacher)))
     if train.sample_every and held_out:
-      hooks.append(Hook(train.sample_every, make_sampler(self.stage, self.run, self.encoder, self.workdir, self.writer)))
+      hooks.append(Hook(train.sample_every, make_sampler(self.stage, self.run, course.encoder, course.workdir, course.writer)))
     if train.adherence_every:
-      hooks += [Hook(train.adherence_every, curve) for curve in adherence_curves(self.stage, self.run, self.encoder)]
+      hooks += [Hook(train.adherence_every, curve) for curve in adherence_curves(self.stage, self.run, course.encoder)]
     return hooks
 
-
-def _loop(
-  part: _Part, step: int, checkpointer: Checkpointer, total: int, teacher: Any, rate: Callable[[int], Any], flops: float | None
-) -> Loop:
-  """The loop of a phase from update `step` on, behind which there are so many `flops`."""
-  training, update, on_devices = part.training, part.training.step.jit(), None
-  if teacher is not None:
-    placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), teacher, training.state.params)
-    on_devices = Teacher(placed, np.float32(training.stage.spec.student.steps))
-  step_fn = update if on_devices is None else lambda state, batch, key: update(state, on_devices, batch, key)
-  if part.run.data.draw is Draw.DEVICE:
-    step_fn = drawn_first(step_fn, make_drawing(make_view(part.phase.train, part.stage.spec), training.batch, training.mesh))
-  return Loop(
-    phase=part.phase,
-    total=total,
-    step_fn=step_fn,
-    batches=part.batches(Split.TRAIN, step),
-    key=stream(part.phase.train.seed, "loss"),
-    checkpointer=checkpointer,
-    writer=part.writer,
-    hooks=part.hooks(on_devices),
-    rate=rate,
-    cost=Cost(model_flops(training), flops, _peak(training)),
-  )
+  def loop(self, step: int, flops: float | None) -> Loop:
+    """The loop of the phase from update `step` on, behind which there are so many `flops`."""
+    course, training, update, on_devices = self.course, self.training, self.training.step.jit(), None
+    if course.teacher is not None:
+      placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), course.teacher, training.state.params)
+      on_devices = Teacher(placed, np.float32(training.stage.spec.student.steps))
+    step_fn = update if on_devices is None else lambda state, batch, key: update(state, on_devices, batch, key)
+    if self.run.data.draw is Draw.DEVICE:
+      step_fn = drawn_first(step_fn, make_drawing(make_view(self.phase.train, self.stage.spec), training.batch, training.mesh))
+    return Loop(
+      phase=self.phase,
+      total=course.total,
+      step_fn=step_fn,
+      batches=self.batches(Split.TRAIN, step),
+      key=stream(self.phase.train.seed, "loss"),
+      checkpointer=course.checkpointer,
+      writer=course.writer,
+      hooks=self.hooks(on_devices),
+      rate=course.rate,
+      cost=Cost(model_flops(training), flops, _peak(training)),
+    )
 
 
 def _peak(training: Training) -> float | None:

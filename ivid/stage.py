@@ -128,20 +128,22 @@ class Stage:
 
   # Training.
 
-  def loss(self, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def loss(self, params: Any, batch: Batch, key: jax.Array, *, logsnr_std: float | None = None) -> tuple[jax.Array, jax.Array]:
     """Weighted denoising loss of each example and the level it was noised to.
 
     Args:
       params: unboxed parameters.
       batch: contents of ivid.spec.batch.
       key: the run's loss stream; example keys are fold_in(key, index), so neither a row's place nor the number of devices matters.
+      logsnr_std: deviation of levels that are normal about the schedule's middle; None: the schedule's levels at times u.
 
-    Returns: (loss [B], u [B]), float32; u is the diffusion time in [0, 1].
+    Returns: (loss [B], u [B]), float32; u is uniform in [0, 1], the diffusion time unless `logsnr_std` is given.
     """
     spec = self.spec
     x, cond, keys = self._training_inputs(batch, key)
     u = schedule.stratified_u(batch[batches.INDEX], jax.random.uniform(key))
-    logsnr = self.schedule(u)
+    normal = logsnr_std is not None
+    logsnr = schedule.normal_logsnr(u, mean=spec.diffusion.logsnr_shift, std=logsnr_std) if normal else self.schedule(u)
     eps = _draw(keys, _EPS, x.shape[1:], normal=True)
     z_t = process.q_sample(x=x, eps=eps, logsnr=logsnr)
     output = self.predict(params, z_t, logsnr, cond)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ivid.config import load_run
-from ivid.diffusion import process, samplers
+from ivid.diffusion import process, samplers, schedule
 from ivid.diffusion.distill import Teacher
 from ivid.diffusion.samplers import SampleState, StepInputs
 from ivid.diffusion.schedule import alpha_sigma
@@ -70,6 +70,18 @@ def test_loss_of_an_example_does_not_depend_on_its_place_or_neighbours(case):
   np.testing.assert_allclose(losses, turned[::-1], rtol=1e-4)
   np.testing.assert_array_equal(u, turned_u[::-1])
   assert np.isfinite(losses).all() and len(set(np.asarray(u).tolist())) == len(u)
+
+
+def test_normal_levels_of_training_are_those_that_the_loss_is_of(case):
+  stage, params, batch = case
+  usual, u = stage.loss(params, batch, KEY)
+  level = schedule.normal_logsnr(u, mean=stage.spec.diffusion.logsnr_shift, std=2.0)
+  losses, same = stage.loss(params, batch, KEY, logsnr_std=2.0)
+  np.testing.assert_array_equal(u, same)
+  moved = Stage(stage.spec)
+  moved.schedule = lambda _: level
+  np.testing.assert_allclose(losses, moved.loss(params, batch, KEY)[0], rtol=1e-5)
+  assert not np.allclose(losses, usual, rtol=1e-2)
 
 
 def test_dropping_the_text_for_all_makes_the_loss_blind_to_it(case):

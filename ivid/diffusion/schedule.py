@@ -71,6 +71,14 @@ def make_schedule(spec: DiffusionSpec) -> CosineSchedule:
   return CosineSchedule(spec.logsnr_min, spec.logsnr_max, spec.logsnr_shift)
 
 
+def normal_logsnr(u: ArrayLike, *, mean: float, std: float) -> jax.Array:
+  """Levels for training that lie where there is most to learn: logsnr normal with this mean and deviation for u uniform in (0, 1).
+
+  EDM (2206.00364, section 5) draws log sigma so, which with alpha = 1 is -logsnr / 2. Falls strictly in u, as a schedule does.
+  """
+  return mean - std * jax.scipy.special.ndtri(as_float(u))
+
+
 def stratified_u(index: jax.Array, step_offset: ArrayLike) -> jax.Array:
   """Times u = index / golden ratio + step_offset mod 1, held within [1e-5, 1 - 1e-5].
 

@@ -54,6 +54,9 @@ class DistillSpec:
     for name in ("guidance_updates", "updates", "last_updates", "num_samples"):
       if getattr(self, name) is not None and getattr(self, name) < 1:
         raise UserError(f"distill.{name}={getattr(self, name)}: expected 1 or more")
+    for phase in self.guidance_phases:
+      if phase.logsnr_std is not None:
+        raise UserError(f"distill.guidance_phases: phase {phase.name!r} has logsnr_std={phase.logsnr_std:g}: expected None, the schedule's")
     check_course(self.guidance_phases, self.guidance_updates, names=("distill.guidance_phases", "distill.guidance_updates"))
     for name in ("learning_rate", "guidance_learning_rate"):
       if getattr(self, name) is not None and getattr(self, name) <= 0:

@@ -16,7 +16,7 @@ class PhaseSpec:
     steps: updates.
     frames: as in TrainSpec, spread evenly over the clip; with `neighbours` that many frames one after the other, from a random one on.
     learning_rate: peak; a phase warms up from where the one before ended, and has the run's decay over its own steps.
-    logsnr_shift: of the noise in training; sampling keeps the stage's.
+    logsnr_shift, logsnr_std: of the noise in training, as in TrainSpec; sampling keeps the stage's.
   """
 
   name: str
@@ -28,12 +28,20 @@ class PhaseSpec:
   accumulation: int | None = None
   learning_rate: float | None = None
   logsnr_shift: float | None = None
+  logsnr_std: float | None = None
 
   def __post_init__(self):
     if self.steps < 1:
       raise UserError(f"phases: phase {self.name!r} has steps={self.steps}: expected 1 or more")
     if self.neighbours and not self.frames:
       raise UserError(f"phases: phase {self.name!r} has neighbours=True and frames={self.frames}: expected how many, such as 4")
+    check_logsnr_std(self.logsnr_std, f"phases: phase {self.name!r} has logsnr_std")
+
+
+def check_logsnr_std(std: float | None, said: str) -> None:
+  """UserError unless it is None or a deviation; `said`: what the message calls it."""
+  if std is not None and not 0.0 < std < float("inf"):
+    raise UserError(f"{said}={std}: expected a positive number such as 2.0, or None")
 
 
 def check_course(phases: tuple[PhaseSpec, ...], steps: int | None, *, names: tuple[str, str]) -> None:

@@ -10,7 +10,7 @@ from ivid.spec.batch import CaptionLayout
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.distill import DistillSpec
 from ivid.spec.errors import UserError
-from ivid.spec.phase import PhaseSpec, check_course
+from ivid.spec.phase import PhaseSpec, check_course, check_logsnr_std
 
 DEFAULT_STEPS = 10_000
 WIDEST_EMA = 12**-0.5  # relative width of the mean of all updates
@@ -113,6 +113,7 @@ class TrainSpec:
   ema_widths: tuple[float, ...] = ()
   ema_snapshot_every: int = 1000
   logsnr_shift: float | None = None  # of the noise in training; None: the stage's own, which sampling has
+  logsnr_std: float | None = None  # levels of training are normal about that shift with this deviation; None: they are the schedule's
   init_from: str = ""  # another run's work folder (its EMA weights), or a cascade's folder or name, to start from
   log_every: int = 50
   eval_every: int = 1000
@@ -138,6 +139,7 @@ class TrainSpec:
     for width in self.ema_widths:
       if not 0.0 < width < WIDEST_EMA:
         raise UserError(f"train.ema_widths: {width:g}: expected above 0 and below {WIDEST_EMA:.3f}, such as 0.05 and 0.1")
+    check_logsnr_std(self.logsnr_std, "train.logsnr_std")
     if self.ema_snapshot_every < 1:
       raise UserError(f"train.ema_snapshot_every={self.ema_snapshot_every}: expected 1 or more")
 

@@ -110,6 +110,7 @@ def phase_run(run: RunSpec, phase: Phase) -> RunSpec:
     phases=distill.guidance_phases if guidance else (),
     optimizer=optimizer,
     init_from="",
+    logsnr_std=None,
     image_fraction=0.0,
     sample_every=0,
     adherence_every=0,

@@ -103,7 +103,7 @@ def make_training(
   update |= dict(exponents=tuple(exponent(width) for width in train.ema_widths))
   if lesson is None:
     name, teacher_args = "train", ()
-    step = functools.partial(train_step, loss_fn=stage.loss, **update)
+    step = functools.partial(train_step, loss_fn=functools.partial(stage.loss, logsnr_std=train.logsnr_std), **update)
     evaluate = functools.partial(eval_step, loss_fn=stage.loss)
   else:
     name, teacher_args = "distill", (Teacher(abstract.params, jax.ShapeDtypeStruct((), np.float32)),)  # in shards like the student's

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ivid.diffusion.schedule import CosineSchedule, alpha_sigma, broadcast_from_left, make_schedule, stratified_u
+from ivid.diffusion.schedule import CosineSchedule, alpha_sigma, broadcast_from_left, make_schedule, normal_logsnr, stratified_u
 from ivid.spec.clip import ClipShape, resolution_logsnr_shift
 from ivid.spec.stage import DiffusionSpec
 
@@ -45,6 +45,15 @@ def test_shift_is_added_everywhere():
   np.testing.assert_allclose(shifted(jnp.asarray([0.0, 1.0])), [18.5, -21.5], rtol=1e-4)  # the ends move too
   u = jnp.linspace(0.0, 1.0, 33)
   np.testing.assert_allclose(shifted(u) - plain(u), -1.5, atol=1e-5)
+
+
+def test_normal_levels():
+  levels = np.asarray(normal_logsnr(jnp.linspace(0.0, 1.0, 4001)[1:-1], mean=-1.0, std=2.0))
+  assert levels.mean() == pytest.approx(-1.0, abs=0.01) and levels.std() == pytest.approx(2.0, rel=0.01)
+  assert np.mean(levels > 1.0) == pytest.approx(0.1587, abs=0.001)  # one deviation above
+  assert (np.diff(levels) < 0).all()
+  ends = normal_logsnr(stratified_u(jnp.arange(4096), 0.3), mean=0.0, std=2.0)
+  assert np.isfinite(ends).all()
 
 
 @pytest.mark.parametrize("shift", [float("nan"), float("-inf")])

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from ivid.weights.ema import load_snapshot, snapshot_steps
 from tests.compiling import QUICK
 from tests.launch.runs import ROOT, Launch, arrays, environment, metrics
 
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.slow  # minutes of two cores; test_local.py has the sam
 STEPS, EVERY = 12, 3
 XLA_FLAGS = " ".join(QUICK)
 TRAIN = [f"steps={STEPS}", f"checkpoint.every={EVERY}", "log_every=1", "eval_every=6", "sample_every=6", "num_samples=1"]
+TRAIN += ["ema_widths=(0.1,)", "ema_snapshot_every=6"]
 OPTIONS = ["--config=tiny:base", "--config.cascade.text.max_tokens=32", *(f"--config.train.{option}" for option in TRAIN)]
 
 
@@ -36,6 +39,11 @@ def assert_equal(want, have):
   assert want.keys() == have.keys() and len(want) > 100
   for name, value in want.items():
     np.testing.assert_array_equal(have[name], value, err_msg=name)
+
+
+def snapshot(workdir, step):
+  (average,) = load_snapshot(workdir, step)
+  return {jax.tree_util.keystr(name): leaf for name, leaf in jax.tree_util.tree_leaves_with_path(average)}
 
 
 def test_a_run_of_two_processes(whole, tmp_path):
@@ -61,6 +69,9 @@ def test_a_run_of_two_processes(whole, tmp_path):
     assert metrics(workdir, name) == metrics(whole, name)
   assert (workdir / "samples" / "00000012.png").read_bytes() == (whole / "samples" / "00000012.png").read_bytes()
   assert json.loads((workdir / "config.json").read_text())["stage"] == "base"
+  assert snapshot_steps(workdir) == snapshot_steps(whole) == [6, STEPS]
+  for step in (6, STEPS):
+    assert_equal(snapshot(whole, step), snapshot(workdir, step))
 
   line = [sys.executable, "-m", "ivid", "train", *OPTIONS, f"--workdir={one}", "--multihost=off", "--expected_devices=1"]
   done = subprocess.run(line, cwd=ROOT, env=environment(XLA_FLAGS=XLA_FLAGS), capture_output=True, text=True, timeout=600)

@@ -96,7 +96,7 @@ def _train(stage: str) -> dict:
     return train | _train_super_resolution(stage)
   # Pictures first, then how they move: one core learns from about 28 pictures per second, 8 clips of four frames, or 2 whole ones.
   phases = (
-    # Outlines are decided between logsnr -4 and 1, where a third of the schedule's levels are not.
+    # Outlines are decided between logsnr -4 and 1: 77% of these levels lie there, 57% of the schedule's.
     dict(name="images", steps=10_000, frames=1, image_fraction=0.0, batch_size=64, logsnr_shift=-1.0, logsnr_std=2.0),
     dict(name="clips4", steps=5_000, frames=4, batch_size=16, learning_rate=1e-3, logsnr_shift=-1.0),
     dict(name="clips", steps=10_000, frames=0, batch_size=8, learning_rate=1e-3),

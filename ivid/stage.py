@@ -70,11 +70,6 @@ class Stage:
       fps=batch[batches.FPS],
     )
 
-  @staticmethod
-  def makes_pictures(frames: int) -> bool:
-    """Whether a batch of so many frames holds no videos, so that no time mixing is computed: one frame is a picture."""
-    return frames == 1
-
   def augmented(self, small: jax.Array, *, frames: int, height: int, width: int, logsnr: jax.Array, noise: jax.Array) -> jax.Array:
     """The low-resolution clip as the network reads it, in training and in sampling alike (section 2.5).
 
@@ -142,8 +137,7 @@ class Stage:
     spec = self.spec
     x, cond, keys = self._training_inputs(batch, key)
     u = schedule.stratified_u(batch[batches.INDEX], jax.random.uniform(key))
-    normal = logsnr_std is not None
-    logsnr = schedule.normal_logsnr(u, mean=spec.diffusion.logsnr_shift, std=logsnr_std) if normal else self.schedule(u)
+    logsnr = self.schedule(u) if logsnr_std is None else schedule.normal_logsnr(u, mean=spec.diffusion.logsnr_shift, std=logsnr_std)
     eps = _draw(keys, _EPS, x.shape[1:], normal=True)
     z_t = process.q_sample(x=x, eps=eps, logsnr=logsnr)
     output = self.predict(params, z_t, logsnr, cond)
@@ -234,7 +228,7 @@ class Stage:
     """Clips [B, T, H, W, 3] in [-1, 1], their conditioning with text dropped and frames given here and there, and each example's key."""
     x = batch[batches.VIDEO].astype(jnp.float32) / 127.5 - 1.0
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch[batches.INDEX])
-    pictures = self.makes_pictures(x.shape[1])
+    pictures = batches.holds_pictures(x.shape[1])
     cond = self.conditioning(batch, pictures=pictures)
     if drop_text:
       drop = captions.per_caption(_draw(keys, _DROP, ()) < self.spec.diffusion.text_drop, cond.text, frames=x.shape[1])

@@ -56,7 +56,7 @@ def from_cascade(cascade: CascadeFolder, stages: Sequence[StageSpec], prompts: S
 
 
 def one_image(stages: Sequence[StageSpec]) -> StageSpec:
-  """The base stage at one frame, which is a picture and no video (Stage.makes_pictures).
+  """The base stage at one frame, which is a picture and no video (ivid.spec.batch.holds_pictures).
 
   Raises:
     UserError: more stages, or images too small to be judged.

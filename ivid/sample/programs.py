@@ -102,7 +102,7 @@ def sample_args(
     batches.IS_VIDEO: shaped(b, dtype="bool"),
     batches.FPS: shaped(b),
   }
-  cond = stage.conditioning(told, pictures=stage.makes_pictures(spec.output.frames))
+  cond = stage.conditioning(told, pictures=batches.holds_pictures(spec.output.frames))
   cond = cond.replace(lowres=clip, aug_logsnr=shaped(b)) if lowres else cond
   noise = clip if samplers.adds_noise(sampling.sampler) else None
   levels = {name: scalar() for name in ("logsnr_t", "logsnr_s", "logsnr_prev", "logsnr_jump", "w")}

@@ -83,7 +83,7 @@ def sample_stage(
     batches.IS_VIDEO: rows(np.ones(B, bool)),
     batches.FPS: rows(np.full(B, spec.output.fps, np.float32)),
   }
-  cond = stage.conditioning(told, pictures=stage.makes_pictures(spec.output.frames))
+  cond = stage.conditioning(told, pictures=batches.holds_pictures(spec.output.frames))
   if given is not None:
     cond = cond.replace(given=(rows(np.asarray(given[0], np.float32)), rows(np.asarray(given[1], bool))))
   noised = None

@@ -55,6 +55,11 @@ class CaptionLayout:
     return layout
 
 
+def holds_pictures(frames: int) -> bool:
+  """Whether a batch of so many frames holds no videos, so that no time mixing is computed: one frame is a picture."""
+  return frames == 1
+
+
 def batch_spec(
   stage: StageSpec,
   *,

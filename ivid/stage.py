@@ -130,7 +130,7 @@ class Stage:
       params: unboxed parameters.
       batch: contents of ivid.spec.batch.
       key: the run's loss stream; example keys are fold_in(key, index), so neither a row's place nor the number of devices matters.
-      logsnr_std: deviation of levels that are normal about the schedule's middle; None: the schedule's levels at times u.
+      logsnr_std: deviation of levels that are normal about diffusion.logsnr_shift; None: the schedule's levels at times u.
 
     Returns: (loss [B], u [B]), float32; u is uniform in [0, 1], the diffusion time unless `logsnr_std` is given.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from ivid.media import gif, pictures, videos
+from ivid.media import decode, gif, pictures, videos
 from ivid.media.files import to_comment, whole_file
 from ivid.spec.errors import UserError
 
@@ -40,7 +41,7 @@ def write_clip(
   clip = np.asarray(clip)
   if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or 0 in clip.shape:
     raise UserError(f"cannot write {path}: clip is {clip.dtype} {list(clip.shape)}, expected uint8 [T, H, W, 3] (see to_uint8)")
-  rate = fps if isinstance(fps, Fraction) else Fraction(fps).limit_denominator(videos.MAX_DENOMINATOR)
+  rate = fps if isinstance(fps, Fraction) else Fraction(fps).limit_denominator(decode.MAX_DENOMINATOR)
   if rate <= 0:
     raise UserError(f"cannot write {path}: fps={fps}, expected a positive number")
   comment = to_comment(metadata)
@@ -59,11 +60,11 @@ def read_clip(path: str | os.PathLike, *, max_frames: int | None = None) -> tupl
   if pathlib.Path(path).suffix.lower() == ".png":
     clip, fps = pictures.read_grid(path)
     return clip[:max_frames], fps
-  return videos.read(path, max_frames)
+  return decode.read(path, max_frames)
 
 
-def timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, float, np.ndarray]]:
-  """(seconds at which it appears, seconds it is shown, picture uint8 [H, W, 3]) of every frame of what `read_clip` reads, or of a picture.
+def timed_pictures(path: str | os.PathLike) -> Iterator[decode.Picture]:
+  """Pictures, with their times, of what `read_clip` reads, or of a still.
 
   Raises:
     UserError: no such file, an empty one, or nothing to be seen in it.
@@ -75,9 +76,10 @@ def timed_frames(path: str | os.PathLike) -> Iterator[tuple[float, float, np.nda
     raise UserError(f"{path} is empty: expected a clip")
   if file.suffix.lower() == ".png" and pictures.is_grid(path):
     clip, fps = pictures.read_grid(path)
-    yield from ((n / float(fps), 1 / float(fps), picture) for n, picture in enumerate(clip))
+    for n, picture in enumerate(clip):
+      yield decode.Picture(n / float(fps), 1 / float(fps), 1.0, functools.partial(np.asarray, picture))
   else:
-    yield from videos.frames(path)
+    yield from decode.pictures(path)
 
 
 def read_metadata(path: str | os.PathLike) -> dict | None:

@@ -1,24 +1,21 @@
-"""FFmpeg containers through PyAV: H.264 and VP9 out, anything in. Colours are tagged as BT.709, so that players agree."""
+"""Clips as H.264 and VP9 through PyAV. Colours are tagged as BT.709, so that players agree."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import pathlib
-from collections.abc import Iterator
 from fractions import Fraction
 
 import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
+from ivid.media.decode import EXACT, open_container
 from ivid.media.files import from_comment
 from ivid.spec.errors import UserError
 
 SMALL_PIXELS = 192 * 320  # up to this size a frame gets the better quality: a few kilobytes buy clean edges
 SMALL_CRF, LARGE_CRF = 12, 18
-MAX_DENOMINATOR = 1001  # of a frame rate: 24000/1001 and its like are exact
-EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 
 
 def write_mp4(path: os.PathLike, clip: np.ndarray, rate: Fraction, *, comment: str, crf: int | None) -> None:
@@ -33,69 +30,9 @@ def write_webm(path: os.PathLike, clip: np.ndarray, rate: Fraction, *, comment: 
   _write(path, clip, rate, codec="libvpx-vp9", codec_options=options, comment=comment, container_options={})
 
 
-def read(path: str | os.PathLike, max_frames: int | None) -> tuple[np.ndarray, Fraction]:
-  """Frames uint8 [T, H, W, 3] and frames per second of the first video stream, turned as its display matrix says.
-
-  Raises:
-    UserError: unreadable file, or no picture in it.
-  """
-  with _open(path) as container:
-    stated, resolution = container.streams.video[0].average_rate, container.streams.video[0].time_base
-    found = list(itertools.islice(_decode(container, path), max_frames))
-  return np.stack([picture for _, _, picture in found]), _rate([time for time, _, _ in found], stated, resolution)
-
-
-def frames(path: str | os.PathLike) -> Iterator[tuple[float, float, np.ndarray]]:
-  """Every frame of the first video stream with the seconds at which it appears, from 0 on, and for which it is shown.
-
-  One frame is in memory at a time. A file that does not say how long its frames last has them as long as the one before.
-
-  Raises:
-    UserError: unreadable file, or no picture in it.
-  """
-  with _open(path) as container:
-    seconds = 1 / float(container.streams.video[0].average_rate or 1)
-    first = last = None
-    for time, stated, picture in _decode(container, path):
-      if time is None:
-        time = 0.0 if last is None else first + last + seconds
-      first = time if first is None else first
-      time = max(time - first, 0.0 if last is None else last)
-      if stated is None and last is not None and time > last:
-        seconds = time - last
-      last = time
-      yield time, stated or seconds, picture
-
-
-def _decode(container: av.container.InputContainer, path: str | os.PathLike) -> Iterator[tuple[float | None, float | None, np.ndarray]]:
-  """(time, duration, picture) as the container states them."""
-  stream = container.streams.video[0]
-  stream.thread_type = "AUTO"
-  count = 0
-  try:
-    for frame in container.decode(stream):
-      duration = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else None
-      yield frame.time, duration, _picture(frame)
-      count += 1
-  except av.FFmpegError as error:
-    raise UserError(f"{path} breaks off after {count} frames: {error.strerror}") from None
-  if not count:
-    raise UserError(f"{path} holds no pictures")
-
-
-def _picture(frame: av.VideoFrame) -> np.ndarray:
-  """uint8 [H, W, 3], upright; what is transparent lies on black."""
-  if any(component.is_alpha for component in frame.format.components):
-    rgba = frame.to_ndarray(format="rgba", interpolation=EXACT).astype(np.uint16)
-    picture = ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
-  else:
-    picture = frame.to_ndarray(format="rgb24", interpolation=EXACT)
-  return np.ascontiguousarray(np.rot90(picture, frame.rotation // 90))
-
-
 def read_comment(path: str | os.PathLike) -> dict | None:
   """Metadata of a container's comment tag."""
-  with _open(path) as container:
+  with open_container(path, os.fspath(path)) as container:
     tags = {key.lower(): value for key, value in container.metadata.items()}
   return from_comment(tags.get("comment"))
 
@@ -141,28 +78,6 @@ def _frame(picture: np.ndarray, index: int, rate: Fraction) -> av.VideoFrame:
   )
   frame.pts, frame.time_base, frame.duration = index, 1 / rate, 1
   return frame
-
-
-def _open(path: str | os.PathLike) -> av.container.InputContainer:
-  try:
-    container = av.open(os.fspath(path))
-  except (av.FFmpegError, OSError) as error:
-    raise UserError(f"{path} is no clip that can be read: {error.strerror}") from None
-  if not container.streams.video:
-    container.close()
-    raise UserError(f"{path} holds no pictures")
-  return container
-
-
-def _rate(times: list[float | None], stated: Fraction | None, resolution: Fraction) -> Fraction:
-  """Frames per second: the simplest rate that explains the frames' times to the container's resolution."""
-  if len(times) < 2 or None in times or times[-1] <= times[0]:
-    return Fraction(stated or 1)
-  mean = Fraction((len(times) - 1) / (times[-1] - times[0])).limit_denominator(MAX_DENOMINATOR)
-  for rate in (Fraction(stated or mean), Fraction(round(mean)), Fraction(round(mean * 1001), 1001)):
-    if rate > 0 and all(abs(t - times[0] - i / rate) <= 1.01 * resolution for i, t in enumerate(times)):
-      return rate
-  return mean
 
 
 def _crf(path: os.PathLike, clip: np.ndarray, crf: int | None, worst: int) -> str:

@@ -8,8 +8,8 @@ import os
 
 import numpy as np
 
-from ivid.data.clips import cut_and_resize, cut_size
-from ivid.media.clips import timed_frames
+from ivid.media.clips import timed_pictures
+from ivid.media.fit import cut_size, fit
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UserError
 
@@ -40,39 +40,33 @@ def read_entry(path: str | os.PathLike, want: ClipShape, *, aspect: float = 0.0,
   """
   aspect = aspect or want.width / want.height
   picked: list[np.ndarray] = []
-  sizes, times, held, used, end = set(), [], None, 0, 0.0
-
-  def show(count: int) -> bool:
-    """Appends the held picture until there are `count`; whether it was needed."""
-    missing = count - len(picked)
-    if missing > 0:
-      picked.extend([cut_and_resize(held[None], want.height, want.width, aspect)[0]] * missing)
-    return missing > 0
-
-  for time, seconds, picture in timed_frames(path):
-    used += show(math.ceil(time * want.fps - ROUNDING))
-    held = picture
-    sizes.add(picture.shape[:2])
-    times.append(time)
-    end = time + seconds
+  shapes, times, used, end = set(), [], 0, 0.0
+  for picture in timed_pictures(path):
+    end = picture.time + picture.seconds
     if end > max_seconds:
       raise UserError(
         f"{path} lasts longer than the {max_seconds:.3g} s that there is memory for: expected a shorter clip, or an earlier --stop_stage"
       )
+    times.append(picture.time)
+    missing = math.ceil(end * want.fps - ROUNDING) - len(picked)  # up to where the next one appears
+    if missing > 0 or not picked:
+      shapes.add((*picture.pixels.shape[:2], picture.pixel_aspect))
+      fitted = fit(picture.pixels, want.height, want.width, aspect=aspect, pixel_aspect=picture.pixel_aspect)
+      picked.extend([fitted] * max(1, missing))
+      used += 1
   frames = max(1, round(end * want.fps))
-  used += show(frames)
   clip = np.stack(picked[:frames])
-  return Entry(clip, tuple(_changes(want, aspect, len(clip), sizes, times, end, len(times) - used)))
+  return Entry(clip, tuple(_changes(want, aspect, len(clip), shapes, times, end, len(times) - used)))
 
 
 def _changes(
-  want: ClipShape, aspect: float, frames: int, sizes: set[tuple[int, int]], times: list[float], end: float, skipped: int
+  want: ClipShape, aspect: float, frames: int, shapes: set[tuple[int, int, float]], times: list[float], end: float, skipped: int
 ) -> list[str]:
   changes = []
-  for height, width in sorted(sizes):
-    if (height, width) == (want.height, want.width):
+  for height, width, pixel_aspect in sorted(shapes):
+    if (height, width, pixel_aspect) == (want.height, want.width, 1.0):
       continue
-    h, w = cut_size(height, width, aspect)
+    h, w = map(round, cut_size(height, width, aspect, pixel_aspect))
     cut = [f"{height - h} of {height} rows"] * (h < height) + [f"{width - w} of {width} columns"] * (w < width)
     if cut:
       changes.append(f"cut {' and '.join(cut)} to an aspect of {aspect:.4g}")

@@ -1,0 +1,31 @@
+"""Pictures cut about their middle to an aspect and resized, antialiased: never squeezed."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+
+def fit(picture: np.ndarray, height: int, width: int, *, aspect: float = 0.0, pixel_aspect: float = 1.0) -> np.ndarray:
+  """`picture` uint8 [H, W, 3] as uint8 [height, width, 3]: means over boxes where it shrinks by whole factors, else bilinear.
+
+  Args:
+    aspect: width over height that it is cut to; 0: that of height and width.
+    pixel_aspect: width over height of its own pixels.
+  """
+  H, W, _ = picture.shape
+  h, w = cut_size(H, W, aspect or width / height, pixel_aspect)
+  if (h, w) == (H, W) == (height, width):
+    return picture
+  top, left = (H - h) / 2, (W - w) / 2
+  whole = (h / height).is_integer() and (w / width).is_integer() and top.is_integer() and left.is_integer()
+  kernel = Image.Resampling.BOX if whole else Image.Resampling.BILINEAR
+  return np.asarray(Image.fromarray(picture).resize((width, height), kernel, box=(left, top, left + w, top + h)))
+
+
+def cut_size(height: int, width: int, aspect: float, pixel_aspect: float = 1.0) -> tuple[float, float]:
+  """Height and width, in pixels, of the largest part of a picture that has the aspect."""
+  across = aspect / pixel_aspect  # pixels across for each one down
+  h, w = min(float(height), width / across), min(float(width), height * across)
+  # A picture that is less than half a pixel off keeps its rows and columns as they are.
+  return (float(height) if height - h < 0.5 else h), (float(width) if width - w < 0.5 else w)

@@ -17,6 +17,15 @@ CAPTION = "caption"
 IMAGE_CAPTION = "image_caption"  # of a single frame; empty: the caption serves
 OBJECTS = "objects"  # int32 [2, 4]: size, colour, shape, motion of moving_shapes; -1 where there is none
 BACKGROUND = "background"  # int32, of moving_shapes; -1 elsewhere
+
+# Of what `ivid data prepare --input` writes.
+MEDIA = "media"  # bytes of a file that ivid.media.decode reads
+CAPTIONS = "captions"  # several: training draws one
+FRAMES, SECONDS = "frames", "seconds"  # 1 and 0 of an image
+HEIGHT, WIDTH = "height", "width"  # upright, of square pixels
+COLOUR = "colour"  # "#rrggbb": what lies behind transparent pictures
+SHA256, SOURCE = "sha256", "source"
+COLUMNS = "columns"  # the user's own, as text
 COMPRESSION = 6
 
 

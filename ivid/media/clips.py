@@ -77,7 +77,7 @@ def timed_pictures(path: str | os.PathLike) -> Iterator[decode.Picture]:
   if file.suffix.lower() == ".png" and pictures.is_grid(path):
     clip, fps = pictures.read_grid(path)
     for n, picture in enumerate(clip):
-      yield decode.Picture(n / float(fps), 1 / float(fps), 1.0, functools.partial(np.asarray, picture))
+      yield decode.Picture(n / float(fps), 1 / float(fps), *picture.shape[:2], 1.0, functools.partial(np.asarray, picture))
   else:
     yield from decode.pictures(path)
 

@@ -31,6 +31,7 @@ SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"GIF8", b"\xff\xd8\xff", b"BM", b"II*\0", b
 HD_ROWS = 720  # a clip that does not say what its colours are is BT.709 from so many rows on, else BT.601, as players take it
 UNSPECIFIED = 2  # H.273
 MAX_DENOMINATOR = 1001  # of a frame rate: 24000/1001 and its like are exact
+LONGER_STREAM = 1.0  # seconds that a sound may last longer than its pictures
 DEFAULT_SECONDS = 0.1  # of a frame of an animation that says 0, as browsers show it
 BLACK = (0, 0, 0)
 
@@ -45,11 +46,14 @@ class Picture:
   Attributes:
     time: seconds after the clip's first picture at which it appears.
     seconds: for which it is shown; 0 of a still that does not say.
+    height, width: of its pixels, upright.
     pixel_aspect: width over height of a pixel.
   """
 
   time: float
   seconds: float
+  height: int
+  width: int
   pixel_aspect: float
   make: Callable[[], np.ndarray]
 
@@ -132,8 +136,10 @@ def _of_container(source: Source, start: float, background: Colour, name: str) -
   for time, seconds, frame, aspect in _entered(source, start, name):
     if held is not None and time > start:
       yield dataclasses.replace(held, seconds=time - held.time)  # until the next one appears
-    make = functools.partial(_upright, frame, background)
-    held = Picture(time, seconds, 1 / aspect if _turn(frame)[0] else aspect, make)
+    size = (frame.height, frame.width, aspect)
+    if _turn(frame)[0]:
+      size = (frame.width, frame.height, 1 / aspect)
+    held = Picture(time, seconds, *size, functools.partial(_upright, frame, background))
   yield held
 
 
@@ -166,8 +172,8 @@ def _timed(container: av.container.InputContainer, name: str, *, zero: float | N
   stream = container.streams.video[0]
   gap = 1 / float(stream.average_rate or 1)
   aspect = float(stream.sample_aspect_ratio or 1)
-  last = None
-  for frame in _decoded(container, name):
+  last, whole = None, zero is None
+  for frame in _decoded(container, name, whole=whole):
     time = frame.time
     if time is None:
       time = 0.0 if last is None else zero + last + gap
@@ -178,24 +184,33 @@ def _timed(container: av.container.InputContainer, name: str, *, zero: float | N
     last = time
     stated = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else gap
     yield time, stated, frame, aspect
+  if whole and not stream.frames and container.duration:  # of files that do not count their frames
+    length = container.duration / av.time_base
+    if length - (last + gap) > (LONGER_STREAM if len(container.streams) > 1 else 1.5 * gap):
+      raise UserError(f"{name} breaks off: it has {last + gap:.3g} s of its {length:.3g} s")
 
 
-def _decoded(container: av.container.InputContainer, name: str) -> Iterator[av.VideoFrame]:
+def _decoded(container: av.container.InputContainer, name: str, whole: bool) -> Iterator[av.VideoFrame]:
   """Whole frames: where one is interlaced, it and those that follow are made of both fields."""
   stream = container.streams.video[0]
   stream.thread_type = "AUTO"
-  graph, count = None, 0
+  stream.codec_context.options = {"err_detect": "explode"}  # else what is damaged is painted over
+  graph, packets, count = None, 0, 0
   try:
-    for frame in container.decode(stream):
-      count += 1
-      if graph is None and frame.interlaced_frame:
-        graph = _deinterlacing(stream)
-      yield from [frame] if graph is None else _through(graph, frame)
+    for packet in container.demux(stream):
+      packets += packet.size > 0
+      for frame in packet.decode():
+        count += 1
+        if graph is None and frame.interlaced_frame:
+          graph = _deinterlacing(stream)
+        yield from [frame] if graph is None else _through(graph, frame)
     yield from [] if graph is None else _through(graph, None)
   except av.FFmpegError as error:
-    raise UserError(f"{name} breaks off after {count} frames: {error.strerror}") from None
+    raise UserError(f"{name} is damaged after {count} frames: {error.strerror}") from None
   if not count:
     raise UserError(f"{name} holds no pictures")
+  if whole and packets < stream.frames:
+    raise UserError(f"{name} breaks off: it has {packets} of its {stream.frames} frames")
 
 
 def _deinterlacing(stream: av.video.stream.VideoStream) -> Graph:
@@ -267,7 +282,7 @@ def _of_image(source: Source, background: Colour, name: str) -> Iterator[Picture
       for frame in ImageSequence.Iterator(image):
         seconds = frame.info.get("duration", 0) / 1000 or (0.0 if still else DEFAULT_SECONDS)
         pixels = _flat(frame, background)
-        yield Picture(time, seconds, 1.0, lambda pixels=pixels: pixels)
+        yield Picture(time, seconds, *pixels.shape[:2], 1.0, functools.partial(np.asarray, pixels))
         time += seconds
   except UnidentifiedImageError:
     raise UserError(f"{name} is no picture that can be read") from None

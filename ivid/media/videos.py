@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
+from collections.abc import Iterable
 from fractions import Fraction
 
 import av
@@ -15,6 +17,7 @@ from ivid.media.files import from_comment
 from ivid.spec.errors import UserError
 
 SMALL_PIXELS = 192 * 320  # up to this size a frame gets the better quality: a few kilobytes buy clean edges
+TICKS = 90_000  # a second, where frames come at uneven times
 SMALL_CRF, LARGE_CRF = 12, 18
 
 
@@ -28,6 +31,32 @@ def write_webm(path: os.PathLike, clip: np.ndarray, rate: Fraction, *, comment: 
   """VP9 at constant quality."""
   options = {"crf": _crf(path, clip, crf, 63), "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
   _write(path, clip, rate, codec="libvpx-vp9", codec_options=options, comment=comment, container_options={})
+
+
+def encode_mp4(shown: Iterable[tuple[float, float, np.ndarray]], rate: Fraction) -> bytes:
+  """H.264 of (seconds at which it appears, seconds for which it is shown, uint8 [H, W, 3] of even sides); a key frame for every second.
+
+  The same pictures give the same bytes: the encoder uses one thread.
+  """
+  file = io.BytesIO()
+  tick = Fraction(1, TICKS)
+  with av.open(file, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    stream = None
+    for time, seconds, picture in shown:
+      if stream is None:
+        height, width, _ = picture.shape
+        options = {
+          "crf": _crf("an .mp4", picture[None], None, 51),
+          "preset": "medium",
+          "x264-params": f"keyint={max(1, round(rate))}:scenecut=0",
+        }
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.time_base = tick
+        stream.codec_context.thread_count = 1
+        _describe(stream, height, width)
+      container.mux(stream.encode(_frame(picture, round(time / tick), 1 / tick, round(seconds / tick))))
+    container.mux(stream.encode(None))
+  return file.getvalue()
 
 
 def read_comment(path: str | os.PathLike) -> dict | None:
@@ -54,18 +83,22 @@ def _write(
     if comment:
       container.metadata["comment"] = comment
     stream = container.add_stream(codec, rate=rate, options=codec_options)
-    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.time_base = 1 / rate
-    context = stream.codec_context
-    context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
-    context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    _describe(stream, height, width)
     for i, picture in enumerate(clip):
-      container.mux(stream.encode(_frame(picture, i, rate)))
+      container.mux(stream.encode(_frame(picture, i, rate, 1)))
     container.mux(stream.encode(None))
 
 
-def _frame(picture: np.ndarray, index: int, rate: Fraction) -> av.VideoFrame:
-  """One RGB picture as 4:2:0 BT.709 of limited range, shown at index / rate for one frame's time."""
+def _describe(stream: av.video.stream.VideoStream, height: int, width: int) -> None:
+  stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+  context = stream.codec_context
+  context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
+  context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+
+
+def _frame(picture: np.ndarray, index: int, rate: Fraction, duration: int) -> av.VideoFrame:
+  """One RGB picture as 4:2:0 BT.709 of limited range, shown at index / rate for duration / rate."""
   rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
   frame = rgb.reformat(
     format="yuv420p",
@@ -76,7 +109,7 @@ def _frame(picture: np.ndarray, index: int, rate: Fraction) -> av.VideoFrame:
     dst_color_primaries=ColorPrimaries.BT709,
     dst_color_trc=ColorTrc.BT709,
   )
-  frame.pts, frame.time_base, frame.duration = index, 1 / rate, 1
+  frame.pts, frame.time_base, frame.duration = index, 1 / rate, duration
   return frame
 
 

@@ -140,7 +140,7 @@ def test_turned_as_its_metadata_says(tmp_path):
     (b"", "is empty: expected a clip"),
     (b"this is text, not video", "is no clip that can be read"),
     ("sound", "holds no pictures"),
-    ("broken", "is no clip that can be read|breaks off after|holds no pictures"),
+    ("broken", "is no clip that can be read|breaks off|is damaged|holds no pictures"),
   ],
 )
 def test_what_is_no_clip(tmp_path, content, message):

@@ -1,0 +1,74 @@
+"""Bytes of many files in order, from here, a bucket or the web, the next ones on their way while one is used."""
+
+from __future__ import annotations
+
+import collections
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+from ivid.data.listing import file_system
+from ivid.spec.errors import UserError
+
+AHEAD = 8  # files on their way, where each takes its time to answer
+TRIES, PAUSE = 3, 1.0  # of what is not here; seconds before the second try, twice that before the third
+
+
+def fetched(paths: Iterable[str], *, timeout: float) -> Iterator[tuple[bytes, str]]:
+  """(bytes, "") of each, or (b"", why it did not come). UserError if a kind of address needs a package that is not there.
+
+  Args:
+    timeout: seconds after which one is given up; the thread that waits for it is left behind.
+  """
+  waiting: collections.deque[_Fetch] = collections.deque()
+  for path in paths:
+    waiting.append(_Fetch(path, timeout))
+    while len(waiting) > AHEAD:
+      yield waiting.popleft().result()
+  while waiting:
+    yield waiting.popleft().result()
+
+
+class _Fetch:
+  """One file; a thread of its own fetches what is not here, as nothing else ends a server's silence."""
+
+  def __init__(self, path: str, timeout: float):
+    self._path, self._timeout = path, timeout
+    self._answers: queue.SimpleQueue = queue.SimpleQueue()
+    self._remote = "://" in path
+    if self._remote:
+      threading.Thread(target=self._answer, daemon=True).start()
+
+  def result(self) -> tuple[bytes, str]:
+    if not self._remote:
+      return self._read()
+    try:
+      found = self._answers.get(timeout=self._timeout)
+    except queue.Empty:
+      return b"", f"did not arrive in {self._timeout:g} s"
+    if isinstance(found, UserError):
+      raise found
+    return found
+
+  def _answer(self) -> None:
+    try:
+      self._answers.put(self._read())
+    except UserError as error:
+      self._answers.put(error)
+
+  def _read(self) -> tuple[bytes, str]:
+    reason = ""
+    for attempt in range(TRIES if self._remote else 1):
+      if attempt:
+        time.sleep(PAUSE * attempt)
+      try:
+        system, path = file_system(self._path)
+        return system.cat_file(path), ""
+      except FileNotFoundError:
+        return b"", "no such file"
+      except UserError:
+        raise
+      except Exception as error:  # each kind of server has errors of its own
+        reason = f"cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}"
+    return b"", reason

@@ -1,0 +1,199 @@
+"""The data set from its shards: duplicates left out, an index of what there is, and the list of what could not be used."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import pathlib
+import posixpath
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+
+import pyarrow
+import tensorflow_datasets as tfds
+from array_record.python import array_record_data_source, array_record_module
+from pyarrow import parquet
+from tensorflow_datasets.core import dataset_info
+
+from ivid.data import shards
+from ivid.data.plan import VERSION, Plan
+from ivid.spec.errors import UserError
+
+SUMMARY, REJECTED, LOCK = "summary.json", "rejected.jsonl", ".lock"
+SHOWN_REASONS = 8
+HASH_BYTES = 16  # of SHA-256, enough to tell files apart
+FORMAT = "array_record"
+
+INDEX_SCHEMA = pyarrow.schema(
+  [
+    ("source", pyarrow.string()),
+    ("captions", pyarrow.list_(pyarrow.string())),
+    ("sha256", pyarrow.string()),
+    ("frames", pyarrow.int32()),
+    ("seconds", pyarrow.float64()),
+    ("fps", pyarrow.float64()),
+    ("height", pyarrow.int32()),
+    ("width", pyarrow.int32()),
+    ("bytes", pyarrow.int64()),
+    ("columns", pyarrow.string()),  # JSON
+  ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """What a data set came to: clips and images of each split, and how many items were left out for which reason."""
+
+  clips: dict[str, int]
+  images: dict[str, int]
+  rejected: dict[str, int]
+
+  def __str__(self) -> str:
+    said = [f"{split}: {self.clips[split]} clips, {self.images[split]} images" for split in self.clips]
+    if self.rejected:
+      said.append(f"{sum(self.rejected.values())} left out ({REJECTED}):")
+      common = sorted(self.rejected.items(), key=lambda pair: (-pair[1], pair[0]))
+      said += [f"  {count} x {reason}" for reason, count in common[:SHOWN_REASONS]]
+      if len(common) > SHOWN_REASONS:
+        said.append(f"  and {len(common) - SHOWN_REASONS} other reasons")
+    return "\n".join(said)
+
+
+def index_name(split: str) -> str:
+  """Of the Parquet file with a row for each record of the split, in order."""
+  return f"index-{split}.parquet"
+
+
+def missing_shards(plan: Plan) -> list[int]:
+  """Shards that are not prepared yet; none of a finished data set."""
+  if plan.store.exists(SUMMARY):
+    return []
+  there = set(plan.store.names(shards.PARTS))
+  return [n for n in range(plan.shards) if posixpath.basename(shards.told_name(n)) not in there]
+
+
+def finish(plan: Plan, *, strict: bool) -> Summary:
+  """Puts the data set together of all its shards, or says what it came to if that is done.
+
+  Raises:
+    UserError: nothing that can be used; with `strict`, anything that cannot.
+  """
+  store = plan.store
+  with _alone(plan):
+    if not store.exists(SUMMARY):
+      _put_together(plan, strict=strict)
+  found = json.loads(store.read(SUMMARY))
+  return Summary(found["clips"], found["images"], found["rejected"])
+
+
+@contextlib.contextmanager
+def _alone(plan: Plan) -> Iterator[None]:
+  """One process of this machine at a time; in a bucket, two that finish at once write the same."""
+  if "://" in plan.folder:
+    yield
+    return
+  with open(plan.store.path(LOCK), "w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+def _put_together(plan: Plan, *, strict: bool) -> None:
+  store = plan.store
+  doubles, rejected = _doubles(plan)
+  with store.writing(REJECTED) as path, path.open("w", encoding="utf-8") as file:
+    for source, reason in rejected:
+      file.write(json.dumps({"file": source, "reason": reason}, ensure_ascii=False) + "\n")
+  reasons = Counter(_kind(reason) for _, reason in rejected)
+  if strict and rejected:
+    source, reason = rejected[0]
+    raise UserError(
+      f"--strict: {len(rejected)} of {plan.items} items cannot be used, as {posixpath.join(plan.folder, REJECTED)} lists; "
+      f"the first is {source}: {reason}"
+    )
+  clips, images, infos = {}, {}, []
+  for split in shards.SPLITS:
+    counts = Counter()
+    info = _split(plan, split, doubles, counts)
+    if info is not None:
+      infos.append(info)
+      clips[split], images[split] = counts["clips"], counts["images"]
+  if not infos:
+    raise UserError(f"{plan.spec.input} has nothing that can be used: {Summary({}, {}, dict(reasons))}".replace("\n", " "))
+  identity = dataset_info.DatasetIdentity(plan.spec.name, tfds.core.Version(VERSION), plan.folder, module_name="")
+  info = tfds.core.DatasetInfo(builder=identity, features=shards.features(plan), description=f"Clips and images of {plan.spec.input}.")
+  info.set_file_format(FORMAT)
+  info.set_splits(tfds.core.splits.SplitDict(infos))
+  with tempfile.TemporaryDirectory() as folder:  # TFDS leaves halves where it is stopped
+    info.write_to_directory(folder)
+    for file in sorted(pathlib.Path(folder).iterdir()):
+      store.write(file.name, file.read_bytes())
+  summary = dict(clips=clips, images=images, rejected=dict(sorted(reasons.items())))
+  store.write(SUMMARY, json.dumps(summary, indent=1) + "\n")
+  store.remove(shards.PARTS)
+
+
+def _kind(reason: str) -> str:
+  """A reason without what differs from file to file: what stands before its colon, and no numbers."""
+  return re.sub(r"\d+(\.\d+)?", "N", reason.split(": ")[0])
+
+
+def _doubles(plan: Plan) -> tuple[dict[int, set[int]], list[tuple[str, str]]]:
+  """Places, in each shard's kept items, of files that came before; and all that is left out, in the list's order by shard."""
+  first: dict[bytes, str] = {}
+  doubles: dict[int, set[int]] = {}
+  rejected = []
+  for shard in range(plan.shards):
+    part = shards.read_part(plan, shard)
+    rejected += part.rejected
+    for place, row in enumerate(part.kept):
+      key = bytes.fromhex(row.sha256)[:HASH_BYTES]
+      if key in first:
+        doubles.setdefault(shard, set()).add(place)
+        rejected.append((row.source, f"the same file as another: {first[key]}"))
+      else:
+        first[key] = row.source
+  return doubles, rejected
+
+
+def _split(plan: Plan, split: str, doubles: dict[int, set[int]], counts: Counter) -> tfds.core.SplitInfo | None:
+  """Writes the files of a split and its index; None if it has no records."""
+  store = plan.store
+  template = tfds.core.ShardedFileTemplate(dataset_name=plan.spec.name, data_dir=plan.folder, split=split, filetype_suffix=FORMAT)
+  chosen = []  # (shard, places among its records of this split, or None for all of them, their number)
+  size = 0
+  with store.writing(index_name(split)) as path, parquet.ParquetWriter(path, INDEX_SCHEMA) as writer:
+    for shard in range(plan.shards):
+      left_out = doubles.get(shard, set())
+      mine = [(place, row) for place, row in enumerate(shards.read_part(plan, shard).kept) if row.split == split]
+      rows = [row for place, row in mine if place not in left_out]
+      if not rows:
+        continue
+      places = None if len(rows) == len(mine) else [n for n, (place, _) in enumerate(mine) if place not in left_out]
+      chosen.append((shard, places, len(rows)))
+      counts.update("images" if row.frames == 1 else "clips" for row in rows)
+      size += sum(row.bytes for row in rows)
+      table = [dataclasses.asdict(row) | {"columns": json.dumps(row.columns, sort_keys=True)} for row in rows]
+      writer.write_table(pyarrow.Table.from_pylist(table, INDEX_SCHEMA))
+  if not chosen:
+    store.remove(index_name(split))
+    return None
+  for number, (shard, places, _) in enumerate(chosen):
+    name = f"{plan.spec.name}-{split}.{FORMAT}-{number:05}-of-{len(chosen):05}"
+    if places is None:
+      store.copy(shards.part_name(shard, split), name)
+    else:
+      with store.local(shards.part_name(shard, split)) as source, store.writing(name) as path:
+        _copy_records(source, str(path), places)
+  return tfds.core.SplitInfo(name=split, shard_lengths=[count for *_, count in chosen], num_bytes=size, filename_template=template)
+
+
+def _copy_records(source: str, target: str, places: list[int]) -> None:
+  have = array_record_data_source.ArrayRecordDataSource([source])
+  writer = array_record_module.ArrayRecordWriter(target, shards.OPTIONS)
+  for place in places:
+    writer.write(have[place])
+  writer.close()

@@ -1,0 +1,239 @@
+"""What a folder or a list (CSV, JSONL, Parquet) names: clips and images with their captions, here, in a bucket or on the web (fsspec).
+
+Nothing is opened but captions, and nothing ends the listing: what has no caption, or a line that cannot be read, is an item with a problem.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, NamedTuple
+
+import fsspec
+
+from ivid.spec.errors import UserError, nearest
+
+CLIPS = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv", ".gif", ".apng")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+TEXTS = (".txt", ".json")  # a caption beside a clip, the first that is there
+LISTS = (".csv", ".jsonl", ".parquet")
+PARQUET_ROWS = 4096  # in memory at a time
+CAPTION_KEYS = ("caption", "captions")
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """One clip or image.
+
+  Attributes:
+    media: where it lies: a path or an address.
+    captions: at least one, unless there is a problem.
+    columns: the user's own, as text.
+    problem: why it cannot be used; empty if nothing is known against it.
+    size: bytes of the file; -1 where only opening it would tell.
+  """
+
+  media: str
+  captions: tuple[str, ...] = ()
+  columns: dict[str, str] = dataclasses.field(default_factory=dict)
+  problem: str = ""
+  size: int = -1
+
+
+def items(source: str, *, media_column: str = "path", caption_column: str = "caption") -> Iterator[Item]:
+  """Items of a folder by name, or of a list by line.
+
+  In a folder, a.txt (one caption) or a.json (a text, a list of texts, or an object with `caption` or `captions`, whose other keys are
+  columns) is the caption of a.mp4 and of every other file of that stem. A list's paths are relative to its folder.
+
+  Raises:
+    UserError: neither a folder nor a list, nothing in it, or a list without one of the two columns.
+  """
+  system, root = file_system(source)
+  if system.isfile(root):
+    suffix = posixpath.splitext(root)[1].lower()
+    if suffix not in _READERS:
+      raise UserError(f"--input={source}: {nearest(suffix, LISTS)}, or a folder")
+    with system.open(root, "rb") as file:
+      yield from _listed(source, base(source), _READERS[suffix](file, source), media_column, caption_column)
+  elif system.isdir(root):
+    yield from _beside(source, system, root)
+  else:
+    raise UserError(f"--input={source}: no such folder or list")
+
+
+def base(source: str) -> str:
+  """The folder that paths are relative to: the source itself, or a list's."""
+  system, root = file_system(source)
+  return _address(system, posixpath.dirname(root) if system.isfile(root) else root)
+
+
+def file_system(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
+  """The file system of a path or address, and the path in it.
+
+  Raises:
+    UserError: a scheme that is unknown, or whose package is not installed.
+  """
+  try:
+    return fsspec.core.url_to_fs(address)
+  except (ImportError, ValueError) as error:
+    raise UserError(f"{address}: {error} (pip install 'ivid[cloud]' brings gs://, s3:// and http://)") from None
+
+
+def _beside(source: str, system: fsspec.AbstractFileSystem, root: str) -> Iterator[Item]:
+  """Items of a folder and those below it."""
+  found = {path: entry.get("size") or 0 for path, entry in sorted(system.find(root, detail=True).items()) if not _hidden(path, root)}
+  texts = {path for path in found if path.lower().endswith(TEXTS)}
+  if len(texts) == len(found):
+    raise UserError(f"--input={source} holds no clips or images: expected files ending in {', '.join((*CLIPS[:5], *IMAGES[:4]))} ...")
+  used = set()
+  for path, size in found.items():
+    if path in texts:
+      continue
+    stem, suffix = posixpath.splitext(path)
+    media = _address(system, path)
+    text = next((stem + kind for kind in TEXTS if stem + kind in texts), None)
+    if suffix.lower() not in (*CLIPS, *IMAGES):
+      yield Item(media, problem=f"neither clip nor image: a {suffix or 'nameless'} file", size=size)
+    elif text is None:
+      yield Item(media, problem=f"no caption: expected {posixpath.basename(stem)}.txt or .json beside it", size=size)
+    else:
+      used.add(text)
+      yield _captioned(media, system, text, size)
+  for text in sorted(texts - used):
+    yield Item(_address(system, text), problem="a caption alone: no clip or image has its name", size=found[text])
+
+
+def _hidden(path: str, root: str) -> bool:
+  """Whether a file or a folder on the way to it begins with a dot, as ._ files of macOS do."""
+  return any(part.startswith(".") for part in path[len(root) :].split("/"))
+
+
+def _address(system: fsspec.AbstractFileSystem, path: str) -> str:
+  local = system.protocol == "file" or "file" in system.protocol
+  return path if local else system.unstrip_protocol(path)
+
+
+def _captioned(media: str, system: fsspec.AbstractFileSystem, text: str, size: int) -> Item:
+  try:
+    written = decoded(system.cat_file(text), text)
+    value = json.loads(written) if text.lower().endswith(".json") else written
+  except ValueError as error:
+    return Item(media, problem=str(error) if isinstance(error, UserError) else f"no JSON: {text}: {error}", size=size)
+  columns = {}
+  if isinstance(value, dict):
+    columns = {str(key): as_text(column) for key, column in value.items() if key not in CAPTION_KEYS}
+    value = next((value[key] for key in CAPTION_KEYS if key in value), None)
+  return _item(media, value, columns, size, where=text)
+
+
+def decoded(data: bytes, name: str) -> str:
+  """Text of UTF-8 with or without a byte order mark; UserError, which names the byte and the file, if it is something else."""
+  try:
+    return data.decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise UserError(f"no UTF-8: byte {data[error.start]:#04x} at place {error.start} of {name}") from None
+
+
+def _item(media: str, value: Any, columns: dict[str, str], size: int, *, where: str) -> Item:
+  found = [value] if isinstance(value, str) else value
+  if not isinstance(found, (list, tuple)) or not all(isinstance(text, str) for text in found):
+    return Item(media, columns=columns, problem=f"no caption: {where} has none, expected a text or a list of texts", size=size)
+  captions = tuple(text for text in (" ".join(text.split()) for text in found) if text)
+  return Item(media, captions, columns, "" if captions else f"a blank caption: in {where}", size)
+
+
+def as_text(value: Any) -> str:
+  """A column's value as text: what is no text as JSON."""
+  return value if isinstance(value, str) else json.dumps(value, default=str, sort_keys=True)
+
+
+def _listed(source: str, folder: str, table: _Table, media_column: str, caption_column: str) -> Iterator[Item]:
+  for column, flag in ((media_column, "--media_column"), (caption_column, "--caption_column")):
+    if table.names is not None and column not in table.names:
+      raise UserError(f"{flag}={column}: {source} has no such column, {nearest(column, table.names)}")
+  count = 0
+  for line, row in table.rows:
+    count += 1
+    where = f"line {line} of {source}"
+    if isinstance(row, str):
+      yield Item(where, problem=row)
+      continue
+    media = row.get(media_column)
+    if not isinstance(media, str) or not media.strip():
+      yield Item(where, problem=f"no {media_column!r}: expected a path or an address")
+      continue
+    media = media.strip()
+    if "://" not in media and not media.startswith("/"):
+      media = posixpath.join(folder, media)
+    columns = {key: as_text(value) for key, value in row.items() if key not in (media_column, caption_column) and value is not None}
+    yield _item(media, row.get(caption_column), columns, -1, where=where)
+  if not count:
+    raise UserError(f"--input={source} has no lines: expected one for each clip or image")
+
+
+class _Table(NamedTuple):
+  """A list's columns, None where each line has its own, and (line number, its values or what is wrong with it)."""
+
+  names: Sequence[str] | None
+  rows: Iterator[tuple[int, dict[str, Any] | str]]
+
+
+def _csv(file: IO[bytes], source: str) -> _Table:
+  # A byte that is no UTF-8 spoils its own line alone.
+  reader = csv.reader(line.decode("utf-8-sig" if not n else "utf-8", "surrogateescape") for n, line in enumerate(file))
+  header = next(reader, [])
+
+  def rows() -> Iterator[tuple[int, dict[str, Any] | str]]:
+    while True:
+      try:
+        row = next(reader)
+      except StopIteration:
+        return
+      except csv.Error as error:
+        yield reader.line_num, f"no line of a CSV file: {error}"
+        continue
+      wrong = next((text for text in row if any("\ud800" <= c <= "\udfff" for c in text)), None)
+      if not row:
+        continue
+      if len(row) != len(header):
+        yield reader.line_num, f"{len(row)} fields: expected the {len(header)} of the first line"
+      elif wrong is not None:
+        yield reader.line_num, f"no UTF-8: {wrong.encode('utf-8', 'surrogateescape')!r}"
+      else:
+        yield reader.line_num, dict(zip(header, row, strict=True))
+
+  return _Table(header, rows())
+
+
+def _jsonl(file: IO[bytes], source: str) -> _Table:
+  def rows() -> Iterator[tuple[int, dict[str, Any] | str]]:
+    for number, line in enumerate(file, 1):
+      if not line.strip():
+        continue
+      try:
+        row = json.loads(decoded(line, "it"))
+      except ValueError as error:
+        yield number, str(error) if isinstance(error, UserError) else f"no JSON: {error}"
+        continue
+      yield number, row if isinstance(row, dict) else f"{line.strip()[:40]!r}: expected an object with a path and a caption"
+
+  return _Table(None, rows())
+
+
+def _parquet(file: IO[bytes], source: str) -> _Table:
+  import pyarrow
+  from pyarrow import parquet
+
+  try:
+    table = parquet.ParquetFile(file)
+  except pyarrow.ArrowInvalid as error:
+    raise UserError(f"--input={source} is no Parquet file: {error}") from None
+  rows = (row for batch in table.iter_batches(PARQUET_ROWS) for row in batch.to_pylist())
+  return _Table(table.schema_arrow.names, enumerate(rows, 1))
+
+
+_READERS: dict[str, Callable[[IO[bytes], str], _Table]] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}

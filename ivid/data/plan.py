@@ -1,0 +1,175 @@
+"""What a data set is made of, written down before anything is prepared: every process reads its slices of it, and a change is noticed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import posixpath
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow
+from pyarrow import parquet
+
+from ivid.data.listing import Item, base, items
+from ivid.data.store import Store
+from ivid.spec import formats
+from ivid.spec.errors import UserError
+from ivid.spec.prepare import PrepareSpec, colour
+
+MANIFEST, PLAN = "manifest.parquet", "plan.json"
+VERSION = "1.0.0"
+TRAIN, VALIDATION = "train", "validation"
+SHARE, MOST = 20, 1000  # one of so many items is for validation, and at most so many
+LEAST_ITEMS = 3  # from which there is a validation split
+SAME_DATA = ("input", "timeout")  # options that may differ: where an input lies is said by its items
+NO_GROUP = -1  # below every hash
+
+_SCHEMA = pyarrow.schema(
+  [
+    ("media", pyarrow.string()),
+    ("captions", pyarrow.list_(pyarrow.string())),
+    ("columns", pyarrow.string()),  # JSON
+    ("problem", pyarrow.string()),
+    ("size", pyarrow.int64()),
+  ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A data set to be.
+
+  Attributes:
+    folder: its own, below the one that was asked for.
+    items: of the list, also those that cannot be used.
+    columns: names of the user's columns.
+    digest: SHA-256 of all items.
+    validation: the hash of a group up to which it is for validation; NO_GROUP: none is.
+  """
+
+  folder: str
+  spec: PrepareSpec
+  items: int
+  columns: tuple[str, ...]
+  digest: str
+  validation: int
+
+  @property
+  def shards(self) -> int:
+    return -(-self.items // self.spec.shard_items)
+
+  @property
+  def store(self) -> Store:
+    return Store(self.folder)
+
+  def slice(self, shard: int) -> list[Item]:
+    """The items of a shard."""
+    with self.store.local(MANIFEST) as path:
+      return [_of_row(row) for row in parquet.ParquetFile(path).read_row_group(shard).to_pylist()]
+
+  def split(self, item: Item) -> str:
+    """The split that the item belongs to."""
+    return VALIDATION if _group(item, self.spec, base(self.spec.input)) <= self.validation else TRAIN
+
+
+def make_plan(spec: PrepareSpec, out: str, *, overwrite: bool = False) -> Plan:
+  """Lists what spec.input names, and writes it down in `out`, or compares it with what is written there.
+
+  Args:
+    overwrite: whether what was prepared from something else makes way.
+
+  Raises:
+    UserError: nothing to prepare, an unknown column, or something else was prepared there.
+  """
+  folder = posixpath.join(out, spec.name, VERSION)
+  store = Store(folder)
+  have = _read(folder) if store.exists(PLAN) else None
+  if have is None and store.exists("dataset_info.json") and not overwrite:
+    raise UserError(f"{folder} holds a data set of another making: expected another --out or --name, or --overwrite")
+  with store.writing(MANIFEST) as path:
+    plan = _written(path, spec, folder)
+    change = "" if have is None else _change(have, plan, path)
+    if change and not overwrite:
+      raise UserError(f"{folder} was prepared from something else: {change}; expected another --out or --name, or --overwrite")
+    if change or (have is None and overwrite):
+      for name in store.names():
+        if not name.startswith("."):
+          store.remove(name)
+  if have is None or change:
+    described = dataclasses.asdict(plan)
+    del described["folder"]
+    store.write(PLAN, json.dumps(formats.stamped(described), indent=1) + "\n")
+  return plan
+
+
+def _read(folder: str) -> Plan:
+  found = formats.migrate(json.loads(Store(folder).read(PLAN)), formats.Kind.PREPARED, source=posixpath.join(folder, PLAN))
+  spec = PrepareSpec(**found.pop("spec"))
+  return Plan(folder=folder, spec=spec, **found | {"columns": tuple(found["columns"])})
+
+
+def _written(path: str, spec: PrepareSpec, folder: str) -> Plan:
+  """Writes the manifest, a row group for each shard."""
+  whole, groups, columns, count, root = hashlib.sha256(), [], set(), 0, base(spec.input)
+  listed = items(spec.input, media_column=spec.media_column, caption_column=spec.caption_column)
+  with parquet.ParquetWriter(path, _SCHEMA) as writer:
+    while part := list(itertools.islice(listed, spec.shard_items)):
+      rows = [dataclasses.asdict(item) | {"columns": json.dumps(item.columns, sort_keys=True)} for item in part]
+      for row in rows:
+        whole.update(json.dumps(row, sort_keys=True).encode())
+      groups.append(np.array([_group(item, spec, root) for item in part if not item.problem], np.int64))
+      columns.update(*(item.columns for item in part))
+      count += len(part)
+      writer.write_table(pyarrow.Table.from_pylist(rows, _SCHEMA), row_group_size=spec.shard_items)
+  for column, flag in ((spec.split_by, "--split_by"), ("" if colour(spec.background) else spec.background, "--background")):
+    if column and column not in columns:
+      raise UserError(f"{flag}={column}: {spec.input} has no such column, expected one of {', '.join(sorted(columns)) or 'none'}")
+  return Plan(folder, spec, count, tuple(sorted(columns)), whole.hexdigest(), _boundary(np.concatenate(groups), spec.num_test))
+
+
+def _group(item: Item, spec: PrepareSpec, root: str) -> int:
+  """63 bits of the SHA-256 of what keeps items together; a path below `root` counts from there, so that a folder may move."""
+  text = item.columns.get(spec.split_by, "") if spec.split_by else item.media.removeprefix(root)
+  return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _boundary(groups: np.ndarray, num_test: int) -> int:
+  """The hash up to which groups are for validation: the fewest that have `num_test` items, but for one at least that trains."""
+  if num_test < 0:
+    num_test = 0 if len(groups) < LEAST_ITEMS else min(MOST, max(1, len(groups) // SHARE))
+  hashes, counts = np.unique(groups, return_counts=True)
+  if not num_test or len(hashes) < 2:
+    return NO_GROUP
+  place = int(np.searchsorted(np.cumsum(counts), num_test))
+  return int(hashes[min(place, len(hashes) - 2)])
+
+
+def _change(have: Plan, plan: Plan, path: str) -> str:
+  """What is asked for otherwise than it was; empty if nothing is."""
+  for field in dataclasses.fields(PrepareSpec):
+    old, new = getattr(have.spec, field.name), getattr(plan.spec, field.name)
+    if old != new and field.name not in SAME_DATA:
+      return f"--{field.name} was {old!r}, now {new!r}"
+  if have.digest == plan.digest:
+    return ""
+  with have.store.local(MANIFEST) as before:
+    for number, (old, new) in enumerate(itertools.zip_longest(_rows(before), _rows(path)), 1):
+      if old != new:
+        return f"item {number} was {_shown(old)}, now {_shown(new)}"
+  return "its items"
+
+
+def _rows(path: str) -> Iterator[dict]:
+  for batch in parquet.ParquetFile(path).iter_batches():
+    yield from batch.to_pylist()
+
+
+def _shown(row: dict | None) -> str:
+  return "none" if row is None else f"{row['media']}, {row['problem'] or ' | '.join(row['captions'])!r}, {row['size']} bytes"
+
+
+def _of_row(row: dict) -> Item:
+  return Item(row["media"], tuple(row["captions"] or ()), json.loads(row["columns"]), row["problem"], row["size"])

@@ -1,0 +1,165 @@
+"""One shard of a data set from its slice of the plan: the same bytes whoever prepares it, and again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_data_source, array_record_module
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+from ivid.data import records
+from ivid.data.examine import encoded, examine, unfit, usable_captions
+from ivid.data.fetch import fetched
+from ivid.data.listing import Item
+from ivid.data.plan import TRAIN, VALIDATION, Plan
+from ivid.spec.errors import UserError
+from ivid.spec.prepare import colour
+
+OPTIONS = "group_size:1,uncompressed"  # read at random; media are compressed
+PARTS = "parts"  # folder of what is prepared while not all is
+SPLITS = (TRAIN, VALIDATION)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+  """What is known of a record without opening it."""
+
+  split: str
+  source: str
+  captions: tuple[str, ...]
+  sha256: str
+  frames: int
+  seconds: float
+  fps: float
+  height: int
+  width: int
+  bytes: int
+  columns: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """What became of a slice: the records of each split in order, and (file, reason) of what could not be used."""
+
+  kept: tuple[Kept, ...]
+  rejected: tuple[tuple[str, str], ...]
+
+
+def features(plan: Plan) -> tfds.features.FeaturesDict:
+  """Of a record, as TFDS describes it."""
+  text, count, number = tfds.features.Text(), tfds.features.Scalar(dtype=np.int32), tfds.features.Scalar(dtype=np.float32)
+  wanted = {
+    records.MEDIA: text,
+    records.CAPTIONS: tfds.features.Sequence(text),
+    records.FPS: number,
+    records.FRAMES: count,
+    records.SECONDS: number,
+    records.HEIGHT: count,
+    records.WIDTH: count,
+    records.COLOUR: text,
+    records.SHA256: text,
+    records.SOURCE: text,
+  }
+  return tfds.features.FeaturesDict(wanted | ({records.COLUMNS: {name: text for name in plan.columns}} if plan.columns else {}))
+
+
+def part_name(shard: int, split: str) -> str:
+  return f"{PARTS}/{shard:06}-{split}.array_record"
+
+
+def told_name(shard: int) -> str:
+  """Of the file that says what became of a slice; it is written last."""
+  return f"{PARTS}/{shard:06}.json"
+
+
+def prepare_shard(plan: Plan, shard: int) -> None:
+  """Writes the shard's records and what became of its items, unless both are there.
+
+  Raises:
+    UserError: what is no fault of one item: a full disk, a kind of address that needs another package.
+  """
+  store = plan.store
+  if store.exists(told_name(shard)):
+    return
+  listed = plan.slice(shard)
+  usable = [item for item in listed if not item.problem]
+  media = iter(fetched([item.media for item in usable], timeout=plan.spec.timeout))
+  form = features(plan)
+  serializer = ExampleSerializer(form.get_serialized_info())
+  kept, rejected = [], []
+  with contextlib.ExitStack() as stack:
+    writers = {split: _Writer(stack.enter_context(store.writing(part_name(shard, split)))) for split in SPLITS}
+    for item in listed:
+      data, problem = (b"", item.problem) if item.problem else next(media)
+      made = problem or _record(plan, item, data)
+      if isinstance(made, str):
+        rejected.append((item.media, made))
+        continue
+      row, example = made
+      kept.append(row)
+      writers[row.split].write(serializer.serialize_example(form.encode_example(example)))
+    for split, writer in writers.items():
+      writer.close(sum(row.split == split for row in kept))
+  told = {"kept": [dataclasses.asdict(row) for row in kept], "rejected": rejected}
+  store.write(told_name(shard), json.dumps(told, ensure_ascii=False, indent=0) + "\n")
+
+
+def read_part(plan: Plan, shard: int) -> Part:
+  """What `prepare_shard` wrote."""
+  told = json.loads(plan.store.read(told_name(shard)))
+  kept = tuple(Kept(**row | {"captions": tuple(row["captions"])}) for row in told["kept"])
+  return Part(kept, tuple(map(tuple, told["rejected"])))
+
+
+def _record(plan: Plan, item: Item, media: bytes) -> tuple[Kept, dict[str, Any]] | str:
+  """An item's record and what is known of it; or why there is none."""
+  spec = plan.spec
+  captions = usable_captions(item.captions, spec)
+  if not captions:
+    return f"no caption is left of {' | '.join(item.captions)!r} (--min_characters, --caption_without)"
+  behind = spec.background if colour(spec.background) else item.columns.get(spec.background, "")
+  if colour(behind) is None:
+    return f"{spec.background} is {behind!r}: expected a colour such as #ff8800"
+  try:
+    facts = examine(media, "it")
+    reason = unfit(facts, spec)
+    if reason:
+      return reason
+    stored, facts = encoded(media, facts, spec, colour(behind))
+  except UserError as error:
+    return str(error)
+  digest = hashlib.sha256(media).hexdigest()  # of the file as it came: the same file is the same clip
+  about = dict(captions=captions, sha256=digest, **dataclasses.asdict(facts))
+  row = Kept(split=plan.split(item), source=item.media, bytes=len(stored), columns=item.columns, **about)
+  example = {records.MEDIA: stored, records.COLOUR: behind, records.SOURCE: item.media, **about}
+  if plan.columns:
+    example[records.COLUMNS] = {name: item.columns.get(name, "") for name in plan.columns}
+  return row, example
+
+
+class _Writer:
+  """Records to one file."""
+
+  def __init__(self, path: pathlib.Path):
+    self._path = str(path)
+    self._writer = array_record_module.ArrayRecordWriter(self._path, OPTIONS)
+
+  def write(self, record: bytes) -> None:
+    self._writer.write(record)
+
+  def close(self, count: int) -> None:
+    """Raises OSError if the file does not hold so many records: the library is silent about a disk that is full."""
+    self._writer.close()
+    try:
+      have = len(array_record_data_source.ArrayRecordDataSource([self._path])) if count else 0
+    except Exception as error:  # whatever an unfinished file causes
+      raise OSError(f"an unfinished file: {error}") from None
+    if have != count:
+      raise OSError(f"{have} of {count} records: is the disk full?")

@@ -1,0 +1,93 @@
+"""A folder here or in a bucket in which files appear whole or not at all. In a bucket they are copies of finished local files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from ivid.data.listing import file_system
+from ivid.spec.errors import UserError
+
+
+class Store:
+  """Files of one folder by their names."""
+
+  def __init__(self, folder: str):
+    self.folder = folder
+    self._system, self._root = file_system(folder)
+    self._local = "://" not in folder
+
+  def path(self, name: str) -> str:
+    return posixpath.join(self._root, name)
+
+  def exists(self, name: str) -> bool:
+    return self._system.exists(self.path(name))
+
+  def names(self, folder: str = "") -> list[str]:
+    """Names of the files in it, or in a folder of it."""
+    place = self.path(folder) if folder else self._root
+    if not self._system.isdir(place):
+      return []
+    return sorted(posixpath.basename(path) for path in self._system.ls(place, detail=False))
+
+  def read(self, name: str) -> bytes:
+    return self._system.cat_file(self.path(name))
+
+  @contextlib.contextmanager
+  def writing(self, name: str) -> Iterator[pathlib.Path]:
+    """Gives a local path to write to, whose file gets the name at the end; on failure nothing stays.
+
+    Raises:
+      UserError: it cannot be written, as where a disk is full.
+    """
+    try:
+      target = pathlib.Path(self.path(name))
+      if self._local:
+        target.parent.mkdir(parents=True, exist_ok=True)
+      with tempfile.TemporaryDirectory(prefix=".writing-", dir=target.parent if self._local else None) as place:
+        temporary = pathlib.Path(place) / target.name
+        yield temporary
+        if self._local:
+          os.replace(temporary, target)
+        else:
+          self._system.makedirs(posixpath.dirname(self.path(name)), exist_ok=True)
+          self._system.put_file(str(temporary), self.path(name))
+    except OSError as error:
+      raise UserError(f"cannot write {posixpath.join(self.folder, name)}: {error.strerror or error}") from error
+
+  def write(self, name: str, contents: str | bytes) -> None:
+    """Writes a small file; text as UTF-8. Errors as of `writing`."""
+    with self.writing(name) as path:
+      path.write_bytes(contents.encode("utf-8") if isinstance(contents, str) else contents)
+
+  @contextlib.contextmanager
+  def local(self, name: str) -> Iterator[str]:
+    """The path of the file here: a copy, for as long as this lasts, of one in a bucket."""
+    if self._local:
+      yield self.path(name)
+      return
+    with tempfile.TemporaryDirectory() as place:
+      path = os.path.join(place, posixpath.basename(name))
+      self._system.get_file(self.path(name), path)
+      yield path
+
+  def copy(self, name: str, target: str) -> None:
+    """Gives the file a second name; here both share its bytes."""
+    if not self._local:
+      self._system.cp_file(self.path(name), self.path(target))
+      return
+    with self.writing(target) as path:
+      try:
+        os.link(self.path(name), path)
+      except OSError:  # a file system without links
+        shutil.copyfile(self.path(name), path)
+
+  def remove(self, name: str) -> None:
+    """Removes a file, or a folder with all that is in it; what is not there is no error."""
+    with contextlib.suppress(FileNotFoundError):
+      self._system.rm(self.path(name), recursive=True)

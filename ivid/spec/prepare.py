@@ -1,0 +1,63 @@
+"""What `ivid data prepare` is asked to make of a folder or a list."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from ivid.spec.errors import UserError
+
+SHARD_ITEMS = 1000
+
+
+def option(default: object, text: str) -> object:
+  """A field with the words that describe its flag."""
+  return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareSpec:
+  """Where clips and images come from, which of them stay, and how they are written; every field is a flag of that name."""
+
+  input: str = option("", "a folder of clips and images with captions beside them (.txt or .json), or a list: .csv, .jsonl or .parquet")
+  name: str = option("clips", "of the data set: tfds:NAME")
+  media_column: str = option("path", "of a list: paths or addresses, relative to the list")
+  caption_column: str = option("caption", "of a list: a caption, or several")
+  background: str = option("#000000", "what transparent pictures lie on: a colour, or the column that has it")
+  split_by: str = option("", "a column whose values stay together in one split; empty: each item by its path")
+  num_test: int = option(-1, "items of the validation split; -1: a twentieth of them, at least 1 and at most 1000, from three items on")
+  max_side: int = option(0, "encode anew what is larger, clips with a key frame for every second; 0: the files' own bytes")
+  min_seconds: float = option(0.0, "of clips")
+  max_seconds: float = option(0.0, "of clips; 0: any")
+  min_side: int = option(0, "of the shorter side, in pixels")
+  max_aspect: float = option(0.0, "longer over shorter side; 0: any")
+  min_fps: float = option(0.0, "of clips")
+  max_fps: float = option(0.0, "of clips; 0: any")
+  min_characters: int = option(1, "of captions")
+  caption_without: str = option("", "a regular expression: captions in which it is found are left out")
+  timeout: float = option(60.0, "seconds for which one file may take to arrive")
+  shard_items: int = option(SHARD_ITEMS, "lines of the list, or files, of one shard")
+
+  def __post_init__(self):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+      raise UserError(f"--name={self.name}: expected small letters, digits and underscores, such as my_clips")
+    for name, least in (("num_test", -1), ("max_side", 0), ("min_side", 0), ("min_characters", 1), ("shard_items", 1)):
+      if getattr(self, name) < least:
+        raise UserError(f"--{name}={getattr(self, name)}: expected {least} or more")
+    for name in ("min_seconds", "max_seconds", "min_fps", "max_fps", "max_aspect"):
+      if getattr(self, name) < 0:
+        raise UserError(f"--{name}={getattr(self, name):g}: expected 0 or more")
+    if self.timeout <= 0:
+      raise UserError(f"--timeout={self.timeout:g}: expected a positive number of seconds")
+    if self.max_side == 1:
+      raise UserError("--max_side=1: expected 2 or more, or 0 for the files' own bytes")
+    try:
+      re.compile(self.caption_without)
+    except re.error as error:
+      raise UserError(f"--caption_without={self.caption_without}: {error}") from None
+
+
+def colour(text: str) -> tuple[int, int, int] | None:
+  """Red, green and blue of "#rrggbb"; None if it is something else."""
+  match = re.fullmatch(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text.strip())
+  return tuple(int(part, 16) for part in match.groups()) if match else None

@@ -12,6 +12,7 @@ from flax.core import meta
 
 from ivid.diffusion import augment, distill, guidance, loss, process, samplers, schedule, threshold
 from ivid.diffusion.distill import Teacher
+from ivid.diffusion.keys import example_keys
 from ivid.diffusion.samplers import SampleState, StepInputs
 from ivid.nets import captions
 from ivid.nets.inputs import Conditioning
@@ -129,14 +130,14 @@ class Stage:
     Args:
       params: unboxed parameters.
       batch: contents of ivid.spec.batch.
-      key: the run's loss stream; example keys are fold_in(key, index), so neither a row's place nor the number of devices matters.
+      key: the run's loss stream; example keys fold in the index (example_keys), so neither a row's place nor the number of devices matters.
       logsnr_std: deviation of levels that are normal about diffusion.logsnr_shift; None: the schedule's levels at times u.
 
     Returns: (loss [B], u [B]), float32; u is uniform in [0, 1], the diffusion time unless `logsnr_std` is given.
     """
     spec = self.spec
     x, cond, keys = self._training_inputs(batch, key)
-    u = schedule.stratified_u(batch[batches.INDEX], jax.random.uniform(key))
+    u = schedule.stratified_u(batch[batches.INDEX][:, 0], jax.random.uniform(key))
     logsnr = self.schedule(u) if logsnr_std is None else schedule.normal_logsnr(u, mean=spec.diffusion.logsnr_shift, std=logsnr_std)
     eps = _draw(keys, _EPS, x.shape[1:], normal=True)
     z_t = process.q_sample(x=x, eps=eps, logsnr=logsnr)
@@ -173,7 +174,7 @@ class Stage:
     student = self.spec.student
     x, cond, keys = self._training_inputs(batch, key, drop_text=student.w_max == 0)
     w = student.w_min + (student.w_max - student.w_min) * _draw(keys, _GUIDANCE, ()) if student.w_max > 0 else None
-    u = schedule.stratified_u(batch[batches.INDEX], jax.random.uniform(key))
+    u = schedule.stratified_u(batch[batches.INDEX][:, 0], jax.random.uniform(key))
     if student.steps:
       times = distill.jump_times(u, teacher.steps, jump=2 if student.sampler is SamplerKind.STOCHASTIC else 1)
       u = times.t
@@ -227,7 +228,7 @@ class Stage:
   def _training_inputs(self, batch: Batch, key: jax.Array, *, drop_text: bool = True) -> tuple[jax.Array, Conditioning, jax.Array]:
     """Clips [B, T, H, W, 3] in [-1, 1], their conditioning with text dropped and frames given here and there, and each example's key."""
     x = batch[batches.VIDEO].astype(jnp.float32) / 127.5 - 1.0
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch[batches.INDEX])
+    keys = example_keys(key, batch[batches.INDEX])
     pictures = batches.holds_pictures(x.shape[1])
     cond = self.conditioning(batch, pictures=pictures)
     if drop_text:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ivid.config import load_run
+from ivid.data.example import index_words
 from ivid.diffusion import process, samplers, schedule
 from ivid.diffusion.distill import Teacher
 from ivid.diffusion.samplers import SampleState, StepInputs
@@ -52,7 +53,7 @@ def make_batch(stage, *, rows=4, tokens=5):
     batches.TEXT_MASK: jnp.asarray(rng.random(arrays[batches.TEXT_MASK].shape) < 0.8),
     batches.IS_VIDEO: jnp.ones(rows, bool),
     batches.FPS: jnp.full(rows, stage.spec.output.fps, jnp.float32),
-    batches.INDEX: jnp.arange(10, 10 + rows, dtype=jnp.int32),
+    batches.INDEX: index_words(range(10, 10 + rows)),
   }
 
 

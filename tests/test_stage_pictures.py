@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ivid.config import load_run
+from ivid.data.example import index_words
 from ivid.spec import batch as batches
 from ivid.spec.stage import LossWeight, Prediction
 from ivid.stage import Stage, unbox
@@ -44,7 +45,7 @@ def made(rng, *, images):
     batches.TEXT_MASK: jnp.asarray(mask),
     batches.IS_VIDEO: jnp.zeros(rows, bool),
     batches.FPS: jnp.full(rows, 1.5, jnp.float32),
-    batches.INDEX: jnp.arange(rows, dtype=jnp.int32),
+    batches.INDEX: index_words(range(rows)),
   }
 
 

@@ -1,8 +1,8 @@
-"""Look at what a stage's model sees, write clips as ArrayRecord, import text encoders, and embed captions once.
+"""Look at what a stage's model sees, prepare clips and images as ArrayRecord, import text encoders, and embed captions once.
 
 ivid data inspect --config=nano:ssr1 --out=sheet.png
 ivid data prepare --out=DIR --num_clips=1000 --size=16x24x40
-ivid data prepare --out=DIR --input=FOLDER --size=16x24x40 --fps=3
+ivid data prepare --out=DIR --input=FOLDER_OR_LIST
 ivid data import-t5 --from=CHECKPOINT --tokenizer=spiece.model --out=DIR
 ivid data export-t5 --from=DIR --out=T5X/checkpoint_0
 ivid data embed --config=imagen_video:base --config.data.name=tfds:NAME --config.data.text_encoder=DIR --out=DIR
@@ -15,10 +15,11 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ivid.bin.flags import define_config, parse_flags
+from ivid.bin.flags import define_config, define_fields, fields_of, parse_flags
 from ivid.config import load_run
 from ivid.runs.cache import enable_compilation_cache
 from ivid.spec.errors import UsageError, UserError, nearest
+from ivid.spec.prepare import PrepareSpec, process_of
 from ivid.weights.opening import text_encoder_folder
 
 DTYPES = ("bfloat16", "float32")
@@ -29,14 +30,18 @@ def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
   flags.DEFINE_string("out", None, "What to write: a .png (inspect), else a folder; of prepare data.dir.", flag_values=values)
   flags.DEFINE_integer("num_clips", None, "inspect: rows to show (4). prepare: clips to draw (1000).", flag_values=values)
-  flags.DEFINE_integer("num_test", 100, "prepare: clips of the test split.", flag_values=values)
-  flags.DEFINE_string("size", "16x24x40", "prepare: frames x height x width.", flag_values=values)
-  flags.DEFINE_float("fps", None, "prepare: frames per second (default: the clip lasts 5.33 s).", flag_values=values)
-  flags.DEFINE_integer("seed", 0, "prepare: of the scenes.", flag_values=values)
-  flags.DEFINE_string("input", None, "prepare: a folder of clips, each with its caption in a .txt file beside it.", flag_values=values)
+  flags.DEFINE_string("size", "16x24x40", "prepare without --input: frames x height x width of drawn clips.", flag_values=values)
+  flags.DEFINE_float("fps", None, "prepare without --input: frames per second (default: the clip lasts 5.33 s).", flag_values=values)
+  flags.DEFINE_integer("seed", 0, "prepare without --input: of the scenes.", flag_values=values)
+  define_fields(values, PrepareSpec, prefix="prepare: ")
+  flags.DEFINE_integer("workers", 0, "prepare: processes; 0: one for each core.", lower_bound=0, flag_values=values)
+  flags.DEFINE_list(
+    "beam", None, "prepare: options of an Apache Beam pipeline that does it, such as --beam=--runner=...", flag_values=values
+  )
+  flags.DEFINE_bool("strict", False, "prepare: end where anything cannot be used.", flag_values=values)
+  flags.DEFINE_bool("overwrite", False, "prepare: what was prepared there from something else makes way.", flag_values=values)
   flags.DEFINE_string("phase", "", "inspect: of train.phases (default: the last one).", flag_values=values)
   flags.DEFINE_enum("split", "train", ["train", "eval", "held_out"], "inspect: what to show.", flag_values=values)
-
   flags.DEFINE_string(
     "from",
     None,
@@ -45,13 +50,14 @@ def define_flags(values: flags.FlagValues) -> None:
   )
   flags.DEFINE_string("tokenizer", "", "import-t5: a SentencePiece .model, or bytes; default: what lies beside.", flag_values=values)
   flags.DEFINE_string("model", "", "import-t5: the published size it must be, such as t5_v1_1_xxl; default: any.", flag_values=values)
-  flags.DEFINE_string("name", "", "import-t5: what the encoder is called; default: its published name, or t5.", flag_values=values)
   flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "import-t5: what the network computes in.", flag_values=values)
   flags.DEFINE_enum("param_dtype", None, DTYPES, "import-t5: what weights are kept in (default: like dtype).", flag_values=values)
   flags.DEFINE_integer("max_tokens", 256, "import-t5: tokens a caption is truncated to.", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("batch_size", 64, "embed: captions a call of the encoder.", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("shard_size", 1024, "embed: captions a file.", lower_bound=1, flag_values=values)
-  flags.DEFINE_string("process", "", "embed: which of how many processes this is, such as 0/4; each writes its share.", flag_values=values)
+  flags.DEFINE_string(
+    "process", "", "prepare, embed: which of how many processes this is, such as 0/4; each writes its share.", flag_values=values
+  )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -77,16 +83,14 @@ def _inspect(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   print(f"wrote {out}")
 
 
-def _prepare(values: flags.FlagValues, overrides: Sequence[str]) -> None:
-  del overrides  # no config
-  from ivid.data.sizes import clip_shape
+def _prepare(values: flags.FlagValues, _: Sequence[str]) -> None:
+  from ivid.runs.preparing import draw, prepare_files  # TFDS takes seconds to import
 
-  shape = clip_shape(values.size, values.fps)
-  from ivid.data.moving_shapes_builder import make_builder, prepare  # TFDS takes seconds to import
-
-  drawn = dict(num_clips=values.num_clips or 1000, num_test=values.num_test, seed=values.seed)
-  builder = make_builder(values.out, shape, folder=values.input, **drawn)
-  print(f"wrote {prepare(builder)}; read it with --config.data.name=tfds:{builder.name}/{shape.size} --config.data.dir={values.out}")
+  if values.input:
+    options = {name: values[name].value for name in ("workers", "beam", "strict", "overwrite")}
+    print(prepare_files(fields_of(values, PrepareSpec), values.out, process=process_of(values.process), **options))
+  else:
+    print(draw(values.out, **{name: values[name].value for name in ("size", "fps", "num_clips", "num_test", "seed")}))
 
 
 def _source(values: flags.FlagValues, what: str) -> str:
@@ -96,18 +100,16 @@ def _source(values: flags.FlagValues, what: str) -> str:
   return source
 
 
-def _import_t5(values: flags.FlagValues, overrides: Sequence[str]) -> None:
-  del overrides  # no config
+def _import_t5(values: flags.FlagValues, _: Sequence[str]) -> None:
   source = _source(values, "a T5X checkpoint or Hugging Face safetensors")
   from ivid.text.checkpoints.importing import import_encoder  # starts JAX
 
-  kinds = dict(dtype=values.dtype, param_dtype=values.param_dtype or "", max_tokens=values.max_tokens)
-  spec = import_encoder(source, values.out, tokenizer=values.tokenizer, size=values.model, name=values.name, **kinds)
+  kinds = dict(name=values.name * values["name"].present, dtype=values.dtype, param_dtype=values.param_dtype or "")
+  spec = import_encoder(source, values.out, tokenizer=values.tokenizer, size=values.model, max_tokens=values.max_tokens, **kinds)
   print(f"wrote {values.out}: {spec.name}, {spec.layers} layers of {spec.dim}; read it with --config.data.text_encoder={values.out}")
 
 
-def _export_t5(values: flags.FlagValues, overrides: Sequence[str]) -> None:
-  del overrides  # no config
+def _export_t5(values: flags.FlagValues, _: Sequence[str]) -> None:
   source = _source(values, "the folder of a text encoder, or a cascade that ships")
   from ivid.text.checkpoints.t5x import write_t5x
   from ivid.text.encoder import open_encoder
@@ -119,12 +121,11 @@ def _export_t5(values: flags.FlagValues, overrides: Sequence[str]) -> None:
 
 def _embed(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   run = load_run(values.config, overrides)
-  from ivid.runs.text import embed_captions, process_of  # starts JAX
+  from ivid.runs.text import embed_captions  # starts JAX
 
-  process = process_of(values.process)
   enable_compilation_cache()
   sizes = dict(length=run.cascade.text.max_tokens, batch_size=values.batch_size, shard_size=values.shard_size)
-  folder = embed_captions(run.data, values.out, process=process, **sizes)
+  folder = embed_captions(run.data, values.out, process=process_of(values.process), **sizes)
   print(f"wrote {folder}; read it with --config.data.embeddings={folder}")
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import flags
 
 from ivid.spec.errors import UsageError
+from ivid.spec.hosts import Hosts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,17 +69,21 @@ def define_config(values: flags.FlagValues) -> None:
   )
 
 
+def define_fields(values: flags.FlagValues, spec: type, *, prefix: str = "") -> None:
+  """Adds a flag for each field of a dataclass of texts and numbers; its metadata has the words, after `prefix`."""
+  define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+  for field in dataclasses.fields(spec):
+    define[type(field.default)](field.name, field.default, f"{prefix}{field.metadata['help']}.", flag_values=values)
+
+
+def fields_of(values: flags.FlagValues, spec: type) -> Any:
+  """The dataclass that flags of `define_fields` describe."""
+  return spec(**{field.name: values[field.name].value for field in dataclasses.fields(spec)})
+
+
 def define_hosts(values: flags.FlagValues) -> None:
   """Adds --multihost and what is expected of it."""
-  flags.DEFINE_string(
-    "multihost",
-    "auto",
-    "Join other processes: auto (where SLURM, Open MPI, a TPU slice or JAX_NUM_PROCESSES shows), on or off.",
-    flag_values=values,
-  )
-  flags.DEFINE_integer("expected_processes", 0, "Stop unless there are so many processes; 0: any number.", flag_values=values)
-  flags.DEFINE_integer("expected_devices", 0, "Stop unless there are so many devices in all; 0: any number.", flag_values=values)
-  flags.DEFINE_integer("heartbeat_seconds", 20, "A peer that is silent for so long is lost, and the run ends.", flag_values=values)
+  define_fields(values, Hosts)
 
 
 def join_hosts(values: flags.FlagValues) -> None:
@@ -86,13 +92,6 @@ def join_hosts(values: flags.FlagValues) -> None:
   Raises:
     UserError: flags that make no sense, or processes or devices other than expected.
   """
-  from ivid.parallel.distributed import Hosts, join
+  from ivid.parallel.distributed import join
 
-  join(
-    Hosts(
-      mode=values.multihost,
-      processes=values.expected_processes,
-      devices=values.expected_devices,
-      heartbeat_seconds=values.heartbeat_seconds,
-    )
-  )
+  join(fields_of(values, Hosts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +29,11 @@ class Example:
   captions: tuple[str, ...]
   is_video: bool
   fps: float
+
+
+def index_words(indices: Iterable[int]) -> np.ndarray:
+  """uint32 [B, 2]: the lower and the upper word of each index, as batches have it."""
+  return np.array([(index & 0xFFFFFFFF, index >> 32) for index in indices], np.uint32)
 
 
 class Source(Protocol):

@@ -21,6 +21,7 @@ from tensorflow_datasets.core import dataset_info
 
 from ivid.data import shards
 from ivid.data.plan import VERSION, Plan
+from ivid.data.records import index_name
 from ivid.spec.errors import UserError
 
 SUMMARY, REJECTED, LOCK = "summary.json", "rejected.jsonl", ".lock"
@@ -61,11 +62,6 @@ class Summary:
       if len(common) > SHOWN_REASONS:
         said.append(f"  and {len(common) - SHOWN_REASONS} other reasons")
     return "\n".join(said)
-
-
-def index_name(split: str) -> str:
-  """Of the Parquet file with a row for each record of the split, in order."""
-  return f"index-{split}.parquet"
 
 
 def missing_shards(plan: Plan) -> list[int]:

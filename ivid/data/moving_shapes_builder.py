@@ -1,6 +1,6 @@
-"""TFDS builders, which work without TensorFlow: `moving_shapes` (drawn) and `clip_folder` (clips and captions of a folder).
+"""The TFDS builder `moving_shapes`, which works without TensorFlow.
 
-Importing this module imports TFDS and registers the builders; nothing else in ivid imports it before it is needed.
+Importing this module imports TFDS and registers the builder; nothing else in ivid imports it before it is needed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from ivid.data import clips, records
+from ivid.data import records
 from ivid.data.example import STREAMS, Split
 from ivid.moving_shapes import grammar
 from ivid.moving_shapes import scene as moving_shapes
@@ -86,50 +86,9 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
       )
 
 
-@dataclasses.dataclass(eq=False)
-class ClipFolderConfig(tfds.core.BuilderConfig):
-  """Clips NAME.mp4 (or .webm, .gif ...) with captions NAME.txt, cut and resized to `clip`; every `test_every`-th file is a test clip."""
-
-  folder: str = ""
-  clip: ClipShape = ClipShape(16, 24, 40, 3.0)
-  test_every: int = 20
-
-
-class ClipFolder(tfds.core.GeneratorBasedBuilder):
-  """Captioned clips of a folder."""
-
-  VERSION = tfds.core.Version("1.0.0")
-  BUILDER_CONFIGS = [ClipFolderConfig(name="default")]
-
-  def __init__(self, **kwargs: Any):
-    super().__init__(**{"file_format": FORMAT, **kwargs})
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(builder=self, description=self.__doc__, features=_features())
-
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-    del dl_manager
-    pairs = clips.captioned_files(pathlib.Path(self.builder_config.folder))
-    every = self.builder_config.test_every
-    test = [p for i, p in enumerate(pairs) if i % every == every - 1]
-    train = [p for i, p in enumerate(pairs) if i % every != every - 1]
-    return {"train": self._generate_examples(train)} | ({"test": self._generate_examples(test)} if test else {})
-
-  def _generate_examples(self, pairs: list[tuple[pathlib.Path, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    shape = self.builder_config.clip
-    for path, caption in pairs:
-      for number, piece in enumerate(clips.pieces(path, shape)):
-        yield f"{path.name}-{number}", records.encode(piece, fps=shape.fps, caption=caption)
-
-
-def make_builder(
-  out: str | os.PathLike, clip: ClipShape, *, folder: str | None = None, num_clips: int = 1000, num_test: int = 100, seed: int = 0
-) -> MovingShapes | ClipFolder:
-  """The builder of clips of that size: drawn ones, or those of a `folder`, each with its caption in a .txt file beside it."""
-  if folder:
-    return ClipFolder(data_dir=out, config=ClipFolderConfig(name=clip.size, folder=folder, clip=clip))
-  config = MovingShapesConfig(name=clip.size, clip=clip, num_clips=num_clips, num_test=num_test, seed=seed)
-  return MovingShapes(data_dir=out, config=config)
+def make_builder(out: str | os.PathLike, clip: ClipShape, *, num_clips: int = 1000, num_test: int = 100, seed: int = 0) -> MovingShapes:
+  """The builder of drawn clips of that size."""
+  return MovingShapes(data_dir=out, config=MovingShapesConfig(name=clip.size, clip=clip, num_clips=num_clips, num_test=num_test, seed=seed))
 
 
 def prepare(builder: tfds.core.GeneratorBasedBuilder) -> pathlib.Path:

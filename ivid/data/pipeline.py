@@ -8,6 +8,7 @@ from typing import Any
 import grain
 
 from ivid.data.example import Split
+from ivid.data.mixture import NOTHING, Drawn
 from ivid.data.rows import CAPTIONS, Feed
 from ivid.data.workers import from_workers
 from ivid.spec.run import DataSpec, TrainSpec
@@ -23,17 +24,19 @@ def make_pipeline(
   stage: StageSpec,
   start_step: int = 0,
   first_index: int = 0,
+  before: Drawn = NOTHING,
   split: Split = Split.TRAIN,
   rows: Sequence[int] | None = None,
 ) -> Generator[dict[str, Any]]:
   """Batches, or those rows of each that this process feeds, from batch number `start_step` of a phase on.
 
   A batch holds `video` uint8 [b, T, H, W, 3], `captions` b lists of texts (T where train.is_image, else 1), `is_video` bool [b], `fps`
-  float32 [b] and `index` int32 [b] = first_index + step x batch_size + row. With data.draw=device it holds `frames` float32 [b, T, N]
-  instead of `video` (ivid.data.frames). Closing it ends the processes of data.workers.
+  float32 [b] and `index` uint32 [b, 2], the two words of first_index + step x batch_size + row. With data.draw=device it holds `frames`
+  float32 [b, T, N] instead of `video` (ivid.data.frames). Closing it ends the processes of data.workers.
 
   Args:
     first_index: examples of earlier phases.
+    before: clips and images that those drew.
     rows: 0 to batch_size - 1 in rising order, b of them (ivid.parallel.sharding.process_rows); None: all.
 
   Raises:
@@ -41,7 +44,7 @@ def make_pipeline(
   """
   taken = tuple(range(train.batch_size) if rows is None else rows)
   start = first_index + start_step * train.batch_size
-  feed = Feed(data=data, train=train, stage=stage, split=split, first_index=first_index, start=start, rows=taken)
+  feed = Feed(data=data, train=train, stage=stage, split=split, first_index=first_index, start=start, rows=taken, before=before)
   places = feed.open()
   if data.workers:
     return from_workers(feed, data.workers)

@@ -29,6 +29,11 @@ COLUMNS = "columns"  # the user's own, as text
 COMPRESSION = 6
 
 
+def index_name(split: str) -> str:
+  """Of the Parquet file with a row for each record of the split, in order."""
+  return f"index-{split}.parquet"
+
+
 def encode(
   clip: np.ndarray,
   *,

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ivid.data.example import Example, Split
+from ivid.data.example import Example, Split, index_words
+from ivid.data.mixture import NOTHING, Drawn
 from ivid.data.sources import make_source
 from ivid.spec import batch as batches
 from ivid.spec.run import DataSpec, Draw, TrainSpec
 from ivid.spec.stage import StageSpec
 
 CAPTIONS = "captions"  # list[list[str]], one a clip and one a frame of packed images; embedded before it reaches a device
-LAST_INDEX = 2**31 - 1  # indices are int32
+LAST_INDEX = 2**62  # two words of 32 bits, and a sequence's length is a signed word of 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Feed:
 
   Attributes:
     first_index: of the run's phase.
+    before: clips and images that earlier phases drew.
     start: index of the first row of the first batch.
     rows: of every batch, in rising order.
   """
@@ -34,6 +36,7 @@ class Feed:
   first_index: int
   start: int
   rows: tuple[int, ...]
+  before: Drawn = NOTHING
 
   def open(self) -> Rows:
     """Raises UserError: whatever the source does not accept."""
@@ -45,7 +48,8 @@ class Rows:
 
   def __init__(self, feed: Feed):
     self._feed = feed
-    self._source = make_source(data=feed.data, train=feed.train, stage=feed.stage, split=feed.split, first_index=feed.first_index)
+    at = dict(first_index=feed.first_index, before=feed.before)
+    self._source = make_source(data=feed.data, train=feed.train, stage=feed.stage, split=feed.split, **at)
 
   def __len__(self) -> int:
     return ((LAST_INDEX - self._feed.start) // self._feed.train.batch_size) * len(self._feed.rows)
@@ -68,5 +72,5 @@ class Rows:
       CAPTIONS: [list(e.captions) for e in examples],
       batches.IS_VIDEO: np.array([e.is_video for e in examples]),
       batches.FPS: np.array([e.fps for e in examples], np.float32),
-      batches.INDEX: np.array([index for index, _ in pairs], np.int32),
+      batches.INDEX: index_words(index for index, _ in pairs),
     }

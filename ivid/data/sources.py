@@ -9,39 +9,61 @@ import numpy as np
 from ivid.data.caption_pool import training_caption, training_pool
 from ivid.data.example import CHOICES, STREAMS, Example, Source, Split
 from ivid.data.frames import pack
+from ivid.data.mixture import NOTHING, Drawn, Member, Mixture
 from ivid.data.view import frame_times, random_corner
 from ivid.moving_shapes import grammar
 from ivid.moving_shapes import scene as moving_shapes
 from ivid.moving_shapes.draw import draw, rounded
 from ivid.spec.errors import UserError, nearest
-from ivid.spec.run import DataSpec, Draw, TrainSpec
+from ivid.spec.run import DataSpec, Draw, SourceSpec, TrainSpec
 from ivid.spec.stage import StageSpec
 from ivid.spec.view import View, make_view
 
 DURATION_SLACK = 1e-3  # seconds
+MOVING_SHAPES = "moving_shapes"
 
 
-def make_source(*, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split, first_index: int = 0) -> Source:
-  """The source that `data.name` names. `first_index`: of the run's phase, from which rows of images are counted.
+def make_source(
+  *, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split, first_index: int = 0, before: Drawn = NOTHING
+) -> Source:
+  """The source that `data.name` names, or the mixture of `data.sources`.
+
+  Args:
+    first_index: of the run's phase, from which rows of images are counted.
+    before: what earlier phases drew.
 
   Raises:
     UserError: unknown name, or a clip the source cannot give.
   """
-  if data.name == "moving_shapes":
+  if not data.sources and data.name == MOVING_SHAPES:
     return MovingShapes(data=data, train=train, stage=stage, split=split, first_index=first_index)
-  if data.name.startswith("tfds:"):
-    from ivid.data.tfds_source import TfdsSource  # TFDS takes seconds to import
+  view = make_view(train, stage)
+  specs = data.named()
+  members = [_member(spec, number, data=data, train=train, stage=stage, view=view, split=split) for number, spec in enumerate(specs)]
+  weights = dict(clips=[spec.clips for spec in specs], images=[spec.images for spec in specs])
+  return Mixture(members, **weights, train=train, view=view, first_index=first_index, before=before)
 
-    return TfdsSource(data=data, train=train, stage=stage, split=split, first_index=first_index)
-  raise UserError(f"data.name={data.name!r}: {nearest(data.name, ('moving_shapes', 'tfds:moving_shapes'))}")
+
+def _member(spec: SourceSpec, number: int, *, data: DataSpec, train: TrainSpec, stage: StageSpec, view: View, split: Split) -> Member:
+  if spec.name == MOVING_SHAPES:
+    return MovingShapes(data=data, train=train, stage=stage, split=split)
+  if spec.name.startswith("tfds:"):
+    from ivid.data.prepared import Prepared  # TFDS takes seconds to import
+
+    folder = spec.dir or data.dir
+    return Prepared(name=spec.name, dir=folder, seed=train.seed, number=number, view=view, split=split, short=data.short)
+  field = f"data.sources[{number}].name" if data.sources else "data.name"
+  raise UserError(f"{field}={spec.name!r}: {nearest(spec.name, (MOVING_SHAPES, 'tfds:NAME'))}")
 
 
 class MovingShapes:
   """Clips of moving_shapes at a stage's output, from (train.seed, split, index).
 
   Rows that train.is_image names, and every row of a view of one frame, are independent images. With data.draw=device an example's video is
-  what draws it (ivid.data.frames).
+  what draws it (ivid.data.frames). As a member of a mixture it has no end of clips and images, by count in place of index.
   """
+
+  clips = images = None
 
   def __init__(self, *, data: DataSpec, train: TrainSpec, stage: StageSpec, split: Split, first_index: int = 0):
     if stage.output.seconds > moving_shapes.CLIP_SECONDS + DURATION_SLACK:
@@ -63,10 +85,17 @@ class MovingShapes:
     if self.view.is_image or self._train.is_image(index - self._first_index):
       frames = [self._image(index, frame) for frame in range(self.view.frames)]
       return Example(np.stack([f[0] for f in frames]), tuple(f[1] for f in frames), False, self.view.clip.fps)
-    rng, scene, caption = self._scene(index, 0)
+    clip, caption = self.clip(index)
+    return Example(clip, (caption,), True, self.view.clip.fps)
+
+  def clip(self, count: int) -> tuple[np.ndarray, str]:
+    rng, scene, caption = self._scene(count, 0)
     first, *corner = random_corner(self.view, rng)
     picture = self._draw(scene, frame_times(self.view, first), corner)
-    return Example(picture, (caption or self._caption(scene, rng, motion=True),), True, self.view.clip.fps)
+    return picture, caption or self._caption(scene, rng, motion=True)
+
+  def image(self, count: int) -> tuple[np.ndarray, str]:
+    return self._image(count, 0)
 
   def scene(self, index: int) -> moving_shapes.Scene:
     """The scene of an example, of its first frame where they are images."""

@@ -86,7 +86,7 @@ def stratified_u(index: jax.Array, step_offset: ArrayLike) -> jax.Array:
   over all indices. The product is taken modulo 2^32, so that large indices lose no precision.
 
   Args:
-    index: [B] int32, the examples' places in the data.
+    index: [B] int32 or uint32, the examples' places in the data, their lower words where those are of two.
     step_offset: scalar in [0, 1), the same for all rows of a batch.
 
   Returns:

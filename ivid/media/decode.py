@@ -186,7 +186,7 @@ def _timed(container: av.container.InputContainer, name: str, *, zero: float | N
     yield time, stated, frame, aspect
   if whole and not stream.frames and container.duration:  # of files that do not count their frames
     length = container.duration / av.time_base
-    if length - (last + gap) > (LONGER_STREAM if len(container.streams) > 1 else 1.5 * gap):
+    if length - (last + gap) > (LONGER_STREAM if len(container.streams) > 1 else 0.75 * gap):
       raise UserError(f"{name} breaks off: it has {last + gap:.3g} s of its {length:.3g} s")
 
 
@@ -280,8 +280,8 @@ def _of_image(source: Source, background: Colour, name: str) -> Iterator[Picture
       still = getattr(image, "n_frames", 1) == 1
       time = 0.0
       for frame in ImageSequence.Iterator(image):
+        pixels = _flat(frame, background)  # first, as some formats tell a frame's duration with its pixels alone
         seconds = frame.info.get("duration", 0) / 1000 or (0.0 if still else DEFAULT_SECONDS)
-        pixels = _flat(frame, background)
         yield Picture(time, seconds, *pixels.shape[:2], 1.0, functools.partial(np.asarray, pixels))
         time += seconds
   except UnidentifiedImageError:

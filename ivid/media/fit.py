@@ -18,9 +18,13 @@ def fit(picture: np.ndarray, height: int, width: int, *, aspect: float = 0.0, pi
   if (h, w) == (H, W) == (height, width):
     return picture
   top, left = (H - h) / 2, (W - w) / 2
-  whole = (h / height).is_integer() and (w / width).is_integer() and top.is_integer() and left.is_integer()
-  kernel = Image.Resampling.BOX if whole else Image.Resampling.BILINEAR
-  return np.asarray(Image.fromarray(picture).resize((width, height), kernel, box=(left, top, left + w, top + h)))
+  if all(float(n).is_integer() for n in (top, left, h / height, w / width)):
+    boxes = picture[int(top) : int(top + h), int(left) : int(left + w)].reshape(height, int(h) // height, width, int(w) // width, 3)
+    return np.round(boxes.mean(axis=(1, 3), dtype=np.float32)).astype(np.uint8)
+  # Each colour as floats: Pillow rounds bytes between its two passes.
+  box = (left, top, left + w, top + h)
+  colours = (Image.fromarray(picture[..., c].astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR, box) for c in range(3))
+  return np.clip(np.round(np.stack([np.asarray(colour) for colour in colours], axis=-1)), 0, 255).astype(np.uint8)
 
 
 def cut_size(height: int, width: int, aspect: float, pixel_aspect: float = 1.0) -> tuple[float, float]:

@@ -40,7 +40,7 @@ def encode_mp4(shown: Iterable[tuple[float, float, np.ndarray]], rate: Fraction)
   """
   file = io.BytesIO()
   tick = Fraction(1, TICKS)
-  with av.open(file, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+  with av.open(file, "w", format="mp4") as container:
     stream = None
     for time, seconds, picture in shown:
       if stream is None:

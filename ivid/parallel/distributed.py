@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import glob
 import importlib.util
 import itertools
@@ -23,10 +22,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ivid.parallel.mesh import make_mesh
 from ivid.programs import Program
-from ivid.spec.errors import UserError, nearest
+from ivid.spec.errors import UserError
+from ivid.spec.hosts import Hosts
 from ivid.spec.run import MeshSpec
 
-MODES = ("auto", "on", "off")
 # For processes that no cluster announces; launch/local.py sets them.
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 JOIN_SECONDS = 300  # hosts of a slice do not start at the same moment
@@ -37,46 +36,25 @@ STOP_LAG = 2  # steps between a signal and the step that ends, so that asking do
 _asked: list[int] = []  # signals that this process has received; they outlive the loop that one of many students runs in
 
 
-@dataclasses.dataclass(frozen=True)
-class Hosts:
-  """How the processes of a run find each other.
-
-  Attributes:
-    mode: on joins, off does not, auto joins where the environment shows a cluster.
-    processes, devices: how many there have to be in all; 0 takes what there is.
-    heartbeat_seconds: a peer that is silent for so long is lost, and every process ends.
-  """
-
-  mode: str = "auto"
-  processes: int = 0
-  devices: int = 0
-  heartbeat_seconds: int = 20
-
-  def __post_init__(self):
-    if self.mode not in MODES:
-      raise UserError(f"--multihost={self.mode}: {nearest(self.mode, MODES)}")
-    for name, low in (("processes", 0), ("devices", 0), ("heartbeat_seconds", 2)):
-      flag = name if name == "heartbeat_seconds" else f"expected_{name}"
-      if getattr(self, name) < low:
-        raise UserError(f"--{flag}={getattr(self, name)}: expected {low} or more")
-
-
 def join(hosts: Hosts) -> None:
   """Joins the other processes, and checks how many there are. Call it before anything that touches a device.
 
   Raises:
-    UserError: another number of processes or devices than expected, one process alone with mode `on`, or a cluster that cannot be joined.
+    UserError: another number of processes or devices than expected, one process alone where others are to be joined, or a cluster that
+      cannot be.
   """
-  joins = hosts.mode == "on" or (hosts.mode == "auto" and cluster_sign(os.environ) is not None)
+  joins = hosts.multihost == "on" or (hosts.multihost == "auto" and cluster_sign(os.environ) is not None)
   if joins:
     _initialize(hosts)
-  elif hosts.processes > 1:
-    raise UserError(f"this process runs alone, --expected_processes={hosts.processes}: expected --multihost=on, and that many started")
-  check_count("process", jax.process_count(), hosts.processes)
-  if hosts.mode == "on" and jax.process_count() == 1 and hosts.processes != 1:
+  elif hosts.expected_processes > 1:
+    raise UserError(
+      f"this process runs alone, --expected_processes={hosts.expected_processes}: expected --multihost=on, and that many started"
+    )
+  check_count("process", jax.process_count(), hosts.expected_processes)
+  if hosts.multihost == "on" and jax.process_count() == 1 and hosts.expected_processes != 1:
     raise UserError("--multihost=on found one process alone: expected several, or --expected_processes=1 to say that it is meant")
-  if hosts.devices:
-    check_count("device", jax.device_count(), hosts.devices)
+  if hosts.expected_devices:
+    check_count("device", jax.device_count(), hosts.expected_devices)
 
 
 def check_count(kind: str, have: int, want: int) -> None:
@@ -115,7 +93,7 @@ def _initialize(hosts: Hosts) -> None:
     count, index = (_integer(name, given[name]) for name in (COUNT, INDEX))
     if not 0 <= index < count:
       raise UserError(f"{INDEX}={index}: expected 0 to {count - 1} ({COUNT}={count})")
-    check_count("process", count, hosts.processes)
+    check_count("process", count, hosts.expected_processes)
     arguments = dict(coordinator_address=given[COORDINATOR], num_processes=count, process_id=index)
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   waiting = threading.Timer(NOTICE_SECONDS, _say_waiting, [given[COORDINATOR]])

@@ -10,6 +10,7 @@ import numpy as np
 
 from ivid.data.pipeline import CAPTIONS, Split, make_pipeline
 from ivid.diffusion import augment, process
+from ivid.diffusion.keys import example_keys
 from ivid.media.clips import from_uint8, to_uint8
 from ivid.media.sheet import contact_sheet
 from ivid.spec import batch as batches
@@ -35,7 +36,7 @@ def stage_sheet(run: RunSpec, *, phase: str, split: Split, count: int) -> np.nda
   train = dataclasses.replace(train, batch_size=count, accumulation=1)
   batch = next(make_pipeline(data=run.data.in_process(), train=train, stage=spec, split=split))
   x = jnp.asarray(from_uint8(batch[batches.VIDEO]))
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(stream(train.seed, "inspect"), batch[batches.INDEX])
+  keys = example_keys(stream(train.seed, "inspect"), batch[batches.INDEX])
   eps = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
   stage = Stage(spec)
   shown = [("target", x)]

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ivid.data.example import index_words
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.media.clips import from_uint8, to_uint8, write_clip
 from ivid.media.pictures import write_png
@@ -68,7 +69,7 @@ class HeldOut:
       batches.TEXT_MASK: self.mask[:, None],
       batches.IS_VIDEO: np.ones(count, bool),
       batches.FPS: np.full(count, self.view.output.fps, np.float32),
-      batches.INDEX: np.arange(count, dtype=np.int32),
+      batches.INDEX: index_words(range(count)),
     }
 
   def inputs(self, clips: dict[str, np.ndarray]) -> tuple[list[np.ndarray], list[str]]:

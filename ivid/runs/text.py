@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import re
 import sys
 from collections.abc import Callable
 
@@ -97,10 +96,10 @@ def embed_captions(
     process: index and count of the processes; None: as JAX counts them.
     quiet: whether to show no bar.
   """
-  from ivid.data.tfds_source import all_captions  # TFDS takes seconds to import
+  from ivid.data.prepared import all_captions  # TFDS takes seconds to import
   from ivid.text.stored import write_embeddings
 
-  captions = set(all_captions(data))
+  captions = {text for source in data.named() for text in all_captions(source.name, source.dir or data.dir)}
   devices = jax.local_devices()
   placement = encoder_placement(make_mesh(MeshSpec(data=1, fsdp=-1), devices)) if len(devices) > 1 else None
   rows = -(-batch_size // len(devices)) * len(devices)
@@ -114,13 +113,3 @@ def embed_captions(
       bar.refresh()
 
     return write_embeddings(out, encoder, captions, progress=progress, **sizes)
-
-
-def process_of(text: str) -> tuple[int, int] | None:
-  """Index and count of --process=INDEX/COUNT; None if it is not given."""
-  if not text:
-    return None
-  match = re.fullmatch(r"(\d+)/(\d+)", text)
-  if not match or int(match[1]) >= int(match[2]):
-    raise UserError(f"--process={text}: expected INDEX/COUNT with INDEX from 0 to COUNT - 1, such as 0/4")
-  return int(match[1]), int(match[2])

@@ -108,7 +108,7 @@ def train_stage(
     checkpointer = Checkpointer(workdir, run.train.checkpoint, stage, widths=run.train.ema_widths)
     state, flops = _first_state(run, make(all_phases[0].train), all_phases, checkpointer, workdir, teacher)
     writer = MetricWriter(workdir, active=is_first(), from_step=int(state.step))
-    course = _Course(encoder, workdir, writer, checkpointer, total, rate, teacher)
+    course = _Course(encoder, workdir, writer, checkpointer, all_phases, total, rate, teacher)
     _say(f"follow with: tensorboard --logdir={workdir / 'tb'}")
     try:
       for phase in phases.remaining(all_phases, int(state.step), total):
@@ -170,6 +170,7 @@ class _Course:
   workdir: pathlib.Path
   writer: MetricWriter
   checkpointer: Checkpointer
+  phases: tuple[Phase, ...]
   total: int
   rate: Callable[[int], Any]
   teacher: Any
@@ -189,7 +190,8 @@ class _Part:
     """Batches from update `step` of the run on, or from the first one of validation."""
     train, stage, rows = self.phase.train, self.stage.spec, process_rows(self.training.mesh, self.phase.train.batch_size)
     if split is Split.TRAIN:
-      counted = dict(first_index=self.phase.first_index, start_step=step - self.phase.first_step)
+      before = phases.drawn_before(self.course.phases, self.phase, stage)
+      counted = dict(first_index=self.phase.first_index, before=before, start_step=step - self.phase.first_step)
       host = make_pipeline(data=self.run.data, train=train, stage=stage, rows=rows, **counted)
     else:
       host = make_pipeline(data=self.run.data.in_process(), train=train, stage=stage, rows=rows, split=split)

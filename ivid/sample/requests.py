@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from ivid.data.clips import cut_and_resize
+from ivid.media.fit import fit
 from ivid.sample import outputs, plan, repeat
 from ivid.sample.entry import read_entry
 from ivid.sample.keys import Sample
@@ -154,7 +154,7 @@ def enter(
   if isinstance(first, np.ndarray):
     if first.dtype != np.uint8 or first.ndim != 4 or first.shape[-1] != 3 or not len(first):
       raise UserError(f"input of {first.dtype} {list(first.shape)}: expected uint8 [frames, height, width, 3]")
-    frames = cut_and_resize(first, want.height, want.width, aspect)
+    frames = np.stack([fit(frame, want.height, want.width, aspect=aspect) for frame in first])
     source = {"file": "", "sha256": hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest(), "changes": []}
     return plan.plan_length(stages, len(frames)), frames, source
   memory = MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -15,7 +15,7 @@ TEXT = "text"  # [G, M, L, D] bfloat16 embeddings, see CaptionLayout; [B, 1, L, 
 TEXT_MASK = "text_mask"  # [G, M, L] bool, True on tokens
 IS_VIDEO = "is_video"  # [B] bool
 FPS = "fps"  # [B] float32, frames per second of `video`
-INDEX = "index"  # [B] int32, the example's place in the data; the root of all its randomness
+INDEX = "index"  # [B, 2] uint32, the lower and the upper word of the example's place in the data; the root of all its randomness
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,5 +78,5 @@ def batch_spec(
     TEXT_MASK: ArraySpec((g, m, max_tokens), "bool"),
     IS_VIDEO: ArraySpec((b,), "bool"),
     FPS: ArraySpec((b,), "float32"),
-    INDEX: ArraySpec((b,), "int32"),
+    INDEX: ArraySpec((b, 2), "uint32"),
   }

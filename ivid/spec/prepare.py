@@ -6,13 +6,9 @@ import dataclasses
 import re
 
 from ivid.spec.errors import UserError
+from ivid.spec.options import option
 
 SHARD_ITEMS = 1000
-
-
-def option(default: object, text: str) -> object:
-  """A field with the words that describe its flag."""
-  return dataclasses.field(default=default, metadata={"help": text})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +16,7 @@ class PrepareSpec:
   """Where clips and images come from, which of them stay, and how they are written; every field is a flag of that name."""
 
   input: str = option("", "a folder of clips and images with captions beside them (.txt or .json), or a list: .csv, .jsonl or .parquet")
-  name: str = option("clips", "of the data set: tfds:NAME")
+  name: str = option("clips", "of the data set: tfds:NAME; import-t5: of the encoder, by default its published one or t5")
   media_column: str = option("path", "of a list: paths or addresses, relative to the list")
   caption_column: str = option("caption", "of a list: a caption, or several")
   background: str = option("#000000", "what transparent pictures lie on: a colour, or the column that has it")
@@ -61,3 +57,13 @@ def colour(text: str) -> tuple[int, int, int] | None:
   """Red, green and blue of "#rrggbb"; None if it is something else."""
   match = re.fullmatch(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text.strip())
   return tuple(int(part, 16) for part in match.groups()) if match else None
+
+
+def process_of(text: str) -> tuple[int, int] | None:
+  """Index and count of --process=INDEX/COUNT; None if it is not given."""
+  if not text:
+    return None
+  match = re.fullmatch(r"(\d+)/(\d+)", text)
+  if not match or int(match[1]) >= int(match[2]):
+    raise UserError(f"--process={text}: expected INDEX/COUNT with INDEX from 0 to COUNT - 1, such as 0/4")
+  return int(match[1]), int(match[2])

@@ -182,10 +182,40 @@ class Draw(enum.Enum):
   DEVICE = "device"  # by the devices that train: what is fed are the scenes, a twentieth of the bytes
 
 
+class Short(enum.Enum):
+  """What becomes of a clip that is shorter than the stage's."""
+
+  REJECT = "reject"  # it is not used, but for single frames
+  HOLD = "hold"  # its last frame stays
+  LOOP = "loop"  # it begins anew
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceSpec:
+  """One of several sources of a run.
+
+  Attributes:
+    name, dir: as of DataSpec.
+    clips, images: weights of its clips among those of all sources, and of its images among the sources that have any.
+  """
+
+  name: str = ""
+  dir: str = ""
+  clips: float = 1.0
+  images: float = 1.0
+
+  def __post_init__(self):
+    for name in ("clips", "images"):
+      if not 0.0 <= getattr(self, name) < math.inf:
+        raise UserError(f"data.sources: {self.name} has the weight {name}={getattr(self, name)}: expected 0 or more")
+
+
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
   name: str = "moving_shapes"  # drawn on the fly; "tfds:NAME" reads a prepared TFDS data set
   dir: str = ""  # of TFDS; empty: $TFDS_DATA_DIR or its default
+  sources: tuple[SourceSpec, ...] = ()  # several of those by weight, in place of `name`
+  short: Short = Short.REJECT  # of clips of files
   aspect: float = 0.0  # width over height of what a picture of moving_shapes shows; 0: the picture's own, else it is squeezed
   paraphrase: float = 0.3  # share of training captions that are paraphrased
   two_objects: float = 0.3  # share of scenes with two objects
@@ -201,13 +231,17 @@ class DataSpec:
   def __post_init__(self):
     if self.workers < 0:
       raise UserError(f"data.workers={self.workers}: expected 0 or more")
-    if self.draw is Draw.DEVICE and self.name != "moving_shapes":
+    if self.draw is Draw.DEVICE and (self.sources or self.name != "moving_shapes"):
       raise UserError(f"data.draw=device: data.name={self.name!r} is not drawn: expected moving_shapes, or data.draw=host")
     if self.caption_pool < 0 or self.caption_pool % 2:
       raise UserError(
         f"data.caption_pool={self.caption_pool}: expected 0 or an even number, half of it for images "
         f"(nearest: {max(0, self.caption_pool + 1)})"
       )
+
+  def named(self) -> tuple[SourceSpec, ...]:
+    """Its sources, also where it has but one."""
+    return self.sources or (SourceSpec(self.name, self.dir),)
 
   def in_process(self) -> DataSpec:
     """The same examples as pixels that this process makes: for the few batches of validation and of pictures to look at."""

@@ -7,6 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 import optax
 
+from ivid.data.mixture import Drawn, drawn
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.run import Decay, OptimizerSpec, TrainSpec
 from ivid.spec.stage import StageSpec
@@ -94,6 +95,16 @@ def check_phases(phases: tuple[Phase, ...], stage: StageSpec) -> None:
       make_view(phase.train, stage)
     except ValueError as error:
       raise UserError(f"phase {phase.name!r}: {error}" if phase.name else str(error)) from None
+
+
+def drawn_before(phases: tuple[Phase, ...], phase: Phase, stage: StageSpec) -> Drawn:
+  """Clips and images that the phases before `phase` drew."""
+  clips = images = 0
+  for earlier in phases:
+    if earlier.first_step < phase.first_step:
+      found = drawn(earlier.train, make_view(earlier.train, stage), earlier.train.steps * earlier.train.batch_size)
+      clips, images = clips + found.clips, images + found.images
+  return Drawn(clips, images)
 
 
 def learning_rate(phases: tuple[Phase, ...]) -> optax.Schedule:

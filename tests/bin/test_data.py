@@ -10,8 +10,9 @@ from ivid.data.pipeline import Split, make_pipeline
 from ivid.data.sizes import clip_shape
 from ivid.parallel.mesh import make_mesh
 from ivid.runs.samples import held_out_clips
-from ivid.runs.text import open_text, process_of
+from ivid.runs.text import open_text
 from ivid.spec.cascade import TextSpec
+from ivid.spec.prepare import process_of
 from ivid.text.encoder import load_encoder, save_encoder
 from ivid.train.run import device_batches, make_training
 from ivid.weights.opening import text_encoder_folder

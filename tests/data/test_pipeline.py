@@ -35,7 +35,7 @@ def assert_same(a, b):
 def test_contents():
   got = batch(2)
   assert got["video"].shape == (4, 8, 12, 20, 3) and got["video"].dtype == np.uint8
-  assert got["index"].tolist() == [8, 9, 10, 11] and got["index"].dtype == np.int32
+  assert got["index"].tolist() == [[8, 0], [9, 0], [10, 0], [11, 0]] and got["index"].dtype == np.uint32
   assert got["is_video"].tolist() == [False, True, True, True]
   assert got["fps"].tolist() == [1.5] * 4 and got["fps"].dtype == np.float32
   assert [len(row) for row in got["captions"]] == [8, 1, 1, 1] and len(set(got["captions"][0])) > 4

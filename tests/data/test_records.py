@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from ivid.data import records
-from ivid.data.clips import cut_and_resize
 from ivid.data.pipeline import Split, make_pipeline
-from ivid.data.tfds_source import all_captions
-from ivid.media.clips import write_clip
+from ivid.data.prepared import all_captions
 from ivid.moving_shapes import grammar
 from ivid.moving_shapes.draw import draw, rounded
 from ivid.moving_shapes.scene import make_scene
@@ -76,13 +74,13 @@ def test_test_split_images_and_smaller_views(prepared):
 
 
 def test_all_captions_of_all_splits(prepared):
-  found = list(all_captions(prepared))
+  found = list(all_captions(prepared.name, prepared.dir))
   assert len(found) == 2 * (6 + 4) and all(grammar.parse(text) for text in found[::2])
   assert not any(motion in text for text in found[1::2] for motion in grammar.MOTIONS)
   seen = {row[0] for split in (Split.TRAIN, Split.EVAL) for row in first_batch(prepared, split=split)["captions"]}
   assert seen <= set(found)
   with pytest.raises(ValueError, match="data.name='moving_shapes' has no end of captions: expected tfds:NAME"):
-    list(all_captions(DataSpec()))
+    list(all_captions("moving_shapes", ""))
 
 
 def test_captions_that_are_no_utf_8():
@@ -97,33 +95,12 @@ def test_errors(prepared):
     first_batch(prepared, split=Split.HELD_OUT)
   with pytest.raises(ValueError, match="12x20: expected at least 24x40"):
     first_batch(prepared, stage=dataclasses.replace(STAGE, output=ClipShape(8, 24, 40, 1.5)))
-  with pytest.raises(ValueError, match="multiple of 1, such as 2"):
-    first_batch(prepared, stage=dataclasses.replace(STAGE, output=ClipShape(4, 12, 20, 1.0)))
+  with pytest.raises(ValueError, match="a clip of 5.33 s: expected the 6.67 s of 10x12x20@1.5fps"):
+    first_batch(prepared, stage=dataclasses.replace(STAGE, output=ClipShape(10, 12, 20, 1.5)))
 
 
-def test_a_folder_of_clips(tmp_path):
-  from ivid.data import moving_shapes_builder as builders
-
-  folder = tmp_path / "clips"
-  folder.mkdir()
-  levels = np.repeat(np.arange(12, dtype=np.uint8) * 20, 2)  # 24 frames at 6 fps: 4 s, two pieces of 2 s
-  clip = np.broadcast_to(levels[:, None, None, None], (24, 48, 64, 3)).copy()
-  write_clip(folder / "ramp.mp4", clip, 6)
-  shape = ClipShape(6, 12, 20, 3.0)
-  config = builders.ClipFolderConfig(name="ramp", folder=str(folder), clip=shape)
-  with pytest.raises(ValueError, match="ramp.mp4 has no caption"):
-    builders.prepare(builders.ClipFolder(data_dir=tmp_path, config=config))
-  (folder / "ramp.txt").write_text("a gray\n ramp\n")
-  builders.prepare(builders.ClipFolder(data_dir=tmp_path, config=config))
-  data = DataSpec(name="tfds:clip_folder", dir=str(tmp_path))
-  got = first_batch(data, train=TrainSpec(batch_size=2), stage=dataclasses.replace(STAGE, output=shape))
-  assert got["captions"] == [["a gray ramp"]] * 2
-  seen = sorted(got["video"].mean(axis=(2, 3, 4)).round().tolist())
-  np.testing.assert_allclose(seen, np.arange(12).reshape(2, 6) * 20, atol=6)  # the codec's error
-
-
-def test_fit_cuts_about_the_middle():
-  clip = np.zeros((1, 20, 20, 3), np.uint8)
-  clip[:, 4:16] = 200
-  fitted = cut_and_resize(clip, 6, 10)
-  assert fitted.shape == (1, 6, 10, 3) and fitted.min() > 190
+def test_any_rate_by_time(prepared):
+  """Frame k shows the time k / fps, whatever the record's own rate: no clip is refused for its rate."""
+  other = dataclasses.replace(STAGE, output=ClipShape(4, 12, 20, 1.0))
+  whole, got = (first_batch(prepared, stage=stage, split=Split.EVAL)["video"] for stage in (STAGE, other))
+  np.testing.assert_array_equal(got, whole[:, [0, 1, 3, 4]])  # at 0, 1, 2, 3 s of 1.5 frames a second

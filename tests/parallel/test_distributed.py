@@ -9,9 +9,10 @@ import pytest
 
 from ivid.__main__ import main
 from ivid.parallel import distributed
-from ivid.parallel.distributed import Hosts, StopSignal, check_count, cluster_sign, join, on_host
+from ivid.parallel.distributed import StopSignal, check_count, cluster_sign, join, on_host
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import batch_sharding, process_rows
+from ivid.spec.hosts import Hosts
 from ivid.spec.run import MeshSpec
 
 
@@ -78,10 +79,10 @@ def test_refused_in_one_line_before_anything_is_made(flags, environment, message
 def test_on_never_means_alone_unless_it_is_said(monkeypatch):
   monkeypatch.setattr(distributed, "_initialize", lambda hosts: None)  # joined, and nobody else was there
   with pytest.raises(ValueError, match="--multihost=on found one process alone: expected several, or --expected_processes=1"):
-    join(Hosts(mode="on"))
-  join(Hosts(mode="on", processes=1, devices=8))
+    join(Hosts(multihost="on"))
+  join(Hosts(multihost="on", expected_processes=1, expected_devices=8))
   with pytest.raises(ValueError, match="found 1 process, expected 4"):
-    join(Hosts(mode="on", processes=4))
+    join(Hosts(multihost="on", expected_processes=4))
 
 
 def test_counts():

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from ivid.config import load_run
+from ivid.data.example import index_words
 from ivid.spec import batch as batches
 from ivid.spec.clip import ClipShape
 from ivid.stage import Stage, unbox
@@ -32,7 +33,7 @@ def test_a_step_in_bfloat16_is_near_one_in_float32():
   batch = {name: np.ones(a.shape, jnp.dtype(a.dtype)) for name, a in described.items()}
   batch[batches.VIDEO] = rng.integers(0, 256, batch[batches.VIDEO].shape, np.uint8)
   batch[batches.TEXT] = rng.standard_normal(batch[batches.TEXT].shape).astype(jnp.bfloat16)
-  batch[batches.INDEX] = np.arange(2, dtype=np.int32)
+  batch[batches.INDEX] = index_words(range(2))
   optimizer = optax.sgd(0.01)
   found = {}
   for dtype in ("float32", "bfloat16"):

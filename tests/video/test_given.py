@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ivid.data.example import index_words
 from ivid.diffusion.loss import weighted_loss
 from ivid.sample.stage_sampler import sample_stage
 from ivid.spec import batch as batches
@@ -33,7 +34,7 @@ def make_batch(rows, *, is_video=True, frames=4):
     batches.TEXT_MASK: jnp.ones((rows, 1, 3), bool),
     batches.IS_VIDEO: jnp.full(rows, is_video),
     batches.FPS: jnp.ones(rows),
-    batches.INDEX: jnp.arange(rows, dtype=jnp.int32),
+    batches.INDEX: index_words(range(rows)),
   }
 
 

@@ -1,0 +1,152 @@
+"""Examples from several sources by weight. Each source counts its own clips and images, so that an epoch is an epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+
+from ivid.data.example import Example
+from ivid.spec.errors import UserError
+from ivid.spec.run import TrainSpec
+from ivid.spec.view import View
+
+SLOTS = 10_000  # at most so many draws until the order of the sources begins anew
+
+
+class Member(Protocol):
+  """One source of a mixture.
+
+  Attributes:
+    clips, images: how many it has; None: no end of them.
+  """
+
+  clips: int | None
+  images: int | None
+
+  def clip(self, count: int) -> tuple[np.ndarray, str]:
+    """Frames uint8 [T, H, W, 3] of the view, and a caption, of the count-th clip that is drawn from it."""
+    ...
+
+  def image(self, count: int) -> tuple[np.ndarray, str]:
+    """A picture uint8 [H, W, 3] of the view and its caption, likewise; of a source without images a frame of a clip."""
+    ...
+
+
+class Shares:
+  """Which source each draw is from: in every run of draws as near to the weights as whole numbers come."""
+
+  def __init__(self, weights: Sequence[float]):
+    """Raises UserError: a weight too small beside the others."""
+    whole = [Fraction(str(weight)) for weight in weights]
+    shares = [weight / sum(whole) for weight in whole]
+    slots = int(np.lcm.reduce([share.denominator for share in shares])) if all(s.denominator <= SLOTS for s in shares) else SLOTS + 1
+    slots = slots if slots <= SLOTS else SLOTS
+    counts = [round(share * slots) for share in shares]
+    if 0 in counts:
+      small = weights[counts.index(0)]
+      raise UserError(f"data.sources: a weight of {small:g} of {sum(weights):g} in all: expected at least 1 of {SLOTS}")
+    counts[int(np.argmax(counts))] += slots - sum(counts)
+    # The next slot is that of the source which is furthest behind.
+    places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+    self._order = np.repeat(np.arange(len(counts)), counts)[np.argsort(places, kind="stable")]
+    self._before = np.zeros(slots, np.int64)
+    for source, count in enumerate(counts):
+      self._before[self._order == source] = np.arange(count)
+    self._counts = counts
+
+  def __getitem__(self, draw: int) -> tuple[int, int]:
+    """The source of a draw, and how many draws before it were from that source."""
+    around, slot = divmod(draw, len(self._order))
+    source = int(self._order[slot])
+    return source, around * self._counts[source] + int(self._before[slot])
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+  """Clips and images that were drawn before a phase began."""
+
+  clips: int = 0
+  images: int = 0
+
+
+NOTHING = Drawn()
+
+
+def drawn(train: TrainSpec, view: View, rows: int) -> Drawn:
+  """How much the first `rows` rows of a phase draw."""
+  if view.is_image:
+    return Drawn(0, rows)
+  layout = train.captions
+  around, rest = divmod(rows, layout.rows)
+  images = around * layout.images + min(rest, layout.images)
+  return Drawn(rows - images, images * view.frames)
+
+
+class Mixture:
+  """A training source of members by weight: clips for rows of clips, images for rows of images."""
+
+  def __init__(
+    self,
+    members: Sequence[Member],
+    *,
+    clips: Sequence[float],
+    images: Sequence[float],
+    train: TrainSpec,
+    view: View,
+    first_index: int,
+    before: Drawn,
+  ):
+    """
+    Args:
+      clips, images: weights of the members, the latter among those that have images.
+      first_index: of the phase.
+      before: what earlier phases drew.
+
+    Raises:
+      UserError: there is nothing to draw rows from.
+    """
+    self._members, self._train, self._view = members, train, view
+    self._first_index, self._before = first_index, before
+    self._clips = _Choice(members, clips, [member.clips for member in members])
+    self._images = _Choice(members, images, [member.images for member in members])
+    if not self._images:  # frames of clips then
+      self._images = self._clips
+    needs_clips = not view.is_image and train.captions.images < train.captions.rows
+    if needs_clips and not self._clips:
+      raise UserError("data has no clips, only images: expected a phase of frames=1, or another source with clips")
+    if not self._images and not self._clips:
+      raise UserError("data has neither clips nor images")
+
+  def __getitem__(self, index: int) -> Example:
+    place = index - self._first_index
+    so_far = drawn(self._train, self._view, place)
+    fps = self._view.clip.fps
+    if self._view.is_image or self._train.is_image(place):
+      first = self._before.images + so_far.images
+      found = [self._images.member(first + n).image(self._images.count(first + n)) for n in range(self._view.frames)]
+      return Example(np.stack([picture for picture, _ in found]), tuple(caption for _, caption in found), False, fps)
+    draw = self._before.clips + so_far.clips
+    clip, caption = self._clips.member(draw).clip(self._clips.count(draw))
+    return Example(clip, (caption,), True, fps)
+
+
+class _Choice:
+  """Members that have any, by weight."""
+
+  def __init__(self, members: Sequence[Member], weights: Sequence[float], counts: Sequence[int | None]):
+    chosen = [(member, weight) for member, weight, count in zip(members, weights, counts, strict=True) if weight > 0 and count != 0]
+    self._members = [member for member, _ in chosen]
+    self._shares = Shares([weight for _, weight in chosen]) if chosen else None
+
+  def __bool__(self) -> bool:
+    return bool(self._members)
+
+  def member(self, draw: int) -> Member:
+    return self._members[self._shares[draw][0]]
+
+  def count(self, draw: int) -> int:
+    return self._shares[draw][1]

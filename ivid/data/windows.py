@@ -1,0 +1,45 @@
+"""The frames of an encoded clip at given times, at a size: what training's views, and checks, take of a file."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ivid.media import decode
+from ivid.media.fit import fit
+
+ROUNDING = 1e-3  # seconds: containers round the times of frames, and a frame is meant whose time rounds to what is asked for
+
+
+def frames_at(
+  media: bytes, times: np.ndarray, height: int, width: int, *, background: decode.Colour = decode.BLACK, name: str = ""
+) -> np.ndarray:
+  """uint8 [T, height, width, 3]: the picture shown at each of `times` [T], seconds in any order; after the end the last one.
+
+  One picture is in memory at its own size. Decoding begins at a key frame before the first time, and ends with the last.
+
+  Raises:
+    UserError: nothing that can be read, or damage on the way.
+  """
+  order = np.argsort(times, kind="stable")
+  made = np.empty((len(times), height, width, 3), np.uint8)
+  done = 0
+  for picture in decode.pictures(media, start=max(0.0, float(times[order[0]])), background=background, name=name):
+    until = picture.time + picture.seconds - ROUNDING
+    shown = [n for n in order[done:] if times[n] < until]
+    if shown:
+      made[shown] = _fitted(picture, height, width)
+      done += len(shown)
+    if done == len(times):
+      return made
+    last = picture
+  made[order[done:]] = _fitted(last, height, width)
+  return made
+
+
+def _fitted(picture: decode.Picture, height: int, width: int) -> np.ndarray:
+  return fit(picture.pixels, height, width, pixel_aspect=picture.pixel_aspect)
+
+
+def looped(times: np.ndarray, seconds: float) -> np.ndarray:
+  """Times [T] of a clip that begins anew after so many seconds."""
+  return np.mod(times, max(seconds, ROUNDING))

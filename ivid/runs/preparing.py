@@ -1,0 +1,43 @@
+"""`ivid data prepare`: progress while it lasts, and what it came to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+from ivid.data.moving_shapes_builder import make_builder
+from ivid.data.moving_shapes_builder import prepare as write
+from ivid.data.prepare import prepare
+from ivid.data.sizes import clip_shape
+from ivid.spec.prepare import PrepareSpec
+from ivid.train.progress import Progress
+
+CLIPS, TEST_CLIPS = 1000, 100  # that are drawn by default
+
+
+def prepare_files(spec: PrepareSpec, out: str | os.PathLike, **options: Any) -> str:
+  """Prepares a data set with a bar of its shards; returns what to say of it. Options and errors as of ivid.data.prepare.prepare."""
+  with contextlib.ExitStack() as stack:
+    bar = None  # none where nothing is missing
+
+    def progress(done: int, total: int) -> None:
+      nonlocal bar
+      if bar is None and total:
+        bar = stack.enter_context(Progress(total=total, initial=done, unit="shard"))
+      elif bar is not None:
+        bar.update(done)
+
+    folder, summary = prepare(spec, os.fspath(out), progress=progress, **options)
+  if summary is None:
+    return (
+      f"prepared this process's shards of {folder}; the process that is last, or the same command without --process, puts them together"
+    )
+  return f"{summary}\nwrote {folder}; read it with --config.data.name=tfds:{spec.name} --config.data.dir={out}"
+
+
+def draw(out: str | os.PathLike, *, size: str, fps: float | None, num_clips: int | None, num_test: int, seed: int) -> str:
+  """Writes drawn clips; returns what to say of them. A `num_test` below 0 and no `num_clips` are the defaults."""
+  shape = clip_shape(size, fps)
+  builder = make_builder(out, shape, num_clips=num_clips or CLIPS, num_test=TEST_CLIPS if num_test < 0 else num_test, seed=seed)
+  return f"wrote {write(builder)}; read it with --config.data.name=tfds:{builder.name}/{shape.size} --config.data.dir={out}"

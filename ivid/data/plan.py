@@ -9,7 +9,6 @@ import json
 import posixpath
 from collections.abc import Iterator
 
-import numpy as np
 import pyarrow
 from pyarrow import parquet
 
@@ -21,11 +20,7 @@ from ivid.spec.prepare import PrepareSpec, colour
 
 MANIFEST, PLAN = "manifest.parquet", "plan.json"
 VERSION = "1.0.0"
-TRAIN, VALIDATION = "train", "validation"
-SHARE, MOST = 20, 1000  # one of so many items is for validation, and at most so many
-LEAST_ITEMS = 3  # from which there is a validation split
 SAME_DATA = ("input", "timeout")  # options that may differ: where an input lies is said by its items
-NO_GROUP = -1  # below every hash
 
 _SCHEMA = pyarrow.schema(
   [
@@ -47,7 +42,6 @@ class Plan:
     items: of the list, also those that cannot be used.
     columns: names of the user's columns.
     digest: SHA-256 of all items.
-    validation: the hash of a group up to which it is for validation; NO_GROUP: none is.
   """
 
   folder: str
@@ -55,7 +49,6 @@ class Plan:
   items: int
   columns: tuple[str, ...]
   digest: str
-  validation: int
 
   @property
   def shards(self) -> int:
@@ -70,9 +63,11 @@ class Plan:
     with self.store.local(MANIFEST) as path:
       return [_of_row(row) for row in parquet.ParquetFile(path).read_row_group(shard).to_pylist()]
 
-  def split(self, item: Item) -> str:
-    """The split that the item belongs to."""
-    return VALIDATION if _group(item, self.spec, base(self.spec.input)) <= self.validation else TRAIN
+  def group(self, item: Item) -> int:
+    """63 bits of the SHA-256 of what keeps items together in one split; a path counts from the input on, so that a folder may move."""
+    column = self.spec.split_by
+    text = item.columns.get(column, "") if column else item.media.removeprefix(base(self.spec.input))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def make_plan(spec: PrepareSpec, out: str, *, overwrite: bool = False) -> Plan:
@@ -113,38 +108,20 @@ def _read(folder: str) -> Plan:
 
 def _written(path: str, spec: PrepareSpec, folder: str) -> Plan:
   """Writes the manifest, a row group for each shard."""
-  whole, groups, columns, count, root = hashlib.sha256(), [], set(), 0, base(spec.input)
+  whole, columns, count = hashlib.sha256(), set(), 0
   listed = items(spec.input, media_column=spec.media_column, caption_column=spec.caption_column)
   with parquet.ParquetWriter(path, _SCHEMA) as writer:
     while part := list(itertools.islice(listed, spec.shard_items)):
       rows = [dataclasses.asdict(item) | {"columns": json.dumps(item.columns, sort_keys=True)} for item in part]
       for row in rows:
         whole.update(json.dumps(row, sort_keys=True).encode())
-      groups.append(np.array([_group(item, spec, root) for item in part if not item.problem], np.int64))
       columns.update(*(item.columns for item in part))
       count += len(part)
       writer.write_table(pyarrow.Table.from_pylist(rows, _SCHEMA), row_group_size=spec.shard_items)
   for column, flag in ((spec.split_by, "--split_by"), ("" if colour(spec.background) else spec.background, "--background")):
     if column and column not in columns:
       raise UserError(f"{flag}={column}: {spec.input} has no such column, expected one of {', '.join(sorted(columns)) or 'none'}")
-  return Plan(folder, spec, count, tuple(sorted(columns)), whole.hexdigest(), _boundary(np.concatenate(groups), spec.num_test))
-
-
-def _group(item: Item, spec: PrepareSpec, root: str) -> int:
-  """63 bits of the SHA-256 of what keeps items together; a path below `root` counts from there, so that a folder may move."""
-  text = item.columns.get(spec.split_by, "") if spec.split_by else item.media.removeprefix(root)
-  return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def _boundary(groups: np.ndarray, num_test: int) -> int:
-  """The hash up to which groups are for validation: the fewest that have `num_test` items, but for one at least that trains."""
-  if num_test < 0:
-    num_test = 0 if len(groups) < LEAST_ITEMS else min(MOST, max(1, len(groups) // SHARE))
-  hashes, counts = np.unique(groups, return_counts=True)
-  if not num_test or len(hashes) < 2:
-    return NO_GROUP
-  place = int(np.searchsorted(np.cumsum(counts), num_test))
-  return int(hashes[min(place, len(hashes) - 2)])
+  return Plan(folder, spec, count, tuple(sorted(columns)), whole.hexdigest())
 
 
 def _change(have: Plan, plan: Plan, path: str) -> str:

@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import pathlib
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,20 +19,19 @@ from ivid.data import records
 from ivid.data.examine import encoded, examine, unfit, usable_captions
 from ivid.data.fetch import fetched
 from ivid.data.listing import Item
-from ivid.data.plan import TRAIN, VALIDATION, Plan
+from ivid.data.plan import Plan
 from ivid.spec.errors import UserError
 from ivid.spec.prepare import colour
 
 OPTIONS = "group_size:1,uncompressed"  # read at random; media are compressed
 PARTS = "parts"  # folder of what is prepared while not all is
-SPLITS = (TRAIN, VALIDATION)
 
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-  """What is known of a record without opening it."""
+  """What is known of a record without opening it; `group` is the hash of what stays together in one split."""
 
-  split: str
+  group: int
   source: str
   captions: tuple[str, ...]
   sha256: str
@@ -46,7 +46,7 @@ class Kept:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """What became of a slice: the records of each split in order, and (file, reason) of what could not be used."""
+  """What became of a slice: its records in order, and (file, reason) of what could not be used."""
 
   kept: tuple[Kept, ...]
   rejected: tuple[tuple[str, str], ...]
@@ -70,8 +70,9 @@ def features(plan: Plan) -> tfds.features.FeaturesDict:
   return tfds.features.FeaturesDict(wanted | ({records.COLUMNS: {name: text for name in plan.columns}} if plan.columns else {}))
 
 
-def part_name(shard: int, split: str) -> str:
-  return f"{PARTS}/{shard:06}-{split}.array_record"
+def part_name(shard: int) -> str:
+  """Of the file of a shard's records."""
+  return f"{PARTS}/{shard:06}.array_record"
 
 
 def told_name(shard: int) -> str:
@@ -94,8 +95,7 @@ def prepare_shard(plan: Plan, shard: int) -> None:
   form = features(plan)
   serializer = ExampleSerializer(form.get_serialized_info())
   kept, rejected = [], []
-  with contextlib.ExitStack() as stack:
-    writers = {split: _Writer(stack.enter_context(store.writing(part_name(shard, split)))) for split in SPLITS}
+  with store.writing(part_name(shard)) as path, writing_records(path) as write:
     for item in listed:
       data, problem = (b"", item.problem) if item.problem else next(media)
       made = problem or _record(plan, item, data)
@@ -104,9 +104,8 @@ def prepare_shard(plan: Plan, shard: int) -> None:
         continue
       row, example = made
       kept.append(row)
-      writers[row.split].write(serializer.serialize_example(form.encode_example(example)))
-    for split, writer in writers.items():
-      writer.close(sum(row.split == split for row in kept))
+      proto = serializer.get_tf_example(form.encode_example(example))
+      write(proto.SerializeToString(deterministic=True))  # else the order of its entries is left open
   told = {"kept": [dataclasses.asdict(row) for row in kept], "rejected": rejected}
   store.write(told_name(shard), json.dumps(told, ensure_ascii=False, indent=0) + "\n")
 
@@ -137,29 +136,33 @@ def _record(plan: Plan, item: Item, media: bytes) -> tuple[Kept, dict[str, Any]]
     return str(error)
   digest = hashlib.sha256(media).hexdigest()  # of the file as it came: the same file is the same clip
   about = dict(captions=captions, sha256=digest, **dataclasses.asdict(facts))
-  row = Kept(split=plan.split(item), source=item.media, bytes=len(stored), columns=item.columns, **about)
+  row = Kept(group=plan.group(item), source=item.media, bytes=len(stored), columns=item.columns, **about)
   example = {records.MEDIA: stored, records.COLOUR: behind, records.SOURCE: item.media, **about}
   if plan.columns:
     example[records.COLUMNS] = {name: item.columns.get(name, "") for name in plan.columns}
   return row, example
 
 
-class _Writer:
-  """Records to one file."""
+@contextlib.contextmanager
+def writing_records(path: str | os.PathLike) -> Iterator[Callable[[bytes], None]]:
+  """Gives what writes a record to a new file.
 
-  def __init__(self, path: pathlib.Path):
-    self._path = str(path)
-    self._writer = array_record_module.ArrayRecordWriter(self._path, OPTIONS)
+  Raises:
+    OSError: in the end the file does not hold them all: the library is silent about a disk that is full.
+  """
+  count = 0
+  writer = array_record_module.ArrayRecordWriter(os.fspath(path), OPTIONS)
 
-  def write(self, record: bytes) -> None:
-    self._writer.write(record)
+  def write(record: bytes) -> None:
+    nonlocal count
+    writer.write(record)
+    count += 1
 
-  def close(self, count: int) -> None:
-    """Raises OSError if the file does not hold so many records: the library is silent about a disk that is full."""
-    self._writer.close()
-    try:
-      have = len(array_record_data_source.ArrayRecordDataSource([self._path])) if count else 0
-    except Exception as error:  # whatever an unfinished file causes
-      raise OSError(f"an unfinished file: {error}") from None
-    if have != count:
-      raise OSError(f"{have} of {count} records: is the disk full?")
+  yield write
+  writer.close()
+  try:
+    have = len(array_record_data_source.ArrayRecordDataSource([os.fspath(path)])) if count else 0
+  except Exception as error:  # whatever an unfinished file causes
+    raise OSError(f"an unfinished file: {error}") from None
+  if have != count:
+    raise OSError(f"{have} of {count} records: is the disk full?")

@@ -51,7 +51,7 @@ def encode_mp4(shown: Iterable[tuple[float, float, np.ndarray]], rate: Fraction)
           "x264-params": f"keyint={max(1, round(rate))}:scenecut=0",
         }
         stream = container.add_stream("libx264", rate=rate, options=options)
-        stream.time_base = tick
+        stream.time_base = stream.codec_context.time_base = tick  # the encoder would round times to the rate
         stream.codec_context.thread_count = 1
         _describe(stream, height, width)
       container.mux(stream.encode(_frame(picture, round(time / tick), 1 / tick, round(seconds / tick))))

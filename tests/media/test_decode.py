@@ -31,6 +31,8 @@ def encode(frames, *, codec="libx264", form="mp4", layout="yuv420p", rate=10, ti
     stream = container.add_stream(codec, rate=rate, options=options or {})
     stream.height, stream.width = frames[0].shape[:2] if isinstance(frames[0], np.ndarray) else (frames[0].height, frames[0].width)
     stream.pix_fmt, stream.time_base = layout, Fraction(1, 1000)
+    if codec == "libx264":
+      stream.codec_context.time_base = stream.time_base
     if aspect:
       stream.sample_aspect_ratio = aspect
     if matrix:

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 
 from ivid.media.clips import write_clip
 from ivid.media.files import write_whole
+from ivid.runs.bundling import open_named
 from ivid.runs.cache import enable_compilation_cache
 from ivid.sample.outputs import load_metadata
 from ivid.sample.plan import Overrides
@@ -28,7 +29,6 @@ from ivid.sample.requests import Draw, Request, make_request, repeat_request
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.errors import UserError
 from ivid.weights.cascades import CascadeFolder
-from ivid.weights.opening import find_cascade
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +161,9 @@ class Cascade:
 
 
 def load(name: str | os.PathLike = "nano") -> Cascade:
-  """The cascade in a folder, or the one of that name that ships with the package.
+  """The cascade in a folder, or the one of that name that ships with the package; of a work folder its stage.
 
   Raises:
     UserError: there is none.
   """
-  return Cascade(find_cascade(os.fspath(name)))
+  return Cascade(open_named(os.fspath(name)))

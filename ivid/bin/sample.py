@@ -89,11 +89,11 @@ def _prompts(values: flags.FlagValues) -> list[str]:
 
 
 def _request(values: flags.FlagValues, prompts: Sequence[str]) -> Request:
+  from ivid.runs.bundling import open_named
   from ivid.sample.requests import Draw, make_request
-  from ivid.weights.opening import find_cascade
 
   draw = Draw(tuple(prompts), values.seed, values.first_sample, values.num_samples)
-  overrides, cascade = read_options(values), find_cascade(values.cascade or DEFAULT_CASCADE)
+  overrides, cascade = read_options(values), open_named(values.cascade or DEFAULT_CASCADE)
   given = dict(start=values.start_stage, stop=values.stop_stage, first=values.input, batch_size=values.batch_size)
   request = make_request(cascade, draw, overrides=overrides, **given)
   last = request.stages[-1].name
@@ -105,12 +105,12 @@ def _request(values: flags.FlagValues, prompts: Sequence[str]) -> Request:
 
 
 def _repeated(values: flags.FlagValues) -> Request:
+  from ivid.runs.bundling import open_named
   from ivid.sample.outputs import load_metadata
   from ivid.sample.requests import repeat_request
-  from ivid.weights.opening import find_cascade
 
   metadata = load_metadata(values.from_metadata)
-  cascade = find_cascade(values.cascade or metadata["cascade"]["name"])
+  cascade = open_named(values.cascade or metadata["cascade"]["name"])
   return repeat_request(cascade, metadata, values.input, said_by=values.from_metadata)
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
+import pathlib
 from collections.abc import Mapping
 
 from ivid.sample.cascades import write_cascade
+from ivid.spec import convert, formats
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.run import RunSpec
 from ivid.text.encoder import load_encoder
 from ivid.weights.cascades import CascadeFolder
-from ivid.weights.opening import text_encoder_folder
+from ivid.weights.opening import find_cascade, text_encoder_folder
+
+CONFIG, CASCADE = "config.json", "cascade"  # in a work folder
 
 
 def bundle(run: RunSpec, workdirs: Mapping[str, str], out: str | os.PathLike, *, text: str = "", ema: float | None = None) -> CascadeFolder:
@@ -37,3 +42,19 @@ def bundle(run: RunSpec, workdirs: Mapping[str, str], out: str | os.PathLike, *,
   load = load_ema if ema is None else functools.partial(load_average, width=ema)
   stages = {name: load(workdir) for name, workdir in workdirs.items()}
   return write_cascade(out, run.cascade.with_text_encoder(load_encoder(folder).hash), stages, folder)
+
+
+def open_named(name: str) -> CascadeFolder:
+  """The cascade of a folder or of a name that ships, or the trained stage of a work folder, bundled within it.
+
+  Raises:
+    UserError: neither is there.
+  """
+  from ivid.weights import ema
+
+  workdir = pathlib.Path(name)
+  if not (workdir / CONFIG).is_file() or not ema.is_run(name):
+    return find_cascade(name)
+  written = formats.migrate(json.loads((workdir / CONFIG).read_text(encoding="utf-8")), formats.Kind.RUN, source=workdir / CONFIG)
+  run = convert.from_dict(RunSpec, written)
+  return bundle(run, {run.stage: name}, workdir / CASCADE)

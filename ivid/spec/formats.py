@@ -33,6 +33,7 @@ class Kind(enum.Enum):
   EMBEDDINGS = "embeddings"  # key.json of stored embeddings: no stage
   DATA = "data"  # what a checkpoint has beside its arrays, such as its place in the data: no stage
   REPORT = "report"  # figures: no stage
+  RUN = "run"  # config.json of a work folder: `cascade.stages`
   PREPARED = "prepared"  # plan.json of a prepared data set: no stage
 
 

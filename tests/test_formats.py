@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorstore  # noqa: F401  Orbax's array reader, named here because a missing one shows as a hang
 
+import ivid
 from ivid.__main__ import main
 from ivid.media.clips import read_clip, read_metadata
 from ivid.sample.cascades import load_text, write_cascade
@@ -36,6 +37,8 @@ def test_a_run_is_taken_up(tmp_path, capsys):
   assert latest_step(workdir) == STEP + 1 and load_spec(workdir) == load_spec(FORMAT0 / "run")
   for path in (workdir / "checkpoints" / str(STEP + 1) / "meta" / "metadata", workdir / "config.json"):
     assert json.loads(path.read_text())["format"] == FORMAT
+  cascade = ivid.load(workdir)  # a work folder as a cascade of its stage
+  assert cascade.trained == ("base",) and cascade.folder.check("base").step == STEP + 1
 
 
 def test_a_run_is_started_from():

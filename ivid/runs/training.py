@@ -26,6 +26,7 @@ from ivid.parallel.sharding import process_rows
 from ivid.runs.adherence import adherence_curves
 from ivid.runs.cache import enable_compilation_cache
 from ivid.runs.samples import make_sampler
+from ivid.runs.sources import check_sources
 from ivid.runs.text import open_text
 from ivid.runs.workdir import local_path, run_json, shared_folder, write_status
 from ivid.spec.errors import UserError
@@ -106,6 +107,7 @@ def train_stage(
   stop = StopSignal(mesh, seconds=seconds)
   with jax.set_mesh(mesh):
     checkpointer = Checkpointer(workdir, run.train.checkpoint, stage, widths=run.train.ema_widths)
+    check_sources(run.data, workdir, resuming=checkpointer.latest_step() is not None)
     state, flops = _first_state(run, make(all_phases[0].train), all_phases, checkpointer, workdir, teacher)
     writer = MetricWriter(workdir, active=is_first(), from_step=int(state.step))
     course = _Course(encoder, workdir, writer, checkpointer, all_phases, total, rate, teacher)

@@ -34,9 +34,9 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_float("fps", None, "prepare without --input: frames per second (default: the clip lasts 5.33 s).", flag_values=values)
   flags.DEFINE_integer("seed", 0, "prepare without --input: of the scenes.", flag_values=values)
   define_fields(values, PrepareSpec, prefix="prepare: ")
-  flags.DEFINE_integer("workers", 0, "prepare: processes; 0: one for each core.", lower_bound=0, flag_values=values)
+  flags.DEFINE_integer("workers", 0, "prepare, embed: processes; 0: one for each core, or alone.", lower_bound=0, flag_values=values)
   flags.DEFINE_list(
-    "beam", None, "prepare: options of an Apache Beam pipeline that does it, such as --beam=--runner=...", flag_values=values
+    "beam", None, "prepare, embed: options of an Apache Beam pipeline that does it, such as --beam=--runner=...", flag_values=values
   )
   flags.DEFINE_bool("strict", False, "prepare: end where anything cannot be used.", flag_values=values)
   flags.DEFINE_bool("overwrite", False, "prepare: what was prepared there from something else makes way.", flag_values=values)
@@ -125,7 +125,8 @@ def _embed(values: flags.FlagValues, overrides: Sequence[str]) -> None:
 
   enable_compilation_cache()
   sizes = dict(length=run.cascade.text.max_tokens, batch_size=values.batch_size, shard_size=values.shard_size)
-  folder = embed_captions(run.data, values.out, process=process_of(values.process), **sizes)
+  ways = dict(process=process_of(values.process), workers=values.workers or 1, beam=values.beam)
+  folder = embed_captions(run.data, values.out, **ways, **sizes)
   print(f"wrote {folder}; read it with --config.data.embeddings={folder}")
 
 

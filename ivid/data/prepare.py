@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import logging
-import multiprocessing
-import os
-import threading
-import time
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable
 
+from ivid.data import engines
 from ivid.data.finish import Summary, finish, missing_shards
-from ivid.data.plan import Plan, make_plan
+from ivid.data.plan import make_plan
 from ivid.data.shards import prepare_shard
-from ivid.spec.errors import UserError
 from ivid.spec.prepare import PrepareSpec
-
-WATCH_SECONDS = 2.0
 
 Progress = Callable[[int, int], None]
 
@@ -50,53 +43,5 @@ def prepare(
   plan = make_plan(spec, out, overwrite=overwrite)
   index, count = process or (0, 1)
   mine = [shard for shard in missing_shards(plan) if shard % count == index]
-  if beam is not None:
-    _by_beam(plan, mine, beam)
-  else:
-    _by_pool(plan, mine, workers or len(os.sched_getaffinity(0)), progress)
+  engines.run(functools.partial(prepare_shard, plan), mine, workers=workers, beam=beam, progress=progress)
   return plan.folder, None if missing_shards(plan) else finish(plan, strict=strict)
-
-
-def _by_pool(plan: Plan, mine: list[int], workers: int, progress: Progress) -> None:
-  progress(0, len(mine))
-  if workers == 1 or len(mine) < 2:
-    for done, shard in enumerate(mine, 1):
-      prepare_shard(plan, shard)
-      progress(done, len(mine))
-    return
-  context = multiprocessing.get_context("spawn")
-  with concurrent.futures.ProcessPoolExecutor(min(workers, len(mine)), context, _watch, (os.getpid(),)) as pool:
-    waiting = [pool.submit(prepare_shard, plan, shard) for shard in mine]
-    try:
-      for done, future in enumerate(concurrent.futures.as_completed(waiting), 1):
-        future.result()
-        progress(done, len(mine))
-    except concurrent.futures.process.BrokenProcessPool:
-      raise UserError(
-        "a process that prepares shards was killed: is the memory enough for --workers of them? The same command goes on"
-      ) from None
-    finally:
-      pool.shutdown(cancel_futures=True)
-
-
-def _watch(parent: int) -> None:
-  """Ends this process when the one that started it has ended, however it did."""
-
-  def look() -> None:
-    while os.getppid() == parent:
-      time.sleep(WATCH_SECONDS)
-    os._exit(1)
-
-  threading.Thread(target=look, daemon=True).start()
-
-
-def _by_beam(plan: Plan, mine: Iterable[int], options: tuple[str, ...]) -> None:
-  try:
-    import apache_beam
-    from apache_beam.options.pipeline_options import PipelineOptions
-  except ImportError:
-    raise UserError("--beam needs Apache Beam: pip install 'ivid[beam]'") from None
-  logging.getLogger("apache_beam").setLevel(logging.WARNING)
-  with apache_beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
-    # Only numbers go through the engine: what it loses or repeats is prepared again, or is there.
-    _ = pipeline | apache_beam.Create(list(mine)) | apache_beam.Reshuffle() | apache_beam.Map(lambda shard: prepare_shard(plan, shard))

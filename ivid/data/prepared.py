@@ -176,7 +176,14 @@ def all_captions(name: str, dir: str) -> Iterator[str]:
   """
   if not name.startswith(PREFIX):
     raise UserError(f"data.name={name!r} has no end of captions: expected tfds:NAME (`ivid data prepare` makes one)")
-  builder = tfds.builder_from_directory(find_folder(name, dir))
+  folder = find_folder(name, dir)
+  builder = tfds.builder_from_directory(folder)
+  indices = [folder / records.index_name(split) for split in builder.info.splits]
+  if all(index.is_file() for index in indices):
+    for index in indices:
+      for batch in parquet.ParquetFile(index).iter_batches(columns=[records.CAPTIONS]):
+        yield from (text for several in batch.column(0).to_pylist() for text in several)
+    return
   wanted = (records.CAPTION, records.IMAGE_CAPTION, records.CAPTIONS)
   if not any(key in builder.info.features for key in (records.CAPTION, records.CAPTIONS)):
     raise UserError(f"data.name={name!r} has no {records.CAPTION!r}: its records hold {', '.join(sorted(builder.info.features))}")

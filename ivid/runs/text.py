@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from ivid.data import engines
 from ivid.data.caption_pool import training_pool
 from ivid.parallel import sharding
 from ivid.parallel.distributed import alone, is_first
@@ -25,6 +28,7 @@ from ivid.text.embedder import Embedder
 from ivid.text.encoder import TextEncoder, load_encoder
 from ivid.text.placement import Placement
 from ivid.text.pooled import PooledEmbedder, write_pool
+from ivid.text.stored import StoredEmbeddings, index_captions, read_key, write_shards
 from ivid.train.progress import Progress
 from ivid.weights.opening import text_encoder_folder
 
@@ -39,8 +43,6 @@ def open_text(run: RunSpec, *, pool: bool = True) -> Embedder:
     UserError: not there or damaged, or of another width than the cascade's text.
   """
   if run.data.embeddings:
-    from ivid.text.stored import StoredEmbeddings
-
     found = StoredEmbeddings(run.data.embeddings)
     name, dim = f"data.embeddings={run.data.embeddings}", found.key.dim
   else:
@@ -84,32 +86,62 @@ def embed_captions(
   batch_size: int,
   shard_size: int,
   process: tuple[int, int] | None = None,
+  workers: int = 1,
+  beam: Sequence[str] | None = None,
   quiet: bool = False,
 ) -> pathlib.Path:
   """Writes the embeddings of all captions of `data` by its text encoder; returns the folder for data.embeddings.
 
-  The encoder is sharded over this process's devices; several processes share out the captions' shards.
+  The encoder is sharded over a process's devices. Several processes share out the captions' shards: those of JAX, hosts that are told
+  which they are, `workers` of this machine, or those of a Beam pipeline.
 
   Args:
     length: tokens that captions are truncated to.
     batch_size: captions a call of the network, rounded up to a multiple of the devices.
     process: index and count of the processes; None: as JAX counts them.
+    workers, beam: as of ivid.data.engines.run, each part a share of this process's shards.
     quiet: whether to show no bar.
   """
-  from ivid.data.prepared import all_captions  # TFDS takes seconds to import
-  from ivid.text.stored import write_embeddings
-
-  captions = {text for source in data.named() for text in all_captions(source.name, source.dir or data.dir)}
-  devices = jax.local_devices()
-  placement = encoder_placement(make_mesh(MeshSpec(data=1, fsdp=-1), devices)) if len(devices) > 1 else None
-  rows = -(-batch_size // len(devices)) * len(devices)
-  encoder = load_encoder(text_encoder_folder(data.text_encoder), placement=placement, batch_size=rows)
+  encoder, captions = _encoder(data.text_encoder, batch_size), _Captions(data)
   index, count = process or (jax.process_index(), jax.process_count())
-  sizes = dict(length=length, shard_size=shard_size, process_index=index, process_count=count)
+  folder = index_captions(out, encoder, captions, length=length, shard_size=shard_size, write=index == 0)
+  shares = 1 if workers == 1 and beam is None else max(1, workers) if beam is None else read_key(folder).shards
+  write = functools.partial(_write_share, data, folder, batch_size, index, count, shares)
   with tqdm(unit="shard", desc="captions", disable=quiet) as bar:
 
     def progress(done: int, total: int) -> None:
       bar.total, bar.n = total, done
       bar.refresh()
 
-    return write_embeddings(out, encoder, captions, progress=progress, **sizes)
+    if shares == 1:
+      write_shards(folder, encoder, captions, process_index=index, process_count=count, progress=progress)
+    else:
+      engines.run(write, range(shares), workers=workers, beam=beam, progress=progress)
+  return folder
+
+
+def _write_share(data: DataSpec, folder: pathlib.Path, batch_size: int, index: int, count: int, shares: int, share: int) -> None:
+  """One of `shares` of the shards that process `index` of `count` writes."""
+  encoder = _encoder(data.text_encoder, batch_size)
+  write_shards(folder, encoder, _Captions(data), process_index=index + count * share, process_count=count * shares)
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(name: str, batch_size: int) -> TextEncoder:
+  devices = jax.local_devices()
+  placement = encoder_placement(make_mesh(MeshSpec(data=1, fsdp=-1), devices)) if len(devices) > 1 else None
+  rows = -(-batch_size // len(devices)) * len(devices)
+  return load_encoder(text_encoder_folder(name), placement=placement, batch_size=rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Captions:
+  """All captions of all sources, read anew each time they are gone through."""
+
+  data: DataSpec
+
+  def __iter__(self) -> Iterator[str]:
+    from ivid.data.prepared import all_captions  # TFDS takes seconds to import
+
+    for source in self.data.named():
+      yield from all_captions(source.name, source.dir or self.data.dir)

@@ -1,17 +1,21 @@
 """Embeddings of a data set's captions, computed once: ArrayRecord files in bfloat16, without padding.
 
-A folder holds key.json (what made them), index.npy (the captions' digests, sorted: place n is record n) and the records in that order, cut
-into shards. Each shard is written whole or not at all, so what is there when a run is stopped is not computed again.
+A folder holds key.json (what made them), index.npy (the captions' digests, sorted: place n is record n; index-second.npy has 64 bits more
+of each) and the records in that order, cut into shards. Each shard is written whole or not at all, so what is there when a run is stopped
+is not computed again.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 import msgpack
@@ -24,9 +28,11 @@ from ivid.spec.errors import UserError
 from ivid.text.encoder import STORED, TextEncoder
 from ivid.text.identity import tokenizer_hash
 
-KEY_FILE, INDEX_FILE, SUFFIX = "key.json", "index.npy", ".array_record"
+KEY_FILE, INDEX_FILE, SECOND_FILE, SUFFIX = "key.json", "index.npy", "index-second.npy", ".array_record"
 SHARD_SIZE = 1024  # captions; 0.5 GB where T5-XXL makes 64 tokens of each
 OPTIONS = "group_size:1,uncompressed"  # read at random; numbers of a network do not compress
+HELD = 1 << 18  # captions whose texts are in memory at a time
+POLL_SECONDS = 0.2
 SHOWN_CHARACTERS = 60
 
 
@@ -42,7 +48,7 @@ class Key:
     dim: of an embedding.
     captions: different ones, blank ones apart.
     shard_size: captions a shard.
-    digest: SHA-256 of all captions.
+    digest: SHA-256 of all captions, or of their digests.
   """
 
   encoder: str
@@ -77,8 +83,12 @@ def make_key(encoder: TextEncoder, captions: Sequence[str], *, length: int, shar
   whole = hashlib.sha256()
   for text in captions:
     whole.update(text.encode("utf-8") + b"\0")
+  return _key(encoder, len(captions), whole.hexdigest(), length=length, shard_size=shard_size)
+
+
+def _key(encoder: TextEncoder, captions: int, digest: str, *, length: int, shard_size: int) -> Key:
   spec = encoder.spec
-  return Key(spec.name, encoder.hash, tokenizer_hash(spec), length, spec.dim, len(captions), shard_size, whole.hexdigest())
+  return Key(spec.name, encoder.hash, tokenizer_hash(spec), length, spec.dim, captions, shard_size, digest)
 
 
 def write_embeddings(
@@ -94,8 +104,10 @@ def write_embeddings(
 ) -> pathlib.Path:
   """Writes the embeddings of all different captions below `out` and returns their folder; shards that are there stay.
 
+  Captions are streamed: their digests are in memory, and at a time the texts of HELD captions that are to be embedded.
+
   Args:
-    captions: in any order; blank ones are left out, for they are no text.
+    captions: in any order, and again each time they are gone through, as a list is; blank ones are left out, for they are no text.
     length: tokens that a caption is truncated to, with a warning.
     process_index, process_count: each process writes every process_count-th shard, on its own devices.
     progress: called with (shards done, shards) of this process.
@@ -103,10 +115,19 @@ def write_embeddings(
   Raises:
     UserError: no caption, or the folder holds embeddings of other captions.
   """
-  pairs = sorted((caption_digest(text), text) for text in {text for text in captions if text.strip()})
-  if not pairs:
+  folder = index_captions(out, encoder, captions, length=length, shard_size=shard_size, write=process_index == 0)
+  write_shards(folder, encoder, captions, process_index=process_index, process_count=process_count, progress=progress)
+  return folder
+
+
+def index_captions(
+  out: str | os.PathLike, encoder: TextEncoder, captions: Iterable[str], *, length: int, shard_size: int, write: bool = True
+) -> pathlib.Path:
+  """The folder of these captions' embeddings, with its key and index if it has none yet. Arguments and errors as write_embeddings."""
+  pairs = _different(captions)
+  if not len(pairs):
     raise UserError("the data set has no caption that is not blank: expected at least one to embed")
-  key = make_key(encoder, [text for _, text in pairs], length=length, shard_size=shard_size)
+  key = _key(encoder, len(pairs), hashlib.sha256(pairs.tobytes()).hexdigest(), length=length, shard_size=shard_size)
   folder = pathlib.Path(out) / key.folder
   folder.mkdir(parents=True, exist_ok=True)
   if (folder / KEY_FILE).is_file():
@@ -117,19 +138,67 @@ def write_embeddings(
         f"{folder} holds embeddings of other captions or shards ({field} is {getattr(have, field)}, now {getattr(key, field)}): "
         "expected a new folder"
       )
-  elif process_index == 0:
-    with whole_file(folder / INDEX_FILE) as path:
-      np.save(path, np.array([digest for digest, _ in pairs], np.uint64))
+  elif write:
+    for name, column in ((SECOND_FILE, 1), (INDEX_FILE, 0)):
+      with whole_file(folder / name) as path:
+        np.save(path, pairs[:, column])
     write_key(folder, key)
-  mine = range(process_index, key.shards, process_count)
-  for done, n in enumerate(mine):
-    progress(done, len(mine))
-    if not (folder / key.shard(n)).is_file():
-      part = [text for _, text in pairs[n * shard_size : (n + 1) * shard_size]]
-      with whole_file(folder / key.shard(n)) as path:
-        _write_shard(path, part, encoder.rows(part, length))
-  progress(len(mine), len(mine))
   return folder
+
+
+def write_shards(
+  folder: pathlib.Path,
+  encoder: TextEncoder,
+  captions: Iterable[str],
+  *,
+  process_index: int = 0,
+  process_count: int = 1,
+  progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+  """Writes this process's shards of a folder that `index_captions` made, those that are not there. Arguments as write_embeddings."""
+  while not (folder / KEY_FILE).is_file():  # another process is about to write it
+    time.sleep(POLL_SECONDS)
+  key = read_key(folder)
+  mine = range(process_index, key.shards, process_count)
+  missing = [n for n in mine if not (folder / key.shard(n)).is_file()]
+  progress(len(mine) - len(missing), len(mine))
+  bounds = [np.load(folder / name, mmap_mode="r") for name in (INDEX_FILE, SECOND_FILE)]
+  held = max(1, HELD // key.shard_size)
+  for start in range(0, len(missing), held):
+    chosen = missing[start : start + held]
+    for n, part in zip(chosen, _of_shards(captions, bounds, chosen, key), strict=True):
+      with whole_file(folder / key.shard(n)) as path:
+        _write_shard(path, part, encoder.rows(part, key.length))
+      progress(sum((folder / key.shard(n)).is_file() for n in mine), len(mine))
+
+
+def _digests(caption: str) -> tuple[int, int]:
+  """128 bits that tell captions apart, in the order of the records."""
+  return caption_digest(caption), int.from_bytes(hashlib.sha256(caption.encode("utf-8")).digest()[8:16], "big")
+
+
+def _different(captions: Iterable[str]) -> np.ndarray:
+  """Digests uint64 [N, 2] of all different captions that are not blank, sorted."""
+  found = np.zeros((0, 2), np.uint64)
+  texts = (text for text in captions if text.strip())
+  while part := [_digests(text) for text in itertools.islice(texts, HELD)]:
+    found = np.unique(np.concatenate([found, np.array(part, np.uint64)]), axis=0)
+  return found
+
+
+def _of_shards(captions: Iterable[str], bounds: Sequence[np.ndarray], chosen: Sequence[int], key: Key) -> list[list[str]]:
+  """The captions of each of these shards in order, in one pass over all of them."""
+  ends = [(n * key.shard_size, min((n + 1) * key.shard_size, key.captions) - 1) for n in chosen]
+  first = [tuple(int(words[low]) for words in bounds) for low, _ in ends]
+  last = [tuple(int(words[high]) for words in bounds) for _, high in ends]
+  found: list[dict[tuple[int, int], str]] = [{} for _ in chosen]
+  for text in captions:
+    if text.strip():
+      digests = _digests(text)
+      place = bisect.bisect_right(first, digests) - 1
+      if place >= 0 and digests <= last[place]:
+        found[place][digests] = text
+  return [[part[digests] for digests in sorted(part)] for part in found]
 
 
 def _write_shard(path: pathlib.Path, captions: Sequence[str], rows: dict[str, np.ndarray]) -> None:

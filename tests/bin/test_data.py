@@ -14,6 +14,7 @@ from ivid.runs.text import open_text
 from ivid.spec.cascade import TextSpec
 from ivid.spec.prepare import process_of
 from ivid.text.encoder import load_encoder, save_encoder
+from ivid.text.stored import StoredEmbeddings
 from ivid.train.run import device_batches, make_training
 from ivid.weights.opening import text_encoder_folder
 from tests.text import t5_trees
@@ -92,8 +93,15 @@ def test_embed_once_then_read_without_t5(tmp_path, capsys, monkeypatch):
   training = make_training(run.cascade.stage("base"), run.train, make_mesh(run.mesh), max_tokens=128)
   for split in (Split.TRAIN, Split.EVAL):
     host = make_pipeline(data=run.data, train=run.train, stage=run.cascade.stage("base"), split=split)
+    batch_captions = next(make_pipeline(data=run.data, train=run.train, stage=run.cascade.stage("base"), split=split))["captions"]
     batch = next(device_batches(host, lambda captions: source.embed(captions, length=128), training.batch))
     assert batch["text"].shape == (8, 4, 128, 256) and batch["text_mask"].any(-1).all()
+  shared = ["--shard_size=2", "--workers=2", f"--out={tmp_path / 'shared'}"]
+  main(["ivid data", "embed", *config, encoder, *shared])  # by processes of their own
+  again = StoredEmbeddings(tmp_path / "shared")
+  said = [text for captions in batch_captions for text in captions]
+  np.testing.assert_array_equal(again.embed(said)[1], source.embed(said)[1])
+  np.testing.assert_allclose(again.embed(said)[0].astype(np.float32), source.embed(said)[0].astype(np.float32), atol=0.02)
   held_out = held_out_clips(run.cascade.stage("base"), run, source, 2)
   monkeypatch.undo()
   whole = load_encoder(tmp_path / "encoder")

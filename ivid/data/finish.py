@@ -150,7 +150,7 @@ def _describe(plan: Plan, splits: dict[str, tuple[list[int], int]]) -> None:
 
 def _kind(reason: str) -> str:
   """A reason without what differs from file to file: what stands before its colon, and no numbers."""
-  return re.sub(r"\d+(\.\d+)?", "N", reason.split(": ")[0])
+  return re.sub(r"(?<![-\w])\d+(\.\d+)?", "N", reason.split(": ")[0])
 
 
 def _doubles(plan: Plan) -> tuple[dict[int, set[int]], list[tuple[str, str]]]:

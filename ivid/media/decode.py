@@ -14,6 +14,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -132,14 +133,13 @@ def open_container(source: Source, name: str) -> av.container.InputContainer:
 
 
 def _of_container(source: Source, start: float, background: Colour, name: str) -> Iterator[Picture]:
-  held = None
+  held = turn = None
   for time, seconds, frame, aspect in _entered(source, start, name):
     if held is not None and time > start:
       yield dataclasses.replace(held, seconds=time - held.time)  # until the next one appears
-    size = (frame.height, frame.width, aspect)
-    if _turn(frame)[0]:
-      size = (frame.width, frame.height, 1 / aspect)
-    held = Picture(time, seconds, *size, functools.partial(_upright, frame, background))
+    turn = turn or _turn(frame)  # of the first one alone: a frame that was asked for it is kept until Python looks for cycles
+    size = (frame.width, frame.height, 1 / aspect) if turn.quarter else (frame.height, frame.width, aspect)
+    held = Picture(time, seconds, *size, functools.partial(_upright, frame, turn, background))
   yield held
 
 
@@ -254,24 +254,28 @@ def _over(rgba: np.ndarray, background: Colour) -> np.ndarray:
   return ((rgba[..., :3] * alpha + np.array(background, np.uint32) * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def _upright(frame: av.VideoFrame, background: Colour) -> np.ndarray:
+class _Turn(NamedTuple):
+  """How a picture is set upright: rows and columns exchanged, then mirrored left and right, and up and down."""
+
+  quarter: bool = False
+  left: bool = False
+  up: bool = False
+
+
+def _upright(frame: av.VideoFrame, turn: _Turn, background: Colour) -> np.ndarray:
   picture = _rgb(frame, background)
-  turned, left, up = _turn(frame)
-  if turned:
+  if turn.quarter:
     picture = picture.swapaxes(0, 1)
-  return picture[:: -1 if up else 1, :: -1 if left else 1]
+  return picture[:: -1 if turn.up else 1, :: -1 if turn.left else 1]
 
 
-def _turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-  """Whether to exchange rows and columns, then to mirror left and right, and up and down, as the display matrix says.
-
-  It moves (x, y) to (a x + c y, b x + d y); whole quarters of a turn are what files have.
-  """
+def _turn(frame: av.VideoFrame) -> _Turn:
+  """What the display matrix says: it moves (x, y) to (a x + c y, b x + d y). Whole quarters of a turn are what files have."""
   data = frame.side_data.get(SideData.DISPLAYMATRIX)
   if data is None:
-    return False, False, False
+    return _Turn()
   a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()
-  return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)
+  return _Turn(True, c < 0, b < 0) if abs(b) > abs(a) else _Turn(False, a < 0, d < 0)
 
 
 def _of_image(source: Source, background: Colour, name: str) -> Iterator[Picture]:

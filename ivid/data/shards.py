@@ -148,21 +148,31 @@ def writing_records(path: str | os.PathLike) -> Iterator[Callable[[bytes], None]
   """Gives what writes a record to a new file.
 
   Raises:
-    OSError: in the end the file does not hold them all: the library is silent about a disk that is full.
+    OSError: a disk that is full, or in the end another number of records than were written.
   """
   count = 0
   writer = array_record_module.ArrayRecordWriter(os.fspath(path), OPTIONS)
 
   def write(record: bytes) -> None:
     nonlocal count
-    writer.write(record)
+    with _as_os_error():
+      writer.write(record)
     count += 1
 
   yield write
-  writer.close()
+  with _as_os_error():
+    writer.close()
   try:
     have = len(array_record_data_source.ArrayRecordDataSource([os.fspath(path)])) if count else 0
   except Exception as error:  # whatever an unfinished file causes
     raise OSError(f"an unfinished file: {error}") from None
   if have != count:
     raise OSError(f"{have} of {count} records: is the disk full?")
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+  try:
+    yield
+  except RuntimeError as error:  # as the library says that a disk is full
+    raise OSError(str(error).partition(";")[0]) from None

@@ -260,8 +260,9 @@ def test_a_bucket(folder, prepared):
   system.rm("/files", recursive=True), system.rm("/made", recursive=True)
 
 
-def test_a_full_disk_is_one_line(folder, tmp_path, monkeypatch):
-  """Where the library keeps silent about records that were not written, the count shows."""
+@pytest.mark.parametrize("says", ["write", "nothing"])
+def test_a_full_disk_is_one_line(folder, tmp_path, monkeypatch, says):
+  """What the library says of it, and what its file lacks where it says nothing; the same command goes on once there is room."""
 
   class Full:
     def __init__(self, path, options):
@@ -271,12 +272,25 @@ def test_a_full_disk_is_one_line(folder, tmp_path, monkeypatch):
       pass
 
     def close(self):
-      pass
+      if says == "write":
+        raise RuntimeError("write() failed: No space left on device; writing a; at byte 9")
 
-  monkeypatch.setattr(shards.array_record_module, "ArrayRecordWriter", Full)
-  with pytest.raises(UserError, match=r"cannot write .*parts/000000.array_record: .*(disk|unfinished)"):
-    prepare(PrepareSpec(input=str(folder)), str(tmp_path), workers=1)
+  with monkeypatch.context() as patched:
+    patched.setattr(shards.array_record_module, "ArrayRecordWriter", Full)
+    reason = {"write": "write\\(\\) failed: No space left on device$", "nothing": "an unfinished file|is the disk full"}[says]
+    with pytest.raises(UserError, match=rf"cannot write .*parts/000000.array_record: ({reason})"):
+      prepare(PrepareSpec(input=str(folder)), str(tmp_path), workers=1)
   assert not list((tmp_path / "clips" / "1.0.0" / "parts").iterdir())
+  assert sum(prepare(PrepareSpec(input=str(folder)), str(tmp_path), workers=1)[1].clips.values()) == 5
+
+
+def test_equal_names_in_two_folders_are_both_kept(tmp_path):
+  for n, name in enumerate(("a", "b", "b/a")):
+    (tmp_path / "in" / name).mkdir(parents=True)
+    write_clip(tmp_path / "in" / name / "same.mp4", clip(50 * n + 50), 6)
+    (tmp_path / "in" / name / "same.txt").write_text(name)
+  where, summary = prepare(PrepareSpec(input=str(tmp_path / "in"), num_test=0), str(tmp_path / "out"), workers=1)
+  assert summary.clips == {"train": 3} and [row["captions"] for row in index(where, "train")] == [["a"], ["b/a"], ["b"]]
 
 
 NO_COLUMN = "has no such column, .*expected one of"

@@ -109,8 +109,7 @@ class Prepared:
 
   def _window(self, record: dict[str, Any], times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Frames at the view's whole size, at `times` of a window of the view's length."""
-    clip = None if records.MEDIA in record else records.clip_of(record)
-    seconds = float(record[records.SECONDS]) if clip is None else len(clip) / float(record.get(records.FPS, self._view.clip.fps))
+    clip, seconds = self._opened(record)
     spare = seconds - self._view.clip.seconds
     if seconds < self._least_seconds and self._short is Short.REJECT:
       raise UserError(
@@ -124,9 +123,15 @@ class Prepared:
 
   def _still(self, record: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
     """One picture, of a clip at a random time."""
-    clip = None if records.MEDIA in record else records.clip_of(record)
-    seconds = float(record[records.SECONDS]) if clip is None else len(clip) / float(record.get(records.FPS, self._view.clip.fps))
+    clip, seconds = self._opened(record)
     return self._frames(record, clip, np.array([rng.uniform(0, seconds) if seconds else 0.0]))
+
+  def _opened(self, record: dict[str, Any]) -> tuple[np.ndarray | None, float]:
+    """The record's frames, None where they are encoded, and the seconds that it lasts."""
+    if records.MEDIA in record:
+      return None, float(record[records.SECONDS])
+    clip = records.clip_of(record)
+    return clip, len(clip) / float(record.get(records.FPS, self._view.clip.fps))
 
   def _frames(self, record: dict[str, Any], clip: np.ndarray | None, times: np.ndarray) -> np.ndarray:
     want = self._view.clip

@@ -6,13 +6,12 @@ import numpy as np
 
 from ivid.media import decode
 from ivid.media.fit import fit
+from ivid.media.picture import BLACK, Colour, Picture
 
 ROUNDING = 1e-3  # seconds: containers round the times of frames, and a frame is meant whose time rounds to what is asked for
 
 
-def frames_at(
-  media: bytes, times: np.ndarray, height: int, width: int, *, background: decode.Colour = decode.BLACK, name: str = ""
-) -> np.ndarray:
+def frames_at(media: bytes, times: np.ndarray, height: int, width: int, *, background: Colour = BLACK, name: str = "") -> np.ndarray:
   """uint8 [T, height, width, 3]: the picture shown at each of `times` [T], seconds in any order; after the end the last one.
 
   One picture is in memory at its own size. Decoding begins at a key frame before the first time, and ends with the last.
@@ -36,7 +35,7 @@ def frames_at(
   return made
 
 
-def _fitted(picture: decode.Picture, height: int, width: int) -> np.ndarray:
+def _fitted(picture: Picture, height: int, width: int) -> np.ndarray:
   return fit(picture.pixels, height, width, pixel_aspect=picture.pixel_aspect)
 
 

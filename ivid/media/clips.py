@@ -13,6 +13,7 @@ import numpy as np
 
 from ivid.media import decode, gif, pictures, videos
 from ivid.media.files import to_comment, whole_file
+from ivid.media.picture import Picture
 from ivid.spec.errors import UserError
 
 Writer = Callable[..., None]
@@ -63,7 +64,7 @@ def read_clip(path: str | os.PathLike, *, max_frames: int | None = None) -> tupl
   return decode.read(path, max_frames)
 
 
-def timed_pictures(path: str | os.PathLike) -> Iterator[decode.Picture]:
+def timed_pictures(path: str | os.PathLike) -> Iterator[Picture]:
   """Pictures, with their times, of what `read_clip` reads, or of a still.
 
   Raises:
@@ -77,7 +78,7 @@ def timed_pictures(path: str | os.PathLike) -> Iterator[decode.Picture]:
   if file.suffix.lower() == ".png" and pictures.is_grid(path):
     clip, fps = pictures.read_grid(path)
     for n, picture in enumerate(clip):
-      yield decode.Picture(n / float(fps), 1 / float(fps), *picture.shape[:2], 1.0, functools.partial(np.asarray, picture))
+      yield Picture(n / float(fps), 1 / float(fps), *picture.shape[:2], 1.0, functools.partial(np.asarray, picture))
   else:
     yield from decode.pictures(path)
 

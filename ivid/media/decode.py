@@ -12,7 +12,7 @@ import io
 import itertools
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from av.video.reformatter import Colorspace, Interpolation
 from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 
 from ivid.media import hdr
+from ivid.media.picture import BLACK, Colour, Picture, Source, over
 from ivid.spec.errors import UserError
 
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
@@ -34,34 +35,6 @@ UNSPECIFIED = 2  # H.273
 MAX_DENOMINATOR = 1001  # of a frame rate: 24000/1001 and its like are exact
 LONGER_STREAM = 1.0  # seconds that a sound may last longer than its pictures
 DEFAULT_SECONDS = 0.1  # of a frame of an animation that says 0, as browsers show it
-BLACK = (0, 0, 0)
-
-Source = str | os.PathLike | bytes
-Colour = tuple[int, int, int]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Picture:
-  """One picture, converted when its pixels are first asked for: most of a clip's are passed over.
-
-  Attributes:
-    time: seconds after the clip's first picture at which it appears.
-    seconds: for which it is shown; 0 of a still that does not say.
-    height, width: of its pixels, upright.
-    pixel_aspect: width over height of a pixel.
-  """
-
-  time: float
-  seconds: float
-  height: int
-  width: int
-  pixel_aspect: float
-  make: Callable[[], np.ndarray]
-
-  @functools.cached_property
-  def pixels(self) -> np.ndarray:
-    """uint8 [H, W, 3], upright."""
-    return np.ascontiguousarray(self.make())
 
 
 def pictures(source: Source, *, start: float = 0.0, background: Colour = BLACK, name: str = "") -> Iterator[Picture]:
@@ -231,7 +204,7 @@ def _rgb(frame: av.VideoFrame, background: Colour) -> np.ndarray:
   """uint8 [H, W, 3] in BT.709."""
   source = _colourspace(frame)
   if any(component.is_alpha for component in frame.format.components):
-    return _over(_converted(frame, "rgba", source), background)
+    return over(_converted(frame, "rgba", source), background)
   if hdr.is_wide(frame.color_trc, frame.color_primaries):
     return hdr.to_bt709(_converted(frame, "rgb48le", source), frame.color_trc, frame.color_primaries)
   return _converted(frame, "rgb24", source)
@@ -246,12 +219,6 @@ def _colourspace(frame: av.VideoFrame) -> Colorspace | None:
   if frame.colorspace != UNSPECIFIED:
     return None
   return Colorspace.ITU709 if frame.height >= HD_ROWS else Colorspace.ITU601
-
-
-def _over(rgba: np.ndarray, background: Colour) -> np.ndarray:
-  """uint8 [H, W, 4], its colours not multiplied, over a colour."""
-  alpha = rgba[..., 3:].astype(np.uint32)
-  return ((rgba[..., :3] * alpha + np.array(background, np.uint32) * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 class _Turn(NamedTuple):
@@ -307,4 +274,4 @@ def _flat(image: Image.Image, background: Colour) -> np.ndarray:
     with contextlib.suppress(ImageCms.PyCMSError, OSError):  # a broken profile: as if there were none
       srgb = ImageCms.createProfile("sRGB")
       image = ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode="RGBA" if alpha else "RGB")
-  return _over(np.asarray(image.convert("RGBA")), background) if alpha else np.asarray(image.convert("RGB"))
+  return over(np.asarray(image.convert("RGBA")), background) if alpha else np.asarray(image.convert("RGB"))

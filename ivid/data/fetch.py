@@ -67,8 +67,10 @@ class _Fetch:
         return system.cat_file(path), ""
       except FileNotFoundError:
         return b"", "no such file"
-      except UserError:
-        raise
+      except UserError as error:
+        if isinstance(error.__cause__, ImportError):
+          raise
+        return b"", f"an unknown kind of address: {error}"
       except Exception as error:  # each kind of server has errors of its own
         reason = f"cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}"
     return b"", reason

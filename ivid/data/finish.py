@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import pathlib
 import posixpath
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 import pyarrow
@@ -25,7 +22,7 @@ from ivid.data.plan import VERSION, Plan
 from ivid.data.records import index_name
 from ivid.spec.errors import UserError
 
-SUMMARY, REJECTED, LOCK = "summary.json", "rejected.jsonl", ".lock"
+SUMMARY, REJECTED = "summary.json", "rejected.jsonl"
 SHOWN_REASONS = 8
 HASH_BYTES = 16  # of SHA-256, enough to tell files apart
 FORMAT = "array_record"
@@ -84,22 +81,15 @@ def finish(plan: Plan, *, strict: bool) -> Summary:
     UserError: nothing that can be used; with `strict`, anything that cannot.
   """
   store = plan.store
-  with _alone(plan):
+  with store.alone():
     if not store.exists(SUMMARY):
       _put_together(plan, strict=strict)
+    store.remove(shards.PARTS)  # also what a process left that was killed right before
   found = json.loads(store.read(SUMMARY))
+  if strict and found["rejected"]:
+    left_out = posixpath.join(plan.folder, REJECTED)
+    raise UserError(f"--strict: {sum(found['rejected'].values())} of {plan.items} items could not be used, as {left_out} lists")
   return Summary(found["clips"], found["images"], found["rejected"])
-
-
-@contextlib.contextmanager
-def _alone(plan: Plan) -> Iterator[None]:
-  """One process of this machine at a time; in a bucket, two that finish at once write the same."""
-  if "://" in plan.folder:
-    yield
-    return
-  with open(plan.store.path(LOCK), "w") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    yield
 
 
 def _put_together(plan: Plan, *, strict: bool) -> None:
@@ -128,7 +118,6 @@ def _put_together(plan: Plan, *, strict: bool) -> None:
   _describe(plan, chosen)
   summary = dict(clips=clips, images=images, rejected=dict(sorted(reasons.items())))
   store.write(SUMMARY, json.dumps(summary, indent=1) + "\n")
-  store.remove(shards.PARTS)
 
 
 def _describe(plan: Plan, splits: dict[str, tuple[list[int], int]]) -> None:

@@ -65,6 +65,17 @@ def items(source: str, *, media_column: str = "path", caption_column: str = "cap
     raise UserError(f"--input={source}: no such folder or list")
 
 
+def as_unicode(item: Item) -> Item:
+  """The item; or, where a name or a text of it is no Unicode, one that says so."""
+  try:
+    "".join((item.media, *item.captions, *item.columns, *item.columns.values())).encode("utf-8")
+  except UnicodeEncodeError as error:
+    media, problem = (text.encode("utf-8", "backslashreplace").decode() for text in (item.media, item.problem))
+    wrong = error.object[error.start : error.end]
+    return Item(media, problem=problem or f"no UTF-8: {wrong!r} in its name, captions or columns", size=item.size)
+  return item
+
+
 def base(source: str) -> str:
   """The folder that paths are relative to: the source itself, or a list's."""
   system, root = file_system(source)
@@ -79,8 +90,10 @@ def file_system(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
   """
   try:
     return fsspec.core.url_to_fs(address)
-  except (ImportError, ValueError) as error:
-    raise UserError(f"{address}: {error} (pip install 'ivid[cloud]' brings gs://, s3:// and http://)") from None
+  except ImportError as error:
+    raise UserError(f"{address}: {error} (pip install 'ivid[cloud]' brings gs://, s3:// and http://)") from error
+  except ValueError as error:
+    raise UserError(f"{address}: {error}") from None
 
 
 def _beside(source: str, system: fsspec.AbstractFileSystem, root: str) -> Iterator[Item]:
@@ -89,13 +102,14 @@ def _beside(source: str, system: fsspec.AbstractFileSystem, root: str) -> Iterat
   texts = {path for path in found if path.lower().endswith(TEXTS)}
   if len(texts) == len(found):
     raise UserError(f"--input={source} holds no clips or images: expected files ending in {', '.join((*CLIPS[:5], *IMAGES[:4]))} ...")
+  beside = {posixpath.splitext(path)[0] + posixpath.splitext(path)[1].lower(): path for path in texts}
   used = set()
   for path, size in found.items():
     if path in texts:
       continue
     stem, suffix = posixpath.splitext(path)
     media = _address(system, path)
-    text = next((stem + kind for kind in TEXTS if stem + kind in texts), None)
+    text = next((beside[stem + kind] for kind in TEXTS if stem + kind in beside), None)
     if suffix.lower() not in (*CLIPS, *IMAGES):
       yield Item(media, problem=f"neither clip nor image: a {suffix or 'nameless'} file", size=size)
     elif text is None:
@@ -121,8 +135,12 @@ def _captioned(media: str, system: fsspec.AbstractFileSystem, text: str, size: i
   try:
     written = decoded(system.cat_file(text), text)
     value = json.loads(written) if text.lower().endswith(".json") else written
-  except ValueError as error:
-    return Item(media, problem=str(error) if isinstance(error, UserError) else f"no JSON: {text}: {error}", size=size)
+  except UserError as error:
+    return Item(media, problem=str(error), size=size)
+  except (ValueError, RecursionError) as error:
+    return Item(media, problem=f"no JSON: {text}: {error}", size=size)
+  except Exception as error:  # each kind of server has errors of its own
+    return Item(media, problem=f"a caption that cannot be read: {text}: {error}", size=size)
   columns = {}
   if isinstance(value, dict):
     columns = {str(key): as_text(column) for key, column in value.items() if key not in CAPTION_KEYS}
@@ -216,7 +234,7 @@ def _jsonl(file: IO[bytes], source: str) -> _Table:
         continue
       try:
         row = json.loads(decoded(line, "it"))
-      except ValueError as error:
+      except (ValueError, RecursionError) as error:
         yield number, str(error) if isinstance(error, UserError) else f"no JSON: {error}"
         continue
       yield number, row if isinstance(row, dict) else f"{line.strip()[:40]!r}: expected an object with a path and a caption"
@@ -232,8 +250,15 @@ def _parquet(file: IO[bytes], source: str) -> _Table:
     table = parquet.ParquetFile(file)
   except pyarrow.ArrowInvalid as error:
     raise UserError(f"--input={source} is no Parquet file: {error}") from None
-  rows = (row for batch in table.iter_batches(PARQUET_ROWS) for row in batch.to_pylist())
-  return _Table(table.schema_arrow.names, enumerate(rows, 1))
+
+  def rows() -> Iterator[dict[str, Any]]:
+    try:
+      for batch in table.iter_batches(PARQUET_ROWS):
+        yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+      raise UserError(f"--input={source} is damaged: {error}") from None
+
+  return _Table(table.schema_arrow.names, enumerate(rows(), 1))
 
 
 _READERS: dict[str, Callable[[IO[bytes], str], _Table]] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}

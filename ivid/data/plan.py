@@ -6,13 +6,16 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import posixpath
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pyarrow
 from pyarrow import parquet
 
-from ivid.data.listing import Item, base, items
+from ivid.data.listing import Item, as_unicode, base, items
 from ivid.data.store import Store
 from ivid.spec import formats
 from ivid.spec.errors import UserError
@@ -81,22 +84,25 @@ def make_plan(spec: PrepareSpec, out: str, *, overwrite: bool = False) -> Plan:
   """
   folder = posixpath.join(out, spec.name, VERSION)
   store = Store(folder)
-  have = _read(folder) if store.exists(PLAN) else None
-  if have is None and store.exists("dataset_info.json") and not overwrite:
-    raise UserError(f"{folder} holds a data set of another making: expected another --out or --name, or --overwrite")
-  with store.writing(MANIFEST) as path:
+  # Hosts that start together list one after the other: the first writes the plan, and the others find theirs to be the same.
+  with store.alone(), tempfile.TemporaryDirectory() as place:
+    have = _read(folder) if store.exists(PLAN) else None
+    if have is None and store.exists("dataset_info.json") and not overwrite:
+      raise UserError(f"{folder} holds a data set of another making: expected another --out or --name, or --overwrite")
+    path = os.path.join(place, MANIFEST)
     plan = _written(path, spec, folder)
     change = "" if have is None else _change(have, plan, path)
     if change and not overwrite:
       raise UserError(f"{folder} was prepared from something else: {change}; expected another --out or --name, or --overwrite")
-    if change or (have is None and overwrite):
+    if have is None or change:
       for name in store.names():
-        if not name.startswith("."):
+        if overwrite and not name.startswith("."):
           store.remove(name)
-  if have is None or change:
-    described = dataclasses.asdict(plan)
-    del described["folder"]
-    store.write(PLAN, json.dumps(formats.stamped(described), indent=1) + "\n")
+      with store.writing(MANIFEST) as target:
+        shutil.copyfile(path, target)
+      described = dataclasses.asdict(plan)
+      del described["folder"]
+      store.write(PLAN, json.dumps(formats.stamped(described), indent=1) + "\n")
   return plan
 
 
@@ -109,7 +115,7 @@ def _read(folder: str) -> Plan:
 def _written(path: str, spec: PrepareSpec, folder: str) -> Plan:
   """Writes the manifest, a row group for each shard."""
   whole, columns, count = hashlib.sha256(), set(), 0
-  listed = items(spec.input, media_column=spec.media_column, caption_column=spec.caption_column)
+  listed = map(as_unicode, items(spec.input, media_column=spec.media_column, caption_column=spec.caption_column))
   with parquet.ParquetWriter(path, _SCHEMA) as writer:
     while part := list(itertools.islice(listed, spec.shard_items)):
       rows = [dataclasses.asdict(item) | {"columns": json.dumps(item.columns, sort_keys=True)} for item in part]

@@ -134,6 +134,10 @@ def _record(plan: Plan, item: Item, media: bytes) -> tuple[Kept, dict[str, Any]]
     stored, facts = encoded(media, facts, spec, colour(behind))
   except UserError as error:
     return str(error)
+  except (MemoryError, KeyboardInterrupt):
+    raise
+  except Exception as error:  # foreign decoders have errors that nobody lists, and one file never ends the job
+    return f"it cannot be decoded ({type(error).__name__}): {error}"
   digest = hashlib.sha256(media).hexdigest()  # of the file as it came: the same file is the same clip
   about = dict(captions=captions, sha256=digest, **dataclasses.asdict(facts))
   row = Kept(group=plan.group(item), source=item.media, bytes=len(stored), columns=item.columns, **about)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import pathlib
 import posixpath
@@ -12,6 +14,10 @@ from collections.abc import Iterator
 
 from ivid.data.listing import file_system
 from ivid.spec.errors import UserError
+
+LOCK = ".lock"
+# What a disk says, and our own errors, which have no number.
+WRITING = (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class Store:
@@ -58,6 +64,8 @@ class Store:
           self._system.makedirs(posixpath.dirname(self.path(name)), exist_ok=True)
           self._system.put_file(str(temporary), self.path(name))
     except OSError as error:
+      if error.errno not in WRITING:  # of what is read meanwhile
+        raise
       raise UserError(f"cannot write {posixpath.join(self.folder, name)}: {error.strerror or error}") from error
 
   def write(self, name: str, contents: str | bytes) -> None:
@@ -91,3 +99,19 @@ class Store:
     """Removes a file, or a folder with all that is in it; what is not there is no error."""
     with contextlib.suppress(FileNotFoundError):
       self._system.rm(self.path(name), recursive=True)
+
+  @contextlib.contextmanager
+  def alone(self) -> Iterator[None]:
+    """Lets one process of this machine at a time go on, or of those that share the disk; buckets know no locks."""
+    if not self._local:
+      yield
+      return
+    path = pathlib.Path(self.path(LOCK))
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      file = path.open("w")
+    except OSError as error:
+      raise UserError(f"cannot write {path.parent}: {error.strerror}") from None
+    with file:
+      fcntl.flock(file, fcntl.LOCK_EX)
+      yield

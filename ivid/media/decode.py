@@ -11,7 +11,6 @@ import functools
 import io
 import itertools
 import os
-import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
@@ -30,6 +29,7 @@ from ivid.spec.errors import UserError
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 # First bytes of what Pillow opens better than FFmpeg, which knows neither animated WebP nor orientation and profiles of stills.
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"GIF8", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # what Pillow calls them
 HD_ROWS = 720  # a clip that does not say what its colours are is BT.709 from so many rows on, else BT.601, as players take it
 UNSPECIFIED = 2  # H.273
 MAX_DENOMINATOR = 1001  # of a frame rate: 24000/1001 and its like are exact
@@ -96,12 +96,16 @@ def is_image(source: Source) -> bool:
 def open_container(source: Source, name: str) -> av.container.InputContainer:
   """Raises UserError: no clip, or one without pictures."""
   try:
-    container = av.open(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source))
+    # Titles in other encodings than UTF-8 are nothing against the pictures.
+    container = av.open(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source), metadata_errors="replace")
   except (av.FFmpegError, OSError) as error:
     raise UserError(f"{name} is no clip that can be read: {error.strerror}") from None
   if not container.streams.video:
     container.close()
     raise UserError(f"{name} holds no pictures")
+  if container.streams.video[0].codec_context is None:
+    container.close()
+    raise UserError(f"{name} is of a codec that is unknown here")
   return container
 
 
@@ -157,7 +161,7 @@ def _timed(container: av.container.InputContainer, name: str, *, zero: float | N
     last = time
     stated = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else gap
     yield time, stated, frame, aspect
-  if whole and not stream.frames and container.duration:  # of files that do not count their frames
+  if whole and not _counts(container) and container.duration:  # of files that do not count their frames
     length = container.duration / av.time_base
     if length - (last + gap) > (LONGER_STREAM if len(container.streams) > 1 else 0.75 * gap):
       raise UserError(f"{name} breaks off: it has {last + gap:.3g} s of its {length:.3g} s")
@@ -182,8 +186,13 @@ def _decoded(container: av.container.InputContainer, name: str, whole: bool) -> 
     raise UserError(f"{name} is damaged after {count} frames: {error.strerror}") from None
   if not count:
     raise UserError(f"{name} holds no pictures")
-  if whole and packets < stream.frames:
+  if whole and _counts(container) and packets < stream.frames:
     raise UserError(f"{name} breaks off: it has {packets} of its {stream.frames} frames")
+
+
+def _counts(container: av.container.InputContainer) -> bool:
+  """Whether the file counts its frames: an .avi counts ticks, of which some show nothing new."""
+  return "mp4" in container.format.name and container.streams.video[0].frames > 0
 
 
 def _deinterlacing(stream: av.video.stream.VideoStream) -> Graph:
@@ -246,27 +255,40 @@ def _turn(frame: av.VideoFrame) -> _Turn:
 
 
 def _of_image(source: Source, background: Colour, name: str) -> Iterator[Picture]:
-  try:
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-      still = getattr(image, "n_frames", 1) == 1
-      time = 0.0
-      for frame in ImageSequence.Iterator(image):
-        pixels = _flat(frame, background)  # first, as some formats tell a frame's duration with its pixels alone
-        seconds = frame.info.get("duration", 0) / 1000 or (0.0 if still else DEFAULT_SECONDS)
-        yield Picture(time, seconds, *pixels.shape[:2], 1.0, functools.partial(np.asarray, pixels))
-        time += seconds
-  except UnidentifiedImageError:
-    raise UserError(f"{name} is no picture that can be read") from None
-  except Image.DecompressionBombError as error:
-    raise UserError(f"{name} is too large a picture: {error}") from None
-  except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:  # whatever Pillow's decoders raise
-    raise UserError(f"{name} is damaged: {error}") from None
+  with contextlib.ExitStack() as stack:
+    found = _frames_of_image(stack, source, background)
+    while True:
+      try:
+        picture = next(found, None)
+      except UnidentifiedImageError:
+        raise UserError(f"{name} is no picture that can be read") from None
+      except Image.DecompressionBombError as error:
+        raise UserError(f"{name} is too large a picture: {error}") from None
+      except Exception as error:  # each of Pillow's decoders has errors of its own
+        raise UserError(f"{name} is damaged: {error or type(error).__name__}") from None
+      if picture is None:
+        return
+      yield picture
+
+
+def _frames_of_image(stack: contextlib.ExitStack, source: Source, background: Colour) -> Iterator[Picture]:
+  image = stack.enter_context(Image.open(io.BytesIO(source) if isinstance(source, bytes) else source))
+  # Other formats have second pictures too, such as depth in a phone's JPEG, or further pages.
+  moves = image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
+  time = 0.0
+  for frame in ImageSequence.Iterator(image) if moves else (image,):
+    pixels = _flat(frame, background)  # first, as some formats tell a frame's duration with its pixels alone
+    seconds = frame.info.get("duration", 0) / 1000 or (DEFAULT_SECONDS if moves else 0.0)
+    yield Picture(time, seconds, *pixels.shape[:2], 1.0, functools.partial(np.asarray, pixels))
+    time += seconds
 
 
 def _flat(image: Image.Image, background: Colour) -> np.ndarray:
   """uint8 [H, W, 3] in sRGB, upright."""
   image = ImageOps.exif_transpose(image)
-  if image.mode.startswith("I") or image.mode == "F":  # 16 bits of gray; Pillow would cut off what is above 255
+  if image.mode == "F":
+    raise ValueError("gray values without a scale")
+  if image.mode.startswith("I"):  # 16 bits of gray; Pillow would cut off what is above 255
     return np.repeat((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)[..., None], 3, axis=2)
   alpha = image.has_transparency_data
   profile = image.info.get("icc_profile")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 
 from ivid.spec.errors import UserError
 from ivid.spec.options import option
 
-SHARD_ITEMS = 1000
+SHARD_ITEMS, MOST_ITEMS = 1000, 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +42,11 @@ class PrepareSpec:
       if getattr(self, name) < least:
         raise UserError(f"--{name}={getattr(self, name)}: expected {least} or more")
     for name in ("min_seconds", "max_seconds", "min_fps", "max_fps", "max_aspect"):
-      if getattr(self, name) < 0:
+      if not 0 <= getattr(self, name) < math.inf:
         raise UserError(f"--{name}={getattr(self, name):g}: expected 0 or more")
-    if self.timeout <= 0:
+    if self.shard_items > MOST_ITEMS:
+      raise UserError(f"--shard_items={self.shard_items}: expected at most {MOST_ITEMS}")
+    if not 0 < self.timeout < math.inf:
       raise UserError(f"--timeout={self.timeout:g}: expected a positive number of seconds")
     if self.max_side == 1:
       raise UserError("--max_side=1: expected 2 or more, or 0 for the files' own bytes")

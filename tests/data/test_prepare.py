@@ -163,6 +163,44 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(folder, prep
   assert ["said otherwise"] in captions and ["clip number 0"] not in captions
 
 
+def test_nasty_files_never_end_the_job(tmp_path):
+  """What decoders, names and captions do that nobody expects is a line of the rejected, and a good file beside is kept."""
+  root = tmp_path / "in"
+  root.mkdir()
+  frames = [np.full((24, 32, 3), 30 * n, np.uint8) for n in range(4)]
+  titled = encode(frames, codec="mpeg4", form="avi", rate=25).replace(b"ISFT", b"INAM", 1)
+  place = titled.index(b"INAM") + 8
+  (root / "latin_title.avi").write_bytes(titled[:place] + b"Caf\xe9" + titled[place + 4 :])
+  gif, jpeg = io.BytesIO(), io.BytesIO()
+  pictures_ = [Image.fromarray(frame) for frame in frames]
+  pictures_[0].save(gif, format="GIF", save_all=True, append_images=pictures_[1:])
+  (root / "short.gif").write_bytes(gif.getvalue()[: len(gif.getvalue()) // 2])
+  pictures_[1].save(jpeg, format="MPO", save_all=True, append_images=pictures_[2:3])
+  (root / "phone.jpg").write_bytes(jpeg.getvalue())
+  (root / "bad.tif").write_bytes(b"II*\0\x08\0\0\0\0\0\0\0\0\0")
+  for name in ("latin_title", "short", "phone", "bad"):
+    (root / f"{name}.txt").write_text(name)
+  good = (root / "latin_title.avi").read_bytes()
+  captions = dict(surrogate='{"caption": "\\ud800"}', column='{"caption": "a", "b": "\\ud800"}', number="7", deep="[" * 100_000)
+  for name, text in captions.items():
+    (root / f"{name}.avi").write_bytes(good + name.encode())
+    (root / f"{name}.json").write_text(text)
+  (root / "nowhere.avi").write_bytes(good + b"0")
+  (root / "nowhere.txt").symlink_to(root / "gone")
+  (root / os.fsdecode(b"caf\xe9.avi")).write_bytes(good + b"1")
+  (root / os.fsdecode(b"caf\xe9.txt")).write_text("a")
+  where, summary = prepare(PrepareSpec(input=str(root), num_test=0), str(tmp_path / "out"), workers=1)
+  assert [(row["source"].rpartition("/")[2], row["frames"]) for row in index(where, "train")] == [("latin_title.avi", 4), ("phone.jpg", 1)]
+  assert len(rejections(where)) == 8 and sum(summary.rejected.values()) == 8
+
+
+def test_an_unknown_address_is_one_line_of_the_rejected(tmp_path):
+  write_clip(tmp_path / "a.mp4", clip(50), 6)
+  (tmp_path / "list.csv").write_text("path,caption\na.mp4,a\ns3q://b/c.mp4,b\n")
+  where, summary = prepare(PrepareSpec(input=str(tmp_path / "list.csv")), str(tmp_path / "out"), workers=1)
+  assert summary.clips == {"train": 1} and summary.rejected == {"an unknown kind of address": 1}
+
+
 def test_strict_refuses_and_says_what(folder, tmp_path):
   with pytest.raises(UserError, match=r"--strict: 9 of 16 items cannot be used, as .*rejected.jsonl lists; the first is .*alone|blank"):
     prepare(PrepareSpec(input=str(folder)), str(tmp_path), workers=1, strict=True)

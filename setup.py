@@ -28,7 +28,7 @@ setuptools.setup(
   install_requires=[
     "absl-py>=2.1",
     "array-record>=0.8",
-    "av>=14",
+    "av>=18",
     "etils[epath]>=1.10",
     "flax>=0.12",
     "fsspec>=2024.6",

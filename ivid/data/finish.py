@@ -24,7 +24,7 @@ from ivid.spec.errors import UserError
 
 SUMMARY, REJECTED = "summary.json", "rejected.jsonl"
 SHOWN_REASONS = 8
-HASH_BYTES = 16  # of SHA-256, enough to tell files apart
+HASH = np.dtype([("high", ">u8"), ("low", ">u8")])  # of SHA-256, enough to tell files apart
 FORMAT = "array_record"
 TRAIN, VALIDATION = SPLITS = ("train", "validation")
 SHARE, MOST = 20, 1000  # one of so many items is for validation, and at most so many
@@ -144,32 +144,48 @@ def _kind(reason: str) -> str:
 
 def _doubles(plan: Plan) -> tuple[dict[int, set[int]], list[tuple[str, str]]]:
   """Places, in each shard's kept items, of files that came before; and all that is left out, in the list's order by shard."""
-  first: dict[bytes, str] = {}
+  before = _same_before(plan)
+  needed = set(before.values())
+  sources: dict[int, str] = {}
   doubles: dict[int, set[int]] = {}
-  rejected = []
+  rejected, number = [], 0
   for shard in range(plan.shards):
     part = shards.read_part(plan, shard)
     rejected += part.rejected
     for place, row in enumerate(part.kept):
-      key = bytes.fromhex(row.sha256)[:HASH_BYTES]
-      if key in first:
+      if number in needed:
+        sources[number] = row.source
+      if number in before:
         doubles.setdefault(shard, set()).add(place)
-        rejected.append((row.source, f"the same file as another: {first[key]}"))
-      else:
-        first[key] = row.source
+        rejected.append((row.source, f"the same file as another: {sources[before[number]]}"))
+      number += 1
   return doubles, rejected
+
+
+def _same_before(plan: Plan) -> dict[int, int]:
+  """Of kept items, numbered over all shards, those that are the same file as an earlier one, and the first one that is."""
+  digests = [np.zeros(0, HASH)]
+  for shard in range(plan.shards):
+    hashes = b"".join(bytes.fromhex(row.sha256)[: HASH.itemsize] for row in shards.read_part(plan, shard).kept)
+    digests.append(np.frombuffer(hashes, HASH))
+  order = np.argsort(whole := np.concatenate(digests), order=["high", "low"], kind="stable")
+  same = np.concatenate([[False], whole[order][1:] == whole[order][:-1]])[: len(order)]
+  firsts = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
+  return {int(order[n]): int(order[firsts[n]]) for n in np.flatnonzero(same)}
 
 
 def _last_group(plan: Plan, doubles: dict[int, set[int]]) -> int:
   """The hash up to which groups are for validation: the fewest that have as many items as are asked for, one that trains left over."""
-  groups = []
+  found = [np.zeros(0, np.int64)]
   for shard in range(plan.shards):
     left_out = doubles.get(shard, ())
-    groups += [row.group for place, row in enumerate(shards.read_part(plan, shard).kept) if place not in left_out]
+    kept = enumerate(shards.read_part(plan, shard).kept)
+    found.append(np.array([row.group for place, row in kept if place not in left_out], np.int64))
+  groups = np.concatenate(found)
   wanted = plan.spec.num_test
   if wanted < 0:
     wanted = 0 if len(groups) < LEAST_ITEMS else min(MOST, max(1, len(groups) // SHARE))
-  hashes, counts = np.unique(np.array(groups, np.int64), return_counts=True)
+  hashes, counts = np.unique(groups, return_counts=True)
   if not wanted or len(hashes) < 2:
     return NO_GROUP
   place = int(np.searchsorted(np.cumsum(counts), wanted))

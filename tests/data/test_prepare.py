@@ -322,6 +322,17 @@ def test_a_full_disk_is_one_line(folder, tmp_path, monkeypatch, says):
   assert sum(prepare(PrepareSpec(input=str(folder)), str(tmp_path), workers=1)[1].clips.values()) == 5
 
 
+def test_copies_of_one_file_over_several_shards(tmp_path):
+  """The first in the list's order stays, and the others name it."""
+  for n, level in enumerate((50, 90, 50, 130, 90, 50)):
+    write_clip(tmp_path / "in" / f"{n}.mp4", clip(level), 6)
+    (tmp_path / "in" / f"{n}.txt").write_text(str(level))
+  where, _ = prepare(PrepareSpec(input=str(tmp_path / "in"), num_test=0, shard_items=2), str(tmp_path / "out"), workers=1)
+  assert [row["source"].rpartition("/")[2] for row in index(where, "train")] == ["0.mp4", "1.mp4", "3.mp4"]
+  named = {name: reason.rpartition("/")[2] for name, reason in rejections(where).items()}
+  assert named == {"2.mp4": "0.mp4", "4.mp4": "1.mp4", "5.mp4": "0.mp4"}
+
+
 def test_equal_names_in_two_folders_are_both_kept(tmp_path):
   for n, name in enumerate(("a", "b", "b/a")):
     (tmp_path / "in" / name).mkdir(parents=True)

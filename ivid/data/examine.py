@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
-from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
 from PIL import Image
 
 from ivid.media import decode
-from ivid.media.fit import fit
 from ivid.media.videos import encode_mp4
 from ivid.spec.errors import UserError
 from ivid.spec.prepare import PrepareSpec
@@ -94,15 +92,10 @@ def encoded(media: bytes, facts: Facts, spec: PrepareSpec, background: tuple[int
   even = 1 if facts.is_image else 2  # H.264 wants even sides
   height, width = (max(even, round(side * scale / even) * even) for side in (facts.height, facts.width))
   smaller = dataclasses.replace(facts, height=height, width=width)
-  shown = _fitted(media, height, width, background)
+  shown = ((p.time, p.seconds, p.fitted(height, width)) for p in decode.pictures(media, background=background))
   if facts.is_image:
     return _encoded_image(media, next(shown)[2]), smaller
   return encode_mp4(shown, Fraction(facts.fps).limit_denominator(decode.MAX_DENOMINATOR)), smaller
-
-
-def _fitted(media: bytes, height: int, width: int, background: tuple[int, int, int]) -> Iterator[tuple[float, float, np.ndarray]]:
-  for picture in decode.pictures(media, background=background):
-    yield picture.time, picture.seconds, fit(picture.pixels, height, width, pixel_aspect=picture.pixel_aspect)
 
 
 def _encoded_image(media: bytes, pixels: np.ndarray) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Protocol
@@ -43,8 +44,7 @@ class Shares:
     """Raises UserError: a weight too small beside the others."""
     whole = [Fraction(str(weight)) for weight in weights]
     shares = [weight / sum(whole) for weight in whole]
-    slots = int(np.lcm.reduce([share.denominator for share in shares])) if all(s.denominator <= SLOTS for s in shares) else SLOTS + 1
-    slots = slots if slots <= SLOTS else SLOTS
+    slots = min(SLOTS, math.lcm(*(share.denominator for share in shares)))
     counts = [round(share * slots) for share in shares]
     if 0 in counts:
       small = weights[counts.index(0)]
@@ -109,8 +109,7 @@ class Mixture:
     Raises:
       UserError: there is nothing to draw rows from.
     """
-    self._members, self._train, self._view = members, train, view
-    self._first_index, self._before = first_index, before
+    self._train, self._view, self._first_index, self._before = train, view, first_index, before
     self._clips = _Choice(members, clips, [member.clips for member in members])
     self._images = _Choice(members, images, [member.images for member in members])
     if not self._images:  # frames of clips then
@@ -127,10 +126,11 @@ class Mixture:
     fps = self._view.clip.fps
     if self._view.is_image or self._train.is_image(place):
       first = self._before.images + so_far.images
-      found = [self._images.member(first + n).image(self._images.count(first + n)) for n in range(self._view.frames)]
+      chosen = [self._images[first + n] for n in range(self._view.frames)]
+      found = [member.image(count) for member, count in chosen]
       return Example(np.stack([picture for picture, _ in found]), tuple(caption for _, caption in found), False, fps)
-    draw = self._before.clips + so_far.clips
-    clip, caption = self._clips.member(draw).clip(self._clips.count(draw))
+    member, count = self._clips[self._before.clips + so_far.clips]
+    clip, caption = member.clip(count)
     return Example(clip, (caption,), True, fps)
 
 
@@ -145,8 +145,7 @@ class _Choice:
   def __bool__(self) -> bool:
     return bool(self._members)
 
-  def member(self, draw: int) -> Member:
-    return self._members[self._shares[draw][0]]
-
-  def count(self, draw: int) -> int:
-    return self._shares[draw][1]
+  def __getitem__(self, draw: int) -> tuple[Member, int]:
+    """The member that a draw is from, and how many draws before it were from that one."""
+    source, count = self._shares[draw]
+    return self._members[source], count

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ivid.media import decode
-from ivid.media.fit import fit
-from ivid.media.picture import BLACK, Colour, Picture
+from ivid.media.picture import BLACK, Colour
 
 ROUNDING = 1e-3  # seconds: containers round the times of frames, and a frame is meant whose time rounds to what is asked for
 
@@ -26,17 +25,13 @@ def frames_at(media: bytes, times: np.ndarray, height: int, width: int, *, backg
     until = picture.time + picture.seconds - ROUNDING
     shown = [n for n in order[done:] if times[n] < until]
     if shown:
-      made[shown] = _fitted(picture, height, width)
+      made[shown] = picture.fitted(height, width)
       done += len(shown)
     if done == len(times):
       return made
     last = picture
-  made[order[done:]] = _fitted(last, height, width)
+  made[order[done:]] = last.fitted(height, width)
   return made
-
-
-def _fitted(picture: Picture, height: int, width: int) -> np.ndarray:
-  return fit(picture.pixels, height, width, pixel_aspect=picture.pixel_aspect)
 
 
 def looped(times: np.ndarray, seconds: float) -> np.ndarray:

@@ -11,7 +11,7 @@ import functools
 import io
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -255,8 +255,7 @@ def _turn(frame: av.VideoFrame) -> _Turn:
 
 
 def _of_image(source: Source, background: Colour, name: str) -> Iterator[Picture]:
-  with contextlib.ExitStack() as stack:
-    found = _frames_of_image(stack, source, background)
+  with contextlib.closing(_frames_of_image(source, background)) as found:
     while True:
       try:
         picture = next(found, None)
@@ -271,16 +270,16 @@ def _of_image(source: Source, background: Colour, name: str) -> Iterator[Picture
       yield picture
 
 
-def _frames_of_image(stack: contextlib.ExitStack, source: Source, background: Colour) -> Iterator[Picture]:
-  image = stack.enter_context(Image.open(io.BytesIO(source) if isinstance(source, bytes) else source))
-  # Other formats have second pictures too, such as depth in a phone's JPEG, or further pages.
-  moves = image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
-  time = 0.0
-  for frame in ImageSequence.Iterator(image) if moves else (image,):
-    pixels = _flat(frame, background)  # first, as some formats tell a frame's duration with its pixels alone
-    seconds = frame.info.get("duration", 0) / 1000 or (DEFAULT_SECONDS if moves else 0.0)
-    yield Picture(time, seconds, *pixels.shape[:2], 1.0, functools.partial(np.asarray, pixels))
-    time += seconds
+def _frames_of_image(source: Source, background: Colour) -> Generator[Picture]:
+  with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+    # Other formats have second pictures too, such as depth in a phone's JPEG, or further pages.
+    moves = image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
+    time = 0.0
+    for frame in ImageSequence.Iterator(image) if moves else (image,):
+      pixels = _flat(frame, background)  # first, as some formats tell a frame's duration with its pixels alone
+      seconds = frame.info.get("duration", 0) / 1000 or (DEFAULT_SECONDS if moves else 0.0)
+      yield Picture(time, seconds, *pixels.shape[:2], 1.0, functools.partial(np.asarray, pixels))
+      time += seconds
 
 
 def _flat(image: Image.Image, background: Colour) -> np.ndarray:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ivid.media.fit import fit
+
 Source = str | os.PathLike | bytes  # a file's path, or its bytes
 Colour = tuple[int, int, int]  # red, green and blue of 255
 BLACK = (0, 0, 0)
@@ -36,6 +38,10 @@ class Picture:
   def pixels(self) -> np.ndarray:
     """uint8 [H, W, 3], upright."""
     return np.ascontiguousarray(self.make())
+
+  def fitted(self, height: int, width: int, *, aspect: float = 0.0) -> np.ndarray:
+    """uint8 [height, width, 3], cut and resized as ivid.media.fit does."""
+    return fit(self.pixels, height, width, aspect=aspect, pixel_aspect=self.pixel_aspect)
 
 
 def over(rgba: np.ndarray, background: Colour) -> np.ndarray:

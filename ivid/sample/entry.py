@@ -9,7 +9,7 @@ import os
 import numpy as np
 
 from ivid.media.clips import timed_pictures
-from ivid.media.fit import cut_size, fit
+from ivid.media.fit import cut_size
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UserError
 
@@ -50,9 +50,8 @@ def read_entry(path: str | os.PathLike, want: ClipShape, *, aspect: float = 0.0,
     times.append(picture.time)
     missing = math.ceil(end * want.fps - ROUNDING) - len(picked)  # up to where the next one appears
     if missing > 0 or not picked:
-      shapes.add((*picture.pixels.shape[:2], picture.pixel_aspect))
-      fitted = fit(picture.pixels, want.height, want.width, aspect=aspect, pixel_aspect=picture.pixel_aspect)
-      picked.extend([fitted] * max(1, missing))
+      shapes.add((picture.height, picture.width, picture.pixel_aspect))
+      picked.extend([picture.fitted(want.height, want.width, aspect=aspect)] * max(1, missing))
       used += 1
   frames = max(1, round(end * want.fps))
   clip = np.stack(picked[:frames])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -11,6 +12,7 @@ import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import IO
 
 import pyarrow
 from pyarrow import parquet
@@ -57,19 +59,23 @@ class Plan:
   def shards(self) -> int:
     return -(-self.items // self.spec.shard_items)
 
-  @property
+  @functools.cached_property
+  def _base(self) -> str:
+    return base(self.spec.input)
+
+  @functools.cached_property
   def store(self) -> Store:
     return Store(self.folder)
 
   def slice(self, shard: int) -> list[Item]:
     """The items of a shard."""
-    with self.store.local(MANIFEST) as path:
-      return [_of_row(row) for row in parquet.ParquetFile(path).read_row_group(shard).to_pylist()]
+    with self.store.open(MANIFEST) as file:  # of which a bucket sends that part alone
+      return [_of_row(row) for row in parquet.ParquetFile(file).read_row_group(shard).to_pylist()]
 
   def group(self, item: Item) -> int:
     """63 bits of the SHA-256 of what keeps items together in one split; a path counts from the input on, so that a folder may move."""
     column = self.spec.split_by
-    text = item.columns.get(column, "") if column else item.media.removeprefix(base(self.spec.input))
+    text = item.columns.get(column, "") if column else item.media.removeprefix(self._base)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
@@ -138,14 +144,14 @@ def _change(have: Plan, plan: Plan, path: str) -> str:
       return f"--{field.name} was {old!r}, now {new!r}"
   if have.digest == plan.digest:
     return ""
-  with have.store.local(MANIFEST) as before:
+  with have.store.open(MANIFEST) as before:
     for number, (old, new) in enumerate(itertools.zip_longest(_rows(before), _rows(path)), 1):
       if old != new:
         return f"item {number} was {_shown(old)}, now {_shown(new)}"
   return "its items"
 
 
-def _rows(path: str) -> Iterator[dict]:
+def _rows(path: str | IO[bytes]) -> Iterator[dict]:
   for batch in parquet.ParquetFile(path).iter_batches():
     yield from batch.to_pylist()
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 from ivid.data import engines
 from ivid.data.finish import Summary, finish, missing_shards
 from ivid.data.plan import make_plan
 from ivid.data.shards import prepare_shard
 from ivid.spec.prepare import PrepareSpec
-
-Progress = Callable[[int, int], None]
 
 
 def prepare(
@@ -23,7 +20,7 @@ def prepare(
   beam: tuple[str, ...] | None = None,
   strict: bool = False,
   overwrite: bool = False,
-  progress: Progress = lambda done, total: None,
+  progress: engines.Progress = lambda done, total: None,
 ) -> tuple[str, Summary | None]:
   """Prepares what is missing of the data set in `out`; returns its folder and what it came to.
 

@@ -19,10 +19,9 @@ from ivid.data.windows import frames_at, looped
 from ivid.media.fit import fit
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.prepare import colour
-from ivid.spec.run import Short
+from ivid.spec.run import TFDS, Short
 from ivid.spec.view import View
 
-PREFIX = "tfds:"
 DEFAULT_DIR = "~/tensorflow_datasets"
 EVAL_SPLITS = ("validation", "test")
 SLACK = 0.5  # of a frame: a clip is as long as the stage's that ends so shortly before
@@ -179,7 +178,7 @@ def all_captions(name: str, dir: str) -> Iterator[str]:
   Raises:
     UserError: as `find_folder`; a data set that is drawn on the fly; a caption that is no UTF-8, or is missing.
   """
-  if not name.startswith(PREFIX):
+  if not name.startswith(TFDS):
     raise UserError(f"data.name={name!r} has no end of captions: expected tfds:NAME (`ivid data prepare` makes one)")
   folder = find_folder(name, dir)
   builder = tfds.builder_from_directory(folder)
@@ -206,7 +205,7 @@ def find_folder(name: str, dir: str) -> pathlib.Path:
     UserError: it is not there, or it has several configs and none is named.
   """
   root = pathlib.Path(dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DIR).expanduser()
-  short = name.removeprefix(PREFIX)
+  short = name.removeprefix(TFDS)
   prepared = [path.parent for path in (root / short).rglob("dataset_info.json")]
   if not prepared:
     known = sorted(path.parent.parent.relative_to(root).as_posix() for path in root.rglob("dataset_info.json")) if root.is_dir() else []
@@ -214,6 +213,6 @@ def find_folder(name: str, dir: str) -> pathlib.Path:
     raise UserError(f"data.name={name!r} is not under data.dir={str(root)!r}: {hint}")
   configs = sorted({path.parent for path in prepared})
   if len(configs) > 1:
-    named = ", ".join(PREFIX + path.relative_to(root).as_posix() for path in configs)
+    named = ", ".join(TFDS + path.relative_to(root).as_posix() for path in configs)
     raise UserError(f"data.name={name!r} has several configs: expected one of {named}")
   return max(prepared, key=lambda path: [int(part) if part.isdigit() else 0 for part in path.name.split(".")])

@@ -47,11 +47,10 @@ def make_source(
 def _member(spec: SourceSpec, number: int, *, data: DataSpec, train: TrainSpec, stage: StageSpec, view: View, split: Split) -> Member:
   if spec.name == MOVING_SHAPES:
     return MovingShapes(data=data, train=train, stage=stage, split=split)
-  if spec.name.startswith("tfds:"):
+  if spec.is_prepared:
     from ivid.data.prepared import Prepared  # TFDS takes seconds to import
 
-    folder = spec.dir or data.dir
-    return Prepared(name=spec.name, dir=folder, seed=train.seed, number=number, view=view, split=split, short=data.short)
+    return Prepared(name=spec.name, dir=spec.dir, seed=train.seed, number=number, view=view, split=split, short=data.short)
   field = f"data.sources[{number}].name" if data.sources else "data.name"
   raise UserError(f"{field}={spec.name!r}: {nearest(spec.name, (MOVING_SHAPES, 'tfds:NAME'))}")
 

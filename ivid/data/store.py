@@ -11,6 +11,7 @@ import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import IO
 
 from ivid.data.listing import file_system
 from ivid.spec.errors import UserError
@@ -43,6 +44,10 @@ class Store:
 
   def read(self, name: str) -> bytes:
     return self._system.cat_file(self.path(name))
+
+  def open(self, name: str) -> IO[bytes]:
+    """The file, to be read here and there."""
+    return self._system.open(self.path(name), "rb")
 
   @contextlib.contextmanager
   def writing(self, name: str) -> Iterator[pathlib.Path]:

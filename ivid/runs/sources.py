@@ -23,16 +23,16 @@ def check_sources(data: DataSpec, workdir: pathlib.Path, *, resuming: bool) -> N
     UserError: a data set that has other records than it had, named.
   """
   found = {}
-  for source in data.named():
-    if source.name.startswith("tfds:"):
+  for number, source in enumerate(data.named()):
+    if source.is_prepared:
       from ivid.data.prepared import find_folder  # TFDS takes seconds to import
 
-      found[source.name] = _described(find_folder(source.name, source.dir or data.dir) / DESCRIPTION)
+      found[f"{number} {source.name}"] = _described(find_folder(source.name, source.dir) / DESCRIPTION)
   path = workdir / FILE
   if resuming and path.is_file():
     before = formats.migrate(json.loads(path.read_text(encoding="utf-8")), formats.Kind.DATA, source=path)
-    for name, now in found.items():
-      was = before.get(name, now)
+    for key, now in found.items():
+      was, name = before.get(key, now), key.partition(" ")[2]
       if was != now:
         raise UserError(
           f"{name} had {was['records']} when {workdir} began and has {now['records']}{' others' * (was['records'] == now['records'])}: "

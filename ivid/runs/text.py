@@ -32,6 +32,8 @@ from ivid.text.stored import StoredEmbeddings, index_captions, read_key, write_s
 from ivid.train.progress import Progress
 from ivid.weights.opening import text_encoder_folder
 
+SHARE_SHARDS = 16  # of a part of a Beam pipeline
+
 
 def open_text(run: RunSpec, *, pool: bool = True) -> Embedder:
   """The embeddings of `data.embeddings`, or else the encoder of `data.text_encoder`, with its pool if `data.caption_pool` says so.
@@ -105,7 +107,8 @@ def embed_captions(
   encoder, captions = _encoder(data.text_encoder, batch_size), _Captions(data)
   index, count = process or (jax.process_index(), jax.process_count())
   folder = index_captions(out, encoder, captions, length=length, shard_size=shard_size, write=index == 0)
-  shares = 1 if workers == 1 and beam is None else max(1, workers) if beam is None else read_key(folder).shards
+  # Each share goes through all captions once.
+  shares = workers if beam is None else -(-read_key(folder).shards // SHARE_SHARDS)
   write = functools.partial(_write_share, data, folder, batch_size, index, count, shares)
   with tqdm(unit="shard", desc="captions", disable=quiet) as bar:
 
@@ -144,4 +147,4 @@ class _Captions:
     from ivid.data.prepared import all_captions  # TFDS takes seconds to import
 
     for source in self.data.named():
-      yield from all_captions(source.name, source.dir or self.data.dir)
+      yield from all_captions(source.name, source.dir)

@@ -182,6 +182,9 @@ class Draw(enum.Enum):
   DEVICE = "device"  # by the devices that train: what is fed are the scenes, a twentieth of the bytes
 
 
+TFDS = "tfds:"
+
+
 class Short(enum.Enum):
   """What becomes of a clip that is shorter than the stage's."""
 
@@ -203,6 +206,11 @@ class SourceSpec:
   dir: str = ""
   clips: float = 1.0
   images: float = 1.0
+
+  @property
+  def is_prepared(self) -> bool:
+    """Whether it is a TFDS data set."""
+    return self.name.startswith(TFDS)
 
   def __post_init__(self):
     for name in ("clips", "images"):
@@ -240,8 +248,8 @@ class DataSpec:
       )
 
   def named(self) -> tuple[SourceSpec, ...]:
-    """Its sources, also where it has but one."""
-    return self.sources or (SourceSpec(self.name, self.dir),)
+    """Its sources, each with its folder, also where it has but one."""
+    return tuple(dataclasses.replace(s, dir=s.dir or self.dir) for s in self.sources) or (SourceSpec(self.name, self.dir),)
 
   def in_process(self) -> DataSpec:
     """The same examples as pixels that this process makes: for the few batches of validation and of pictures to look at."""

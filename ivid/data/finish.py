@@ -26,7 +26,7 @@ SUMMARY, REJECTED = "summary.json", "rejected.jsonl"
 SHOWN_REASONS = 8
 HASH = np.dtype([("high", ">u8"), ("low", ">u8")])  # of SHA-256, enough to tell files apart
 FORMAT = "array_record"
-TRAIN, VALIDATION = SPLITS = ("train", "validation")
+TRAIN, VALIDATION = "train", "validation"
 SHARE, MOST = 20, 1000  # one of so many items is for validation, and at most so many
 LEAST_ITEMS = 3  # from which there is a validation split
 NO_GROUP = -1  # below every hash
@@ -94,22 +94,21 @@ def finish(plan: Plan, *, strict: bool) -> Summary:
 
 def _put_together(plan: Plan, *, strict: bool) -> None:
   store = plan.store
-  doubles, rejected = _doubles(plan)
-  with store.writing(REJECTED) as path, path.open("w", encoding="utf-8") as file:
-    for source, reason in rejected:
-      file.write(json.dumps({"file": source, "reason": reason}, ensure_ascii=False) + "\n")
-  reasons = Counter(_kind(reason) for _, reason in rejected)
-  if strict and rejected:
-    source, reason = rejected[0]
+  digests, groups = _survey(plan)
+  before = _same_before(digests)
+  reasons, first = _write_rejected(plan, before)
+  if strict and first:
     raise UserError(
-      f"--strict: {len(rejected)} of {plan.items} items cannot be used, as {posixpath.join(plan.folder, REJECTED)} lists; "
-      f"the first is {source}: {reason}"
+      f"--strict: {sum(reasons.values())} of {plan.items} items cannot be used, as {posixpath.join(plan.folder, REJECTED)} lists; "
+      f"the first is {first}"
     )
+  once = np.ones(len(groups), bool)
+  once[list(before)] = False
+  validation = groups <= _last_group(groups[once], plan.spec.num_test)
   clips, images, chosen = {}, {}, {}
-  last = _last_group(plan, doubles)
-  for split in SPLITS:
+  for split, wanted in ((TRAIN, once & ~validation), (VALIDATION, once & validation)):
     counts = Counter()
-    lengths = _split(plan, split, last, doubles, counts)
+    lengths = _split(plan, split, wanted, counts)
     if lengths:
       chosen[split] = (lengths, counts["bytes"])
       clips[split], images[split] = counts["clips"], counts["images"]
@@ -142,47 +141,46 @@ def _kind(reason: str) -> str:
   return re.sub(r"(?<![-\w])\d+(\.\d+)?", "N", reason.split(": ")[0])
 
 
-def _doubles(plan: Plan) -> tuple[dict[int, set[int]], list[tuple[str, str]]]:
-  """Places, in each shard's kept items, of files that came before; and all that is left out, in the list's order by shard."""
-  before = _same_before(plan)
-  needed = set(before.values())
-  sources: dict[int, str] = {}
-  doubles: dict[int, set[int]] = {}
-  rejected, number = [], 0
+def _survey(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+  """Digests HASH [N] and groups int64 [N] of the kept items, numbered over all shards."""
+  digests, groups = [np.zeros(0, HASH)], [np.zeros(0, np.int64)]
   for shard in range(plan.shards):
-    part = shards.read_part(plan, shard)
-    rejected += part.rejected
-    for place, row in enumerate(part.kept):
-      if number in needed:
-        sources[number] = row.source
-      if number in before:
-        doubles.setdefault(shard, set()).add(place)
-        rejected.append((row.source, f"the same file as another: {sources[before[number]]}"))
-      number += 1
-  return doubles, rejected
+    kept = shards.read_part(plan, shard).kept
+    digests.append(np.frombuffer(b"".join(bytes.fromhex(row.sha256)[: HASH.itemsize] for row in kept), HASH))
+    groups.append(np.array([row.group for row in kept], np.int64))
+  return np.concatenate(digests), np.concatenate(groups)
 
 
-def _same_before(plan: Plan) -> dict[int, int]:
-  """Of kept items, numbered over all shards, those that are the same file as an earlier one, and the first one that is."""
-  digests = [np.zeros(0, HASH)]
-  for shard in range(plan.shards):
-    hashes = b"".join(bytes.fromhex(row.sha256)[: HASH.itemsize] for row in shards.read_part(plan, shard).kept)
-    digests.append(np.frombuffer(hashes, HASH))
-  order = np.argsort(whole := np.concatenate(digests), order=["high", "low"], kind="stable")
-  same = np.concatenate([[False], whole[order][1:] == whole[order][:-1]])[: len(order)]
+def _same_before(digests: np.ndarray) -> dict[int, int]:
+  """Numbers of items that are the same file as an earlier one, and of the first one that is."""
+  order = np.argsort(digests, order=["high", "low"], kind="stable")
+  same = np.concatenate([[False], digests[order][1:] == digests[order][:-1]])[: len(order)]
   firsts = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
   return {int(order[n]): int(order[firsts[n]]) for n in np.flatnonzero(same)}
 
 
-def _last_group(plan: Plan, doubles: dict[int, set[int]]) -> int:
+def _write_rejected(plan: Plan, before: dict[int, int]) -> tuple[Counter, str]:
+  """Writes all that is left out, in the list's order by shard; returns how often each kind of reason is there, and the first one whole."""
+  needed, sources, reasons, first, number = set(before.values()), {}, Counter(), "", 0
+  with plan.store.writing(REJECTED) as path, path.open("w", encoding="utf-8") as file:
+    for shard in range(plan.shards):
+      part = shards.read_part(plan, shard)
+      rejected = list(part.rejected)
+      for row in part.kept:
+        if number in needed:
+          sources[number] = row.source
+        if number in before:
+          rejected.append((row.source, f"the same file as another: {sources[before[number]]}"))
+        number += 1
+      for source, reason in rejected:
+        file.write(json.dumps({"file": source, "reason": reason}, ensure_ascii=False) + "\n")
+        reasons[_kind(reason)] += 1
+        first = first or f"{source}: {reason}"
+  return reasons, first
+
+
+def _last_group(groups: np.ndarray, wanted: int) -> int:
   """The hash up to which groups are for validation: the fewest that have as many items as are asked for, one that trains left over."""
-  found = [np.zeros(0, np.int64)]
-  for shard in range(plan.shards):
-    left_out = doubles.get(shard, ())
-    kept = enumerate(shards.read_part(plan, shard).kept)
-    found.append(np.array([row.group for place, row in kept if place not in left_out], np.int64))
-  groups = np.concatenate(found)
-  wanted = plan.spec.num_test
   if wanted < 0:
     wanted = 0 if len(groups) < LEAST_ITEMS else min(MOST, max(1, len(groups) // SHARE))
   hashes, counts = np.unique(groups, return_counts=True)
@@ -192,15 +190,20 @@ def _last_group(plan: Plan, doubles: dict[int, set[int]]) -> int:
   return int(hashes[min(place, len(hashes) - 2)])
 
 
-def _split(plan: Plan, split: str, last: int, doubles: dict[int, set[int]], counts: Counter) -> list[int]:
-  """Writes the files of a split and its index, counts what they hold, and returns the records of each."""
+def _split(plan: Plan, split: str, wanted: np.ndarray, counts: Counter) -> list[int]:
+  """Writes the files of a split and its index, counts what they hold, and returns the records of each.
+
+  Args:
+    wanted: bool [N], of the kept items numbered over all shards.
+  """
   store = plan.store
   chosen = []  # (shard, places of its records, or None for all of them, their number)
+  number = 0
   with store.writing(index_name(split)) as path, parquet.ParquetWriter(path, INDEX_SCHEMA) as writer:
     for shard in range(plan.shards):
-      left_out = doubles.get(shard, ())
       kept = shards.read_part(plan, shard).kept
-      places = [n for n, row in enumerate(kept) if n not in left_out and (row.group <= last) == (split == VALIDATION)]
+      places = np.flatnonzero(wanted[number : number + len(kept)]).tolist()
+      number += len(kept)
       if not places:
         continue
       rows = [kept[n] for n in places]

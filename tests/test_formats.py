@@ -39,6 +39,9 @@ def test_a_run_is_taken_up(tmp_path, capsys):
     assert json.loads(path.read_text())["format"] == FORMAT
   cascade = ivid.load(workdir)  # a work folder as a cascade of its stage
   assert cascade.trained == ("base",) and cascade.folder.check("base").step == STEP + 1
+  weights = cascade.folder.folder / "base" / "weights.safetensors"
+  written = weights.stat().st_mtime_ns
+  assert ivid.load(workdir).trained == ("base",) and weights.stat().st_mtime_ns == written  # not bundled again
 
 
 def test_a_run_is_started_from():

@@ -201,7 +201,7 @@ class _Table(NamedTuple):
 
 
 def _csv(file: IO[bytes], source: str) -> _Table:
-  # A byte that is no UTF-8 spoils its own line alone.
+  # A byte that is no UTF-8 spoils its own line alone (as_unicode).
   reader = csv.reader(line.decode("utf-8-sig" if not n else "utf-8", "surrogateescape") for n, line in enumerate(file))
   header = next(reader, [])
 
@@ -214,13 +214,10 @@ def _csv(file: IO[bytes], source: str) -> _Table:
       except csv.Error as error:
         yield reader.line_num, f"no line of a CSV file: {error}"
         continue
-      wrong = next((text for text in row if any("\ud800" <= c <= "\udfff" for c in text)), None)
       if not row:
         continue
       if len(row) != len(header):
         yield reader.line_num, f"{len(row)} fields: expected the {len(header)} of the first line"
-      elif wrong is not None:
-        yield reader.line_num, f"no UTF-8: {wrong.encode('utf-8', 'surrogateescape')!r}"
       else:
         yield reader.line_num, dict(zip(header, row, strict=True))
 

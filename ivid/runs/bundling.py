@@ -8,15 +8,16 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+from ivid.runs.workdir import CONFIG
 from ivid.sample.cascades import write_cascade
 from ivid.spec import convert, formats
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.run import RunSpec
 from ivid.text.encoder import load_encoder
-from ivid.weights.cascades import CascadeFolder
+from ivid.weights.cascades import CASCADE_FILE, CascadeFolder, open_cascade
 from ivid.weights.opening import find_cascade, text_encoder_folder
 
-CONFIG, CASCADE = "config.json", "cascade"  # in a work folder
+CASCADE = "cascade"  # in a work folder: what `open_named` bundled there
 
 
 def bundle(run: RunSpec, workdirs: Mapping[str, str], out: str | os.PathLike, *, text: str = "", ema: float | None = None) -> CascadeFolder:
@@ -45,7 +46,7 @@ def bundle(run: RunSpec, workdirs: Mapping[str, str], out: str | os.PathLike, *,
 
 
 def open_named(name: str) -> CascadeFolder:
-  """The cascade of a folder or of a name that ships, or the trained stage of a work folder, bundled within it.
+  """The cascade of a folder or of a name that ships, or the trained stage of a work folder, bundled within it once a checkpoint.
 
   Raises:
     UserError: neither is there.
@@ -56,5 +57,9 @@ def open_named(name: str) -> CascadeFolder:
   if not (workdir / CONFIG).is_file() or not ema.is_run(name):
     return find_cascade(name)
   written = formats.migrate(json.loads((workdir / CONFIG).read_text(encoding="utf-8")), formats.Kind.RUN, source=workdir / CONFIG)
-  run = convert.from_dict(RunSpec, written)
-  return bundle(run, {run.stage: name}, workdir / CASCADE)
+  run, folder = convert.from_dict(RunSpec, written), workdir / CASCADE
+  if (folder / CASCADE_FILE).is_file():
+    made = open_cascade(folder)
+    if made.trained(run.stage) and made.check(run.stage).step == ema.latest_step(name):
+      return made
+  return bundle(run, {run.stage: name}, folder)

@@ -16,7 +16,7 @@ from ivid.spec import convert, formats
 from ivid.spec.errors import UserError
 from ivid.spec.run import RunSpec
 
-STATUS = "status.json"
+CONFIG, STATUS = "config.json", "status.json"
 
 
 def local_path(workdir: str | os.PathLike) -> pathlib.Path:
@@ -48,7 +48,7 @@ def claim(workdir: pathlib.Path, config_json: str) -> IO:
       pid = (workdir / "pid").read_text(encoding="utf-8")
       raise UserError(f"--workdir={workdir} is in use by process {pid}: expected a folder that no other trainer writes") from None
     (workdir / STATUS).unlink(missing_ok=True)  # of the command before
-    write_whole(workdir / "config.json", config_json)
+    write_whole(workdir / CONFIG, config_json)
     write_whole(workdir / "pid", str(os.getpid()))
   except OSError as error:
     raise UserError(f"--workdir={workdir} is not writable: {error.strerror}") from None

@@ -202,8 +202,10 @@ def find_folder(name: str, dir: str) -> pathlib.Path:
   """Folder of the newest version of `tfds:NAME` (or `tfds:NAME/CONFIG`) under `dir` (empty: TFDS's own).
 
   Raises:
-    UserError: it is not there, or it has several configs and none is named.
+    UserError: it is not there, or in a bucket, or it has several configs and none is named.
   """
+  if "://" in dir:
+    raise UserError(f"data.dir={dir!r}: expected a folder: ArrayRecord files are read here and there; mount the bucket, as by gcsfuse")
   root = pathlib.Path(dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DIR).expanduser()
   short = name.removeprefix(TFDS)
   prepared = [path.parent for path in (root / short).rglob("dataset_info.json")]

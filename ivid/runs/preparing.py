@@ -33,7 +33,8 @@ def prepare_files(spec: PrepareSpec, out: str | os.PathLike, **options: Any) -> 
     return (
       f"prepared this process's shards of {folder}; the process that is last, or the same command without --process, puts them together"
     )
-  return f"{summary}\nwrote {folder}; read it with --config.data.name=tfds:{spec.name} --config.data.dir={out}"
+  place = "the folder as which you mount this bucket" if "://" in os.fspath(out) else os.fspath(out)
+  return f"{summary}\nwrote {folder}; read it with --config.data.name=tfds:{spec.name} --config.data.dir={place}"
 
 
 def draw(out: str | os.PathLike, *, size: str, fps: float | None, num_clips: int | None, num_test: int, seed: int) -> str:

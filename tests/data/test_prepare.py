@@ -21,8 +21,10 @@ from ivid.data.examine import examine
 from ivid.data.listing import items
 from ivid.data.plan import make_plan
 from ivid.data.prepare import prepare
+from ivid.data.prepared import find_folder
 from ivid.media.clips import write_clip
 from ivid.media.decode import pictures
+from ivid.runs.preparing import prepare_files
 from ivid.spec.errors import UserError
 from ivid.spec.prepare import PrepareSpec
 from tests.media.test_decode import encode
@@ -295,6 +297,9 @@ def test_a_bucket(folder, prepared):
   names = {os.path.basename(path) for path in system.find("/made/clips/1.0.0")}
   assert names == set(os.listdir(prepared[0])) - {".lock"}
   assert prepare(PrepareSpec(input="memory://files", shard_items=4), "memory://made") == (where, summary)
+  assert "--config.data.dir=the folder as which" in prepare_files(PrepareSpec(input="memory://files", shard_items=4), "memory://made")
+  with pytest.raises(UserError, match="^data.dir='memory://made': expected a folder: .* mount the bucket"):
+    find_folder("tfds:clips", "memory://made")
   system.rm("/files", recursive=True), system.rm("/made", recursive=True)
 
 

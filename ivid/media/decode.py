@@ -19,7 +19,7 @@ import av
 import numpy as np
 from av.filter import Graph
 from av.sidedata.sidedata import Type as SideData
-from av.video.reformatter import Colorspace, Interpolation
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 
 from ivid.media import hdr
@@ -111,12 +111,13 @@ def open_container(source: Source, name: str) -> av.container.InputContainer:
 
 def _of_container(source: Source, start: float, background: Colour, name: str) -> Iterator[Picture]:
   held = turn = None
+  reformatter = VideoReformatter()  # one for all, as its tables cost more than a small picture
   for time, seconds, frame, aspect in _entered(source, start, name):
     if held is not None and time > start:
       yield dataclasses.replace(held, seconds=time - held.time)  # until the next one appears
     turn = turn or _turn(frame)  # of the first one alone: a frame that was asked for it is kept until Python looks for cycles
     size = (frame.width, frame.height, 1 / aspect) if turn.quarter else (frame.height, frame.width, aspect)
-    held = Picture(time, seconds, *size, functools.partial(_upright, frame, turn, background))
+    held = Picture(time, seconds, *size, functools.partial(_upright, frame, turn, background, reformatter))
   yield held
 
 
@@ -209,18 +210,14 @@ def _through(graph: Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFram
       yield graph.pull()
 
 
-def _rgb(frame: av.VideoFrame, background: Colour) -> np.ndarray:
+def _rgb(frame: av.VideoFrame, background: Colour, reformatter: VideoReformatter) -> np.ndarray:
   """uint8 [H, W, 3] in BT.709."""
-  source = _colourspace(frame)
+  converted = functools.partial(reformatter.reformat, frame, interpolation=EXACT, src_colorspace=_colourspace(frame))
   if any(component.is_alpha for component in frame.format.components):
-    return over(_converted(frame, "rgba", source), background)
+    return over(converted(format="rgba").to_ndarray(), background)
   if hdr.is_wide(frame.color_trc, frame.color_primaries):
-    return hdr.to_bt709(_converted(frame, "rgb48le", source), frame.color_trc, frame.color_primaries)
-  return _converted(frame, "rgb24", source)
-
-
-def _converted(frame: av.VideoFrame, layout: str, source: Colorspace | None) -> np.ndarray:
-  return frame.reformat(format=layout, interpolation=EXACT, src_colorspace=source).to_ndarray()
+    return hdr.to_bt709(converted(format="rgb48le").to_ndarray(), frame.color_trc, frame.color_primaries)
+  return converted(format="rgb24").to_ndarray()
 
 
 def _colourspace(frame: av.VideoFrame) -> Colorspace | None:
@@ -238,8 +235,8 @@ class _Turn(NamedTuple):
   up: bool = False
 
 
-def _upright(frame: av.VideoFrame, turn: _Turn, background: Colour) -> np.ndarray:
-  picture = _rgb(frame, background)
+def _upright(frame: av.VideoFrame, turn: _Turn, background: Colour, reformatter: VideoReformatter) -> np.ndarray:
+  picture = _rgb(frame, background, reformatter)
   if turn.quarter:
     picture = picture.swapaxes(0, 1)
   return picture[:: -1 if turn.up else 1, :: -1 if turn.left else 1]

@@ -19,12 +19,18 @@ def fit(picture: np.ndarray, height: int, width: int, *, aspect: float = 0.0, pi
     return picture
   top, left = (H - h) / 2, (W - w) / 2
   if all(float(n).is_integer() for n in (top, left, h / height, w / width)):
-    boxes = picture[int(top) : int(top + h), int(left) : int(left + w)].reshape(height, int(h) // height, width, int(w) // width, 3)
-    return np.round(boxes.mean(axis=(1, 3), dtype=np.float32)).astype(np.uint8)
+    return _box_means(picture[int(top) : int(top + h), int(left) : int(left + w)], height, width)
   # Each colour as floats: Pillow rounds bytes between its two passes.
   box = (left, top, left + w, top + h)
   colours = (Image.fromarray(picture[..., c].astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR, box) for c in range(3))
   return np.clip(np.round(np.stack([np.asarray(colour) for colour in colours], axis=-1)), 0, 255).astype(np.uint8)
+
+
+def _box_means(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+  H, W, _ = picture.shape
+  rows = picture.reshape(height, H // height, W, 3).sum(axis=1, dtype=np.uint32)  # along whole rows, which is several times as fast
+  sums = rows.reshape(height, width, W // width, 3).sum(axis=2, dtype=np.uint32)
+  return np.round(sums / np.float32(H // height * (W // width))).astype(np.uint8)
 
 
 def cut_size(height: int, width: int, aspect: float, pixel_aspect: float = 1.0) -> tuple[float, float]:

@@ -26,6 +26,7 @@ from ivid.spec.cascade import CascadeSpec, TextSpec
 from ivid.spec.distill import DistillSpec
 from ivid.spec.errors import UsageError, UserError, nearest
 from ivid.spec.formats import expected_key
+from ivid.spec.paths import instead_of_file, not_missing
 from ivid.spec.phase import PhaseSpec
 from ivid.spec.run import DataSpec, MeshSpec, RunSpec, TrainSpec
 from ivid.spec.stage import StageSpec, Task
@@ -107,9 +108,9 @@ def read_config(config: str | None) -> dict[str, Any]:
     raise UsageError(f"--config is missing: expected a file and a stage such as nano:base (configs that ship: {names})")
   file, _, stage = config.partition(":")
   path = pathlib.Path(file) if file.endswith(".py") else _config_folder() / f"{file}.py"
-  if not path.is_file():
+  if instead_of_file(path):
     there = [str(found) for found in sorted(path.parent.glob("*.py"))] if file.endswith(".py") and path.parent.is_dir() else []
-    raise UserError(f"no config {file!r}: {nearest(file, [*there, *shipped_configs()])}, or a .py file")
+    raise UserError(f"no config {file!r}: {nearest(file, [*there, *shipped_configs()])}, or a .py file{not_missing(path)}")
   spec = importlib.util.spec_from_file_location(f"ivid_config_{path.stem}", path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

@@ -44,7 +44,7 @@ def parse_flags(
   try:
     rest = values([arg for arg in argv if not arg.startswith(prefix)])[1:]
   except flags.Error as error:
-    raise UsageError(str(error).splitlines()[0] + (_as_override(argv) if overrides else "")) from None
+    raise UsageError(str(error).partition("\n")[0] + (_as_override(argv) if overrides else "")) from None
   if rest and not words:
     raise UsageError(f"unexpected argument {rest[0]!r}: expected flags alone{_with_dashes(rest[0], values)}")
   return CommandLine(values, changed, rest)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
-from ivid.data.listing import file_system
+from ivid.data.remote import read_bytes
 from ivid.spec.errors import UserError
 
 AHEAD = 8  # files on their way, where each takes its time to answer
@@ -63,10 +63,11 @@ class _Fetch:
       if attempt:
         time.sleep(PAUSE * attempt)
       try:
-        system, path = file_system(self._path)
-        return system.cat_file(path), ""
+        return read_bytes(self._path, seconds=self._timeout), ""
       except FileNotFoundError:
         return b"", "no such file"
+      except TimeoutError as error:  # a web server's, for which another try would wait as long
+        return b"", f"did not arrive in {self._timeout:g} s" if not str(error) else str(error)
       except UserError as error:
         if isinstance(error.__cause__, ImportError):
           raise

@@ -20,6 +20,7 @@ from tensorflow_datasets.core import dataset_info
 from ivid.data import shards
 from ivid.data.plan import VERSION, Plan
 from ivid.data.records import index_name
+from ivid.media.records import writing_records
 from ivid.spec.errors import UserError
 
 SUMMARY, REJECTED = "summary.json", "rejected.jsonl"
@@ -219,7 +220,7 @@ def _split(plan: Plan, split: str, wanted: np.ndarray, counts: Counter) -> list[
     if places is None:
       store.copy(shards.part_name(shard), name)
       continue
-    with store.local(shards.part_name(shard)) as source, store.writing(name) as path, shards.writing_records(path) as write:
+    with store.local(shards.part_name(shard)) as source, store.writing(name) as path, writing_records(path) as write:
       have = array_record_data_source.ArrayRecordDataSource([source])
       for place in places:
         write(have[place])

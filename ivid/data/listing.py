@@ -14,13 +14,16 @@ from typing import IO, Any, NamedTuple
 
 import fsspec
 
+from ivid.data.remote import file_system, is_local, read_bytes
 from ivid.spec.errors import UserError, nearest
+from ivid.spec.paths import not_missing
 
 CLIPS = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv", ".gif", ".apng")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 TEXTS = (".txt", ".json")  # a caption beside a clip, the first that is there
 LISTS = (".csv", ".jsonl", ".parquet")
 PARQUET_ROWS = 4096  # in memory at a time
+CAPTION_BYTES = 1 << 24  # of a file of captions
 CAPTION_KEYS = ("caption", "captions")
 
 
@@ -62,7 +65,7 @@ def items(source: str, *, media_column: str = "path", caption_column: str = "cap
   elif system.isdir(root):
     yield from _beside(source, system, root)
   else:
-    raise UserError(f"--input={source}: no such folder or list")
+    raise UserError(f"--input={source}: no such folder or list{not_missing(root) if is_local(system) else ''}")
 
 
 def as_unicode(item: Item) -> Item:
@@ -80,20 +83,6 @@ def base(source: str) -> str:
   """The folder that paths are relative to: the source itself, or a list's."""
   system, root = file_system(source)
   return _address(system, posixpath.dirname(root) if system.isfile(root) else root)
-
-
-def file_system(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
-  """The file system of a path or address, and the path in it.
-
-  Raises:
-    UserError: a scheme that is unknown, or whose package is not installed.
-  """
-  try:
-    return fsspec.core.url_to_fs(address)
-  except ImportError as error:
-    raise UserError(f"{address}: {error} (pip install 'ivid[cloud]' brings gs://, s3:// and http://)") from error
-  except ValueError as error:
-    raise UserError(f"{address}: {error}") from None
 
 
 def _beside(source: str, system: fsspec.AbstractFileSystem, root: str) -> Iterator[Item]:
@@ -127,13 +116,12 @@ def _hidden(path: str, root: str) -> bool:
 
 
 def _address(system: fsspec.AbstractFileSystem, path: str) -> str:
-  local = system.protocol == "file" or "file" in system.protocol
-  return path if local else system.unstrip_protocol(path)
+  return path if is_local(system) else system.unstrip_protocol(path)
 
 
 def _captioned(media: str, system: fsspec.AbstractFileSystem, text: str, size: int) -> Item:
   try:
-    written = decoded(system.cat_file(text), text)
+    written = decoded(read_bytes(_address(system, text), most=CAPTION_BYTES), text)
     value = json.loads(written) if text.lower().endswith(".json") else written
   except UserError as error:
     return Item(media, problem=str(error), size=size)

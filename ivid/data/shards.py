@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_data_source, array_record_module
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from ivid.data import records
@@ -20,10 +16,10 @@ from ivid.data.examine import encoded, examine, unfit, usable_captions
 from ivid.data.fetch import fetched
 from ivid.data.listing import Item
 from ivid.data.plan import Plan
+from ivid.media.records import writing_records
 from ivid.spec.errors import UserError
 from ivid.spec.prepare import colour
 
-OPTIONS = "group_size:1,uncompressed"  # read at random; media are compressed
 PARTS = "parts"  # folder of what is prepared while not all is
 
 
@@ -145,38 +141,3 @@ def _record(plan: Plan, item: Item, media: bytes) -> tuple[Kept, dict[str, Any]]
   if plan.columns:
     example[records.COLUMNS] = {name: item.columns.get(name, "") for name in plan.columns}
   return row, example
-
-
-@contextlib.contextmanager
-def writing_records(path: str | os.PathLike) -> Iterator[Callable[[bytes], None]]:
-  """Gives what writes a record to a new file.
-
-  Raises:
-    OSError: a disk that is full, or in the end another number of records than were written.
-  """
-  count = 0
-  writer = array_record_module.ArrayRecordWriter(os.fspath(path), OPTIONS)
-
-  def write(record: bytes) -> None:
-    nonlocal count
-    with _as_os_error():
-      writer.write(record)
-    count += 1
-
-  yield write
-  with _as_os_error():
-    writer.close()
-  try:
-    have = len(array_record_data_source.ArrayRecordDataSource([os.fspath(path)])) if count else 0
-  except Exception as error:  # whatever an unfinished file causes
-    raise OSError(f"an unfinished file: {error}") from None
-  if have != count:
-    raise OSError(f"{have} of {count} records: is the disk full?")
-
-
-@contextlib.contextmanager
-def _as_os_error() -> Iterator[None]:
-  try:
-    yield
-  except RuntimeError as error:  # as the library says that a disk is full
-    raise OSError(str(error).partition(";")[0]) from None

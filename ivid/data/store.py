@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import pathlib
 import posixpath
@@ -13,12 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO
 
-from ivid.data.listing import file_system
-from ivid.spec.errors import UserError
+from ivid.data.remote import file_system
+from ivid.media.files import naming_disk_errors, whole_file
+from ivid.media.scratch import lock_file
 
 LOCK = ".lock"
-# What a disk says, and our own errors, which have no number.
-WRITING = (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class Store:
@@ -56,22 +53,15 @@ class Store:
     Raises:
       UserError: it cannot be written, as where a disk is full.
     """
-    try:
-      target = pathlib.Path(self.path(name))
-      if self._local:
-        target.parent.mkdir(parents=True, exist_ok=True)
-      with tempfile.TemporaryDirectory(prefix=".writing-", dir=target.parent if self._local else None) as place:
-        temporary = pathlib.Path(place) / target.name
-        yield temporary
-        if self._local:
-          os.replace(temporary, target)
-        else:
-          self._system.makedirs(posixpath.dirname(self.path(name)), exist_ok=True)
-          self._system.put_file(str(temporary), self.path(name))
-    except OSError as error:
-      if error.errno not in WRITING:  # of what is read meanwhile
-        raise
-      raise UserError(f"cannot write {posixpath.join(self.folder, name)}: {error.strerror or error}") from error
+    if self._local:
+      with whole_file(self.path(name)) as path:
+        yield path
+      return
+    with tempfile.TemporaryDirectory() as place, naming_disk_errors(posixpath.join(self.folder, name)):
+      temporary = pathlib.Path(place) / posixpath.basename(name)
+      yield temporary
+      self._system.makedirs(posixpath.dirname(self.path(name)), exist_ok=True)
+      self._system.put_file(str(temporary), self.path(name))
 
   def write(self, name: str, contents: str | bytes) -> None:
     """Writes a small file; text as UTF-8. Errors as of `writing`."""
@@ -111,12 +101,5 @@ class Store:
     if not self._local:
       yield
       return
-    path = pathlib.Path(self.path(LOCK))
-    try:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      file = path.open("w")
-    except OSError as error:
-      raise UserError(f"cannot write {path.parent}: {error.strerror}") from None
-    with file:
-      fcntl.flock(file, fcntl.LOCK_EX)
+    with lock_file(self.path(LOCK)):
       yield

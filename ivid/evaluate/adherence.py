@@ -57,7 +57,6 @@ def write_report(folder: pathlib.Path, results: Sequence[Result], made_by: dict[
   Args:
     made_by: where the clips come from, kept in the JSON.
   """
-  folder.mkdir(parents=True, exist_ok=True)
   summary = summarize([result.prompt.group for result in results], [result.right for result in results])
   clips = [
     dict(prompt=result.prompt.text, group=result.prompt.group, seen=result.seen.text, right=dict(result.right)) for result in results

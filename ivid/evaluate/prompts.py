@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 
 import numpy as np
 
 from ivid.moving_shapes import grammar
 from ivid.spec.errors import UserError, nearest
+from ivid.spec.paths import read_lines
 
 ONE, TWO = "one", "two"
 HELD_OUT = "_held_out"
@@ -77,10 +77,10 @@ def read_prompts(path: str | os.PathLike, *, images: bool = False) -> list[Promp
   """One prompt a line, of clips or of single `images`; empty lines and lines that begin with # do not count.
 
   Raises:
-    UserError: a line outside the grammar, by its number; or no prompt at all.
+    UserError: no such file, not UTF-8, a line outside the grammar, by its number; or no prompt at all.
   """
   prompts = []
-  for number, line in enumerate(pathlib.Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+  for number, line in enumerate(read_lines(path, "prompts file"), start=1):
     text = line.strip()
     if not text or text.startswith("#"):
       continue

@@ -113,7 +113,6 @@ def summarize(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 def write_report(folder: pathlib.Path, comparisons: Sequence[Comparison], made_by: dict[str, Any]) -> list[dict[str, Any]]:
   """Writes RESULTS and SHEET (the last stage's first clips) into the folder and returns the rows of `summarize`."""
-  folder.mkdir(parents=True, exist_ok=True)
   rows = summarize(comparisons)
   write_whole(folder / RESULTS, json.dumps(formats.stamped({"made_by": made_by, "stages": rows}), indent=1) + "\n")
   cells, captions = [], []

@@ -15,6 +15,7 @@ from ivid.media import decode, gif, pictures, videos
 from ivid.media.files import to_comment, whole_file
 from ivid.media.picture import Picture
 from ivid.spec.errors import UserError
+from ivid.spec.paths import check_file
 
 Writer = Callable[..., None]
 WRITERS: dict[str, Writer] = {
@@ -56,8 +57,7 @@ def read_clip(path: str | os.PathLike, *, max_frames: int | None = None) -> tupl
   Raises:
     UserError: no such file, or no clip in it.
   """
-  if not pathlib.Path(path).is_file():
-    raise UserError(f"no clip at {path}: no such file")
+  check_file(path, "clip")
   if pathlib.Path(path).suffix.lower() == ".png":
     clip, fps = pictures.read_grid(path)
     return clip[:max_frames], fps
@@ -70,9 +70,7 @@ def timed_pictures(path: str | os.PathLike) -> Iterator[Picture]:
   Raises:
     UserError: no such file, an empty one, or nothing to be seen in it.
   """
-  file = pathlib.Path(path)
-  if not file.is_file():
-    raise UserError(f"no clip at {path}: no such file")
+  file = check_file(path, "clip")
   if not file.stat().st_size:
     raise UserError(f"{path} is empty: expected a clip")
   if file.suffix.lower() == ".png" and pictures.is_grid(path):
@@ -89,8 +87,7 @@ def read_metadata(path: str | os.PathLike) -> dict | None:
   Raises:
     UserError: no such file, or no clip in it.
   """
-  if not pathlib.Path(path).is_file():
-    raise UserError(f"no clip at {path}: no such file")
+  check_file(path, "clip")
   reader = {".png": pictures.read_comment, ".gif": pictures.read_comment}.get(pathlib.Path(path).suffix.lower(), videos.read_comment)
   return reader(path)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ivid.media.files import whole_file
 from ivid.spec.errors import UserError
+from ivid.spec.paths import read_lines
 
 STEP = "step"
 PANEL_INCHES = (8.0, 3.0)
@@ -88,11 +88,8 @@ def read_metrics(jsonl_path: str | os.PathLike) -> dict[str, Series]:
   Raises:
     UserError: no such file, or no metrics in it.
   """
-  source = pathlib.Path(jsonl_path)
-  if not source.is_file():
-    raise UserError(f"no metrics at {source}: expected a run's metrics.jsonl")
   groups: dict[str, Series] = {}
-  for line in source.read_text(encoding="utf-8").splitlines():
+  for line in read_lines(jsonl_path, "metrics", "a run's metrics.jsonl"):
     try:
       row = json.loads(line)
     except json.JSONDecodeError:  # the last line of a killed process
@@ -107,5 +104,5 @@ def read_metrics(jsonl_path: str | os.PathLike) -> dict[str, Series]:
       steps.append(row[STEP])
       values.append(value)
   if not groups:
-    raise UserError(f"no metrics in {source}: expected lines such as {{'step': 1, 'train/loss': 0.5}}")
+    raise UserError(f"no metrics in {jsonl_path}: expected lines such as {{'step': 1, 'train/loss': 0.5}}")
   return groups

@@ -105,7 +105,7 @@ def _wrap(text: str, width: int) -> list[str]:
   """Lines of `text` that fit `width` pixels."""
   font = _font()
   fitting = max(1, int(width // max(1.0, font.getlength("n"))))
-  return [line for part in text.splitlines() or [""] for line in textwrap.wrap(part, fitting) or [""]]
+  return [line for part in text.split("\n") for line in textwrap.wrap(part, fitting) or [""]]
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax import serialization
 
-from ivid.media.files import write_whole
+from ivid.media.files import append_line, naming_errors, write_whole
 from ivid.moving_shapes import grammar
 from ivid.programs import Program
 from ivid.spec import formats
@@ -112,7 +112,8 @@ def pretrain_encoder(
   out: pathlib.Path, *, spec: TextSpec, steps: int, batch_size: int, learning_rate: float, seed: int
 ) -> dict[str, float]:
   """Trains to `steps`, continuing what is in `out`; writes metrics.jsonl, state.msgpack, encoder/ and accuracy.json."""
-  out.mkdir(parents=True, exist_ok=True)
+  with naming_errors(out):
+    out.mkdir(parents=True, exist_ok=True)
   schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, WARMUP, steps, 0.02 * learning_rate)
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.98))
   params = Program("init", lambda key: pretrain.init_pretrain(key, spec)).jit()(jax.random.key(seed))
@@ -147,8 +148,7 @@ def show(step: int, steps: int, shown: list[tuple[bool, dict[str, jax.Array]]], 
     part = [metrics for two, metrics in shown if two is two_objects]
     for key in part[0] if part else ():
       row[f"objects_{1 + two_objects}/{key}"] = round(float(np.mean([m[key] for m in part])), 4)
-  with path.open("a") as file:
-    file.write(json.dumps(row) + "\n")
+  append_line(path, json.dumps(row))
   keys = ("loss", "accuracy", "exact", "accuracy_shape_1_mean")
   shown_keys = [f"objects_{n}/{key}" for n in (1, 2) for key in keys]
   print(f"{step}/{steps} {seconds:.0f}s " + " ".join(f"{k[8:]}={row[k]:.3f}" for k in shown_keys if k in row), flush=True)

@@ -12,7 +12,8 @@ from typing import Any
 
 import ml_dtypes
 
-from ivid.media.files import whole_folder, write_whole
+from ivid.media.files import naming_errors, updated_folder, whole_folder, write_whole
+from ivid.media.scratch import locked
 from ivid.spec import convert, formats
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.compare import stage_difference
@@ -44,7 +45,7 @@ def write_cascade(
 ) -> CascadeFolder:
   """Writes EMA weights in bfloat16, specs and the text encoder; a folder that exists is updated, and keeps its other stages.
 
-  A new folder appears whole or not at all; in an old one each stage is replaced whole, cascade.json last.
+  The folder changes as a whole, as ivid.media.files.updated_folder has it; where it cannot, each stage does, and cascade.json last.
 
   Args:
     stages: by name (spec as trained, parameters, step); a student takes the place of the stage that it was distilled from.
@@ -53,7 +54,16 @@ def write_cascade(
   Raises:
     UserError: a stage (given or kept) that is untrained, no stage of the cascade, or trained with another text encoder.
   """
-  out = pathlib.Path(out)
+  out = pathlib.Path(os.path.realpath(out))  # a link to the folder stays
+  with naming_errors(out):
+    out.parent.mkdir(parents=True, exist_ok=True)
+  with locked(out.parent):  # of two at once the second would drop what the first has added
+    return _written(out, cascade, stages, text_folder)
+
+
+def _written(
+  out: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text_folder: str | os.PathLike
+) -> CascadeFolder:
   encoder = load_encoder(text_folder)
   for name, (spec, _, step) in stages.items():
     if step < 1:
@@ -70,13 +80,10 @@ def write_cascade(
   old = CascadeFolder(out, cascade)
   for name in trained.keys() - stages.keys():
     _check_text(old.check(name).spec, encoder)
-  if (out / CASCADE_FILE).is_file():
-    _update(out, cascade, stages, text_folder)
-  elif out.exists() and any(out.iterdir()):
+  if out.exists() and not (out / CASCADE_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
     raise UserError(f"{out} is neither a cascade nor empty: expected a new folder or one with {CASCADE_FILE}")
-  else:
-    with whole_folder(out) as fresh:
-      _update(fresh, cascade, stages, text_folder)
+  with updated_folder(out) as folder:
+    _update(folder, cascade, stages, text_folder)
   return open_cascade(out)
 
 
@@ -92,19 +99,25 @@ def _with_students(cascade: CascadeSpec, trained: Mapping[str, StageSpec]) -> Ca
 
 def _update(folder: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text: str | os.PathLike) -> None:
   text = pathlib.Path(text)
-  if not (folder / TEXT_FOLDER).exists() or not text.samefile(folder / TEXT_FOLDER):
+  if not _same_encoder(text, folder / TEXT_FOLDER):
     with whole_folder(folder / TEXT_FOLDER) as fresh:
       shutil.copytree(text, fresh, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
   for name, (spec, params, step) in stages.items():
     with whole_folder(folder / name) as fresh:
       write_weights(fresh / WEIGHTS_FILE, params, dtype=ml_dtypes.bfloat16, metadata={"stage": name, "step": str(step)})
       entry = {"spec": convert.to_dict(spec), "step": step, "sha256": file_sha256(fresh / WEIGHTS_FILE)}
-      (fresh / SPEC_FILE).write_text(json.dumps(formats.stamped(entry), indent=1) + "\n", encoding="utf-8")
+      write_whole(fresh / SPEC_FILE, json.dumps(formats.stamped(entry), indent=1) + "\n")
   written = CascadeFolder(folder, cascade)
   entries = {name: written.check(name) for name in cascade.stage_names if written.trained(name)}
   manifest = {name: {"step": entry.step, "sha256": entry.sha256} for name, entry in entries.items()}
   contents = formats.stamped({"cascade": convert.to_dict(cascade), "manifest": manifest})
   write_whole(folder / CASCADE_FILE, json.dumps(contents, indent=1) + "\n")
+
+
+def _same_encoder(a: pathlib.Path, b: pathlib.Path) -> bool:
+  """Whether a folder is another, or begins with its very files (`whole_folder`)."""
+  files = [folder / name for folder in (a, b) for name in (SPEC_FILE, WEIGHTS_FILE)]
+  return all(file.exists() for file in files) and all(x.samefile(y) for x, y in zip(files[:2], files[2:], strict=True))
 
 
 def _check_text(spec: StageSpec, encoder: TextEncoder) -> None:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import itertools
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import ivid
 from ivid.media.clips import read_metadata, write_clip
+from ivid.media.files import naming_disk_errors, naming_errors, to_comment, whole_file, write_whole
 from ivid.media.pictures import write_png
+from ivid.media.scratch import scratch_folder
 from ivid.sample.keys import Sample
 from ivid.sample.runner import Clip
 from ivid.sample.tiling import stage_tiling
 from ivid.spec import convert, formats
 from ivid.spec.errors import UserError, nearest
+from ivid.spec.paths import check_file, read_text
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
 
@@ -31,7 +36,8 @@ REQUIRED = ("prompt", "seed", "sample", "cascade", "stages", "batch")
 class Outputs:
   """Where a run's files go: a folder, or one file.
 
-  A file with other content that stands in the way is kept, and the new one gets a number (`name_2.mp4`), unless `overwrite`.
+  A file with other content that stands in the way is kept, and the new one gets a number (`name_2.mp4`); with `overwrite` that holds for
+  the files of this run alone. What a killed run has left of a clip and its JSON is completed.
   """
 
   def __init__(self, out: str, format: str, *, clips: int, overwrite: bool = False):
@@ -52,6 +58,7 @@ class Outputs:
     self.folder = path.parent if self._file else path
     self.suffix = suffix if self._file else format or "mp4"
     self._overwrite = overwrite
+    self._made: set[pathlib.Path] = set()
 
   def check(self, stages: list[StageSpec]) -> None:
     """Makes the folder and writes (and removes) a black clip of each size: what cannot be written is found before any work.
@@ -59,10 +66,9 @@ class Outputs:
     Raises:
       UserError: the folder cannot be made or written, or the format takes no clip of that size.
     """
-    probe = self.folder / f".probe{os.getpid()}.{self.suffix}"
-    for spec in stages:
-      write_clip(probe, np.zeros((2, *spec.output.array[1:]), np.uint8), spec.output.fps)
-      probe.unlink()
+    with self._scratch() as place:
+      for spec in stages:
+        write_clip(place / f"probe.{self.suffix}", np.zeros((2, *spec.output.array[1:]), np.uint8), spec.output.fps)
 
   def stem(self, sample: Sample, stage: str = "") -> str:
     """Name without suffix: the file's own, or prompt-sSEED-NUMBER; the stage behind it if it is not the last."""
@@ -72,29 +78,59 @@ class Outputs:
   def save(self, stem: str, frames: np.ndarray, fps: float, metadata: dict[str, Any], *, suffix: str = "") -> pathlib.Path:
     """Writes the clip [T, H, W, 3] uint8 and its JSON, and returns the clip's name; `suffix`: another format than the run's."""
     kinds = [suffix or self.suffix, "json"]
-    temporary = [self.folder / f".{stem}.{os.getpid()}.new.{kind}" for kind in kinds]
-    write_clip(temporary[0], frames, fps, metadata=metadata)
-    temporary[1].write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
-    return self._place(temporary, stem, kinds)
+    with self._scratch() as place:
+      clip, beside = (place / f"{stem}.{kind}" for kind in kinds)
+      write_clip(clip, frames, fps, metadata=metadata)
+      write_whole(beside, json.dumps(metadata, indent=1) + "\n")
+      return self._place([clip, beside], metadata)
 
   def save_sheet(self, stem: str, picture: np.ndarray) -> pathlib.Path:
     """Writes a picture [H, W, 3] uint8 as PNG, and returns its name."""
-    temporary = self.folder / f".{stem}.{os.getpid()}.new.png"
-    write_png(temporary, picture)
-    return self._place([temporary], stem, ["png"])
+    with self._scratch() as place:
+      write_png(place / f"{stem}.png", picture)
+      return self._place([place / f"{stem}.png"])
 
-  def _place(self, temporary: list[pathlib.Path], stem: str, kinds: list[str]) -> pathlib.Path:
-    """Renames finished files to the first name that is free or holds the same already."""
+  @contextlib.contextmanager
+  def _scratch(self) -> Iterator[pathlib.Path]:
+    """Where files lie until they are finished."""
+    with naming_errors(self.folder):
+      self.folder.mkdir(parents=True, exist_ok=True)
+    with naming_disk_errors(self.folder), scratch_folder(self.folder) as place:
+      yield place
+
+  def _place(self, files: list[pathlib.Path], metadata: dict[str, Any] | None = None) -> pathlib.Path:
+    """Renames finished files to the first name that is free for all of them, or where the others are there already."""
     for number in itertools.count(1):
-      name = stem if number == 1 else f"{stem}_{number}"
-      targets = [self.folder / f"{name}.{kind}" for kind in kinds]
-      pairs = list(zip(temporary, targets, strict=True))
-      free = not any(target.exists() for target in targets)
-      if free or self._overwrite or all(target.is_file() and filecmp.cmp(new, target, shallow=False) for new, target in pairs):
-        for new, target in pairs:
+      targets = [self.folder / (f"{new.stem}{'' if number == 1 else f'_{number}'}{new.suffix}") for new in files]
+      pairs = list(zip(files, targets, strict=True))
+      free = self._overwrite and self._made.isdisjoint(targets)
+      there = [pair for pair in pairs if os.path.lexists(pair[1])]
+      part = metadata if len(there) < len(pairs) else None
+      if not free and not all(_is_same(new, target, part) for new, target in there):
+        continue
+      for new, target in pairs:
+        if free and target.is_symlink():
+          with whole_file(target) as path:
+            shutil.copyfile(new, path)
+        elif free or (new, target) not in there:
           os.replace(new, target)
-        return targets[0]
+      self._made.update(targets)
+      return targets[0]
     raise AssertionError("itertools.count ended")
+
+
+def _is_same(new: pathlib.Path, old: pathlib.Path, metadata: dict[str, Any] | None) -> bool:
+  """Whether one file holds what the other does; or, where metadata are given, is the clip that was made of these."""
+  if not old.is_file():
+    return False
+  if filecmp.cmp(new, old, shallow=False):
+    return True
+  if metadata is None or old.suffix == ".json":
+    return False
+  try:
+    return to_comment(read_metadata(old)) == to_comment(metadata)
+  except UserError:  # no clip
+    return False
 
 
 def slug(prompt: str) -> str:
@@ -155,13 +191,11 @@ def load_metadata(path: str) -> dict[str, Any]:
   Raises:
     UserError: no such file, or no metadata of ivid in it.
   """
-  file = pathlib.Path(path)
-  if not file.is_file():
-    raise UserError(f"no metadata at {path}: no such file")
+  file = check_file(path, "metadata")
   if file.suffix.lower() == ".json":
     try:
-      found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # of UTF-8 or of JSON
+      found = json.loads(read_text(file, "metadata"))
+    except json.JSONDecodeError as error:
       raise UserError(f"{path} is no JSON: {error}") from None
   else:
     found = read_metadata(path)

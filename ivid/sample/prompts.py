@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import pathlib
 
 from ivid.spec.errors import UserError
+from ivid.spec.paths import read_lines
 
 
 def read_prompts(path: str | os.PathLike) -> list[str]:
@@ -14,14 +14,7 @@ def read_prompts(path: str | os.PathLike) -> list[str]:
   Raises:
     UserError: no such file, not UTF-8, or no prompt in it.
   """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise UserError(f"no prompts file at {path}")
-  try:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-  except UnicodeDecodeError as error:
-    raise UserError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
-  prompts = [line.strip() for line in lines if line.strip()]
+  prompts = [line.strip() for line in read_lines(path, "prompts file") if line.strip()]
   if not prompts:
     raise UserError(f"{path} holds no prompt: expected one per line")
   return prompts

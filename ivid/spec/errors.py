@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 200  # characters of what a library says
+
 
 class UserError(ValueError):
   """What a user gave is wrong: one line with the value, what was expected and the nearest right one. Any other exception is our fault."""
@@ -12,6 +14,11 @@ class UserError(ValueError):
 
 class UsageError(UserError):
   """A command line that cannot be read: a flag that is unknown, missing or contradicts another, a stray word. Its exit status is 2."""
+
+
+def first_line(error: BaseException) -> str:
+  """What a library's error says, cut to its first line; the error's class where it says nothing."""
+  return str(error).strip().partition("\n")[0][:LONGEST] or type(error).__name__
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -18,11 +18,12 @@ import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
-from ivid.media.files import whole_file, write_whole
+from ivid.media.files import updated_folder, whole_file, write_whole
 from ivid.programs import Program
 from ivid.spec import convert, formats
 from ivid.spec.cascade import TextSpec
 from ivid.spec.errors import UserError
+from ivid.spec.paths import instead_of_file, not_missing
 from ivid.text import t5
 from ivid.text.identity import EncoderDigest, check_params, encoder_hash
 from ivid.text.placement import Placement, place
@@ -162,23 +163,22 @@ class TextEncoder:
 
 
 def save_encoder(folder: str | os.PathLike, spec: TextSpec, params: Any) -> None:
-  """Writes spec.json and weights.safetensors (in param_dtype), and a copy of the SentencePiece model if there is one.
+  """Writes spec.json and weights.safetensors (in param_dtype), and a copy of the SentencePiece model if there is one: all at once.
 
   Args:
     params: arrays, or Leaves, of which one is in memory at a time.
   """
   check_params(spec, params)
-  folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
   digest = EncoderDigest(spec)
-  if spec.tokenizer != BYTES:
-    target = folder / TOKENIZER_FILE
-    if not target.exists() or not target.samefile(spec.tokenizer):
-      with whole_file(target) as temporary:
-        shutil.copyfile(spec.tokenizer, temporary)
-    spec = dataclasses.replace(spec, tokenizer=TOKENIZER_FILE)
-  weights.write_weights(folder / WEIGHTS_FILE, params, dtype=np.dtype(spec.param_dtype), digest=digest)
-  write_whole(folder / SPEC_FILE, json.dumps(formats.stamped(convert.to_dict(spec)), indent=1) + "\n")
+  with updated_folder(folder) as fresh:
+    if spec.tokenizer != BYTES:
+      target = fresh / TOKENIZER_FILE
+      if not target.exists() or not target.samefile(spec.tokenizer):
+        with whole_file(target) as temporary:
+          shutil.copyfile(spec.tokenizer, temporary)
+      spec = dataclasses.replace(spec, tokenizer=TOKENIZER_FILE)
+    weights.write_weights(fresh / WEIGHTS_FILE, params, dtype=np.dtype(spec.param_dtype), digest=digest)
+    write_whole(fresh / SPEC_FILE, json.dumps(formats.stamped(convert.to_dict(spec)), indent=1) + "\n")
 
 
 def load_encoder(folder: str | os.PathLike, *, placement: Callable[[TextSpec], Placement] | None = None, **options: Any) -> TextEncoder:
@@ -201,8 +201,8 @@ def open_encoder(folder: str | os.PathLike) -> tuple[TextSpec, dict[str, Any]]:
   """Spec and Leaves of the encoder in the folder; of the weights only the header is read. Raises as `load_encoder`."""
   folder = pathlib.Path(folder)
   path = folder / SPEC_FILE
-  if not path.is_file():
-    raise UserError(f"no text encoder at {folder}: expected {SPEC_FILE} and {WEIGHTS_FILE}")
+  if instead_of_file(path):
+    raise UserError(f"no text encoder at {folder}: expected {SPEC_FILE} and {WEIGHTS_FILE}{not_missing(path)}")
   try:
     found = json.loads(path.read_text())
   except json.JSONDecodeError as error:

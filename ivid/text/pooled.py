@@ -7,24 +7,22 @@ all. Rows are read at the cost of a copy: 64 captions in half a millisecond, a f
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import os
 import pathlib
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from ivid.media.files import whole_file
+from ivid.media.scratch import lock_file
 from ivid.spec.errors import UserError
 from ivid.text.encoder import STORED, TextEncoder
 from ivid.text.stored import KEY_FILE, Key, make_key, read_key, write_key
 
 SHARD_SIZE = 512
 BITS = np.uint16  # .npy files know no bfloat16
-LOCK_FILE, POLL_SECONDS = "lock", 0.5
+LOCK_FILE = "lock"
 
 
 def write_pool(
@@ -50,10 +48,7 @@ def write_pool(
     raise UserError(f"{folder} holds other embeddings than its name says: expected to find those of {key}; delete it")
   if _count(folder, key) == key.shards:
     return folder
-  folder.mkdir(parents=True, exist_ok=True)
-  with _locked(folder / LOCK_FILE, waiting=lambda: progress(_done(folder, key), len(texts))):
-    for stale in folder.glob(".*"):  # of a process that was killed while it wrote
-      stale.unlink()
+  with lock_file(folder / LOCK_FILE, waiting=lambda: progress(_done(folder, key), len(texts))):
     write_key(folder, key)
     for n in range(key.shards):
       progress(_done(folder, key), len(texts))
@@ -137,17 +132,3 @@ def _count(folder: pathlib.Path, key: Key) -> int:
 def _done(folder: pathlib.Path, key: Key) -> int:
   """Captions that are there."""
   return min(_count(folder, key) * key.shard_size, key.captions)
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path, waiting: Callable[[], None]) -> Iterator[None]:
-  """Holds the lock that the file is; calls `waiting` again and again while another process has it. The kernel frees it of the dead."""
-  with path.open("w") as file:
-    while True:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        break
-      except BlockingIOError:
-        waiting()
-        time.sleep(POLL_SECONDS)
-    yield

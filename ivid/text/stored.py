@@ -20,9 +20,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgpack
 import numpy as np
-from array_record.python import array_record_data_source, array_record_module
+from array_record.python import array_record_data_source
 
-from ivid.media.files import whole_file, write_whole
+from ivid.media.files import naming_errors, whole_file, write_whole
+from ivid.media.records import writing_records
+from ivid.media.scratch import sweep
 from ivid.spec import formats
 from ivid.spec.errors import UserError
 from ivid.text.encoder import STORED, TextEncoder
@@ -30,7 +32,6 @@ from ivid.text.identity import tokenizer_hash
 
 KEY_FILE, INDEX_FILE, SECOND_FILE, SUFFIX = "key.json", "index.npy", "index-second.npy", ".array_record"
 SHARD_SIZE = 1024  # captions; 0.5 GB where T5-XXL makes 64 tokens of each
-OPTIONS = "group_size:1,uncompressed"  # read at random; numbers of a network do not compress
 HELD = 1 << 18  # captions whose texts are in memory at a time
 POLL_SECONDS = 0.2
 SHOWN_CHARACTERS = 60
@@ -129,7 +130,9 @@ def index_captions(
     raise UserError("the data set has no caption that is not blank: expected at least one to embed")
   key = _key(encoder, len(pairs), hashlib.sha256(pairs.tobytes()).hexdigest(), length=length, shard_size=shard_size)
   folder = pathlib.Path(out) / key.folder
-  folder.mkdir(parents=True, exist_ok=True)
+  with naming_errors(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+  sweep(folder)
   if (folder / KEY_FILE).is_file():
     have = read_key(folder)
     if have != key:
@@ -202,10 +205,9 @@ def _of_shards(captions: Iterable[str], bounds: Sequence[np.ndarray], chosen: Se
 
 
 def _write_shard(path: pathlib.Path, captions: Sequence[str], rows: dict[str, np.ndarray]) -> None:
-  writer = array_record_module.ArrayRecordWriter(str(path), OPTIONS)
-  for caption in captions:
-    writer.write(msgpack.packb({"caption": caption, "rows": np.ascontiguousarray(rows[caption]).tobytes()}))
-  writer.close()
+  with writing_records(path) as write:
+    for caption in captions:
+      write(msgpack.packb({"caption": caption, "rows": np.ascontiguousarray(rows[caption]).tobytes()}))
 
 
 class StoredEmbeddings:

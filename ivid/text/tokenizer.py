@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import pathlib
 import warnings
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from ivid.spec.cascade import TextSpec
 from ivid.spec.errors import UserError
+from ivid.spec.paths import check_file
 
 BYTES = "bytes"
 BYTE_OFFSET = 3  # ids 0, 1, 2 are pad, eos, unk
@@ -79,8 +79,7 @@ class SentencePieceTokenizer(Tokenizer):
       import sentencepiece  # the byte tokenizer must work without it
     except ImportError:
       raise UserError(f"the tokenizer {path!r} needs the package sentencepiece: expected `pip install 'ivid[t5]'`") from None
-    if not pathlib.Path(path).is_file():
-      raise UserError(f"no SentencePiece model at {path!r}: expected 'bytes' or the path of a .model file")
+    check_file(path, "SentencePiece model", "'bytes' or the path of a .model file")
     try:
       self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError) as error:

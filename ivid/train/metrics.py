@@ -51,7 +51,7 @@ def _keep_until(path: pathlib.Path, step: int) -> None:
   if not path.exists():
     return
   kept = []
-  for line in path.read_text(encoding="utf-8").splitlines():
+  for line in path.read_text(encoding="utf-8").split("\n"):
     try:
       row = json.loads(line)
     except json.JSONDecodeError:  # the last line of a killed process

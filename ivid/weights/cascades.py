@@ -15,6 +15,7 @@ from ivid.spec import convert, formats
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.compare import stage_difference
 from ivid.spec.errors import UserError
+from ivid.spec.paths import instead_of_file, not_missing
 from ivid.spec.stage import StageSpec
 from ivid.weights.tensors import read_header, read_weights
 
@@ -93,8 +94,8 @@ def open_cascade(folder: str | os.PathLike) -> CascadeFolder:
   """
   folder = pathlib.Path(folder)
   path = folder / CASCADE_FILE
-  if not path.is_file():
-    raise UserError(f"no cascade at {folder}: expected a folder with {CASCADE_FILE}")
+  if instead_of_file(path):
+    raise UserError(f"no cascade at {folder}: expected a folder with {CASCADE_FILE}{not_missing(path)}")
   return CascadeFolder(folder, convert.from_dict(CascadeSpec, _read_json(path, formats.Kind.CASCADE, "cascade")["cascade"]))
 
 

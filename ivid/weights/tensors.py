@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, Protocol
 
@@ -18,6 +17,7 @@ from flax import traverse_util
 
 from ivid.media.files import whole_file
 from ivid.spec.errors import UserError
+from ivid.spec.paths import check_file
 
 # Types of the format that a parameter may have; the others (such as F8_E4M3, of quantised weights) are refused by name.
 DTYPES = {
@@ -116,9 +116,7 @@ def read_header(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]
   Raises:
     UserError: no such file, not this format, or truncated.
   """
-  target = pathlib.Path(path)
-  if not target.is_file():
-    raise UserError(f"no weights at {target}: expected a .safetensors file")
+  target = check_file(path, "weights", "a .safetensors file")
   size = target.stat().st_size
   try:
     with open(target, "rb") as file:
@@ -181,9 +179,7 @@ def read_weights(path: str | os.PathLike, *, dtype: Any = np.float32) -> dict[st
   Raises:
     UserError: missing, truncated or foreign file.
   """
-  target = pathlib.Path(path)
-  if not target.is_file():
-    raise UserError(f"no weights at {target}: expected a .safetensors file")
+  target = check_file(path, "weights", "a .safetensors file")
   try:
     flat = safetensors.numpy.load_file(target)
   except Exception as error:  # the library raises its own class, ValueError or KeyError by the kind of damage

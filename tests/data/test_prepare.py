@@ -22,6 +22,7 @@ from ivid.data.listing import items
 from ivid.data.plan import make_plan
 from ivid.data.prepare import prepare
 from ivid.data.prepared import find_folder
+from ivid.media import records
 from ivid.media.clips import write_clip
 from ivid.media.decode import pictures
 from ivid.runs.preparing import prepare_files
@@ -319,7 +320,7 @@ def test_a_full_disk_is_one_line(folder, tmp_path, monkeypatch, says):
         raise RuntimeError("write() failed: No space left on device; writing a; at byte 9")
 
   with monkeypatch.context() as patched:
-    patched.setattr(shards.array_record_module, "ArrayRecordWriter", Full)
+    patched.setattr(records.array_record_module, "ArrayRecordWriter", Full)
     reason = {"write": "write\\(\\) failed: No space left on device$", "nothing": "an unfinished file|is the disk full"}[says]
     with pytest.raises(UserError, match=rf"cannot write .*parts/000000.array_record: ({reason})"):
       prepare(PrepareSpec(input=str(folder)), str(tmp_path), workers=1)

@@ -7,6 +7,8 @@ import time
 import numpy as np
 import pytest
 
+from ivid.media import scratch
+from ivid.media.scratch import POLL_SECONDS, lock_file
 from ivid.spec.cascade import TextSpec
 from ivid.text import encoder, pooled
 from tests.text import t5_trees
@@ -83,11 +85,12 @@ def test_a_killed_write_goes_on_and_is_not_half_read(tmp_path, small, folder, mo
     saved(path, array)
 
   monkeypatch.setattr(np, "save", torn)
-  monkeypatch.setattr("pathlib.Path.unlink", lambda self, missing_ok=False: None)  # a killed process tidies up nothing
+  monkeypatch.setattr(scratch, "remove", lambda path: None)  # a killed process tidies up nothing
   with pytest.raises(KeyboardInterrupt):
     pooled.write_pool(tmp_path, counting, POOL, length=32, shard_size=10)
   monkeypatch.undo()
-  assert [path.name[:11] for path in (tmp_path / folder.name).glob(".*")] == [".rows-00002"]
+  assert [path.name for path in (tmp_path / folder.name).glob(".writing-*/*")] == ["rows-00002.npy"]
+  scratch._swept.clear()  # as in a new process
   with pytest.raises(ValueError, match="is unfinished: 2 of 4 shards"):
     pooled.PooledEmbedder(tmp_path / folder.name, counting, POOL)
   assert len(counting.written) == 30
@@ -121,7 +124,7 @@ def test_a_damaged_shard(tmp_path, small):
 
 
 def hold(path, held, release):
-  with pooled._locked(path, waiting=lambda: None):
+  with lock_file(path):
     held.set()
     release.wait(60)
 
@@ -139,7 +142,7 @@ def test_one_process_writes_the_others_wait(tmp_path, small, folder):
   options = dict(length=32, shard_size=10, progress=lambda *pair: shown.append(pair))
   writer = threading.Thread(target=pooled.write_pool, args=(tmp_path, counting, POOL), kwargs=options)
   writer.start()
-  time.sleep(2 * pooled.POLL_SECONDS)
+  time.sleep(2 * POLL_SECONDS)
   assert writer.is_alive() and not counting.written and shown and set(shown) == {(0, 32)}
   other.kill()
   writer.join(60)

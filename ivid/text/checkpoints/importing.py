@@ -13,6 +13,7 @@ from flax import traverse_util
 
 from ivid.spec.cascade import TextSpec
 from ivid.spec.errors import UserError
+from ivid.spec.paths import instead_of_file, not_missing
 from ivid.spec.t5 import BYT5_ROWS, BYTES, MAX_TOKENS, SPECS, published_name, t5_spec
 from ivid.text.checkpoints import huggingface
 from ivid.text.checkpoints import t5x as t5x_format
@@ -43,8 +44,8 @@ def _open(path: str | os.PathLike) -> tuple[dict[str, Leaf], dict[str, Any]]:
   if t5x_format.is_url(path):
     return t5x_format.open_t5x(path), {}
   path = pathlib.Path(path)
-  if not path.exists():
-    raise UserError(f"no checkpoint at {path}: expected {FORMS}")
+  if not path.is_dir() and instead_of_file(path):
+    raise UserError(f"no checkpoint at {path}: expected {FORMS}{not_missing(path)}")
   if path.suffix == ".safetensors" or path.name.endswith(huggingface.INDEX_SUFFIX):
     return huggingface.open_huggingface(path), huggingface.read_config(path)
   if path.is_file():

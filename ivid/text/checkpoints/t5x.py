@@ -16,8 +16,8 @@ import numpy as np
 import tensorstore as ts
 from flax import traverse_util
 
-from ivid.media.files import whole_folder
-from ivid.spec.errors import UserError
+from ivid.media.files import whole_folder, write_whole
+from ivid.spec.errors import UserError, first_line
 from ivid.text.checkpoints.msgpack_leaves import open_msgpack
 from ivid.weights.tensors import Leaf
 
@@ -26,6 +26,7 @@ PLACEHOLDER = "PLACEHOLDER"  # newer files hold PLACEHOLDER://NAME where an arra
 ROOTS = (("optimizer", "target"), ("target",), ("params",), ())  # where parameters stand in the dictionary, newest T5X first
 VERSION = 3
 CHUNK_ELEMENTS = 1 << 24  # of one zarr chunk of what we write: 64 MB in float32
+SECONDS = 1800.0  # for which one answer of a bucket or server may take
 _SPEC_KEYS = ("driver", "dtype", "kvstore", "metadata", "path", "transform")
 
 
@@ -50,23 +51,26 @@ def open_t5x(path: str | os.PathLike) -> dict[str, Leaf]:
   if not is_url(path) and pathlib.Path(path).is_file():
     return _arrays(_parameters(open_msgpack(path), str(path)), str(path))
   url = f"{path}/".replace("//", "/").replace(":/", "://") if is_url(path) else f"file://{pathlib.Path(path).resolve()}/"
-  store = _result(ts.KvStore.open(url), str(path))
-  content = _result(store.read(FILE), str(path))
+  store = _result(ts.KvStore.open(url), f"{path} cannot be read", url)
+  content = _result(store.read(FILE), f"{path} cannot be read", url)
   if content.state == "missing":
-    names = _zarr_names(store, str(path))
+    names = _zarr_names(store, str(path), url)
     return _arrays({name.split(".", 1)[1].replace(".", "/"): name for name in names}, str(path), url)
   return _arrays(_parameters(open_msgpack(bytes(content.value), name=posixpath.join(str(path), FILE)), str(path)), str(path), url)
 
 
-def _result(future: Any, path: str) -> Any:
+def _result(future: Any, what: str, url: str) -> Any:
+  """What tensorstore gives; UserError, which begins with `what`, if it gives an error or, from elsewhere than here, nothing in SECONDS."""
   try:
-    return future.result()
+    return future.result(timeout=None if url.startswith("file://") else SECONDS)
+  except TimeoutError:
+    raise UserError(f"{what}: it did not arrive in {SECONDS:g} s") from None
   except (ValueError, OSError, NotImplementedError) as error:  # tensorstore's errors are these, by status
-    raise UserError(f"{path} cannot be read: {str(error).splitlines()[0][:200]}") from None
+    raise UserError(f"{what}: {first_line(error)}") from None
 
 
-def _zarr_names(store: ts.KvStore, path: str) -> list[str]:
-  keys = {key.decode() for key in _result(store.list(), path)}
+def _zarr_names(store: ts.KvStore, path: str, url: str) -> list[str]:
+  keys = {key.decode() for key in _result(store.list(), f"{path} cannot be read", url)}
   names = sorted(key.removesuffix("/.zarray") for key in keys if key.startswith("target.") and key.endswith("/.zarray"))
   if not names:
     raise UserError(f"{path} is no T5X checkpoint: expected a file {FILE!r} or zarr arrays such as target.encoder.encoder_norm.scale")
@@ -117,22 +121,15 @@ def _arrays(values: Mapping[str, Any], path: str, url: str = "") -> dict[str, Le
     elif isinstance(value, np.ndarray):
       leaves[name] = Leaf(value.shape, value.dtype, lambda index, array=value: array[index])
   for name, (folder, future) in waiting.items():
-    try:
-      leaves[name] = _zarr_leaf(future.result(), name)
-    except (ValueError, OSError) as error:
-      reason = str(error).splitlines()[0][:200]
-      raise UserError(f"{path}: parameter {name} cannot be read from {folder}: {reason}") from None
+    leaves[name] = _zarr_leaf(_result(future, f"{path}: parameter {name} cannot be read from {folder}", url), name, url)
   return leaves
 
 
-def _zarr_leaf(array: ts.TensorStore, name: str) -> Leaf:
+def _zarr_leaf(array: ts.TensorStore, name: str, url: str) -> Leaf:
   shape, dtype = tuple(array.shape), np.dtype(array.dtype.numpy_dtype)
 
   def read(index: tuple[slice, ...]) -> np.ndarray:
-    try:
-      return np.asarray(array[tuple(index)].read().result())
-    except (ValueError, OSError) as error:
-      raise UserError(f"parameter {name} cannot be read: {str(error).splitlines()[0][:200]}") from None
+    return np.asarray(_result(array[tuple(index)].read(), f"parameter {name} cannot be read", url))
 
   return Leaf(shape, dtype, read)
 
@@ -158,7 +155,7 @@ def write_t5x(out: str | os.PathLike, params: Any, *, dtype: Any = np.float32) -
       tree[keys] = array if array.ndim < 2 else _write_zarr(temporary, ".".join(("target", *keys)), array)
     state = {"step": np.zeros((), np.int32), "param_states": {}}
     content = {"version": VERSION, "optimizer": {"target": traverse_util.unflatten_dict(tree), "state": state}}
-    (temporary / FILE).write_bytes(flax.serialization.msgpack_serialize(content))
+    write_whole(temporary / FILE, flax.serialization.msgpack_serialize(content))
 
 
 def _write_zarr(folder: pathlib.Path, name: str, array: np.ndarray) -> dict[str, Any]:
@@ -166,6 +163,9 @@ def _write_zarr(folder: pathlib.Path, name: str, array: np.ndarray) -> dict[str,
   rows = max(1, min(array.shape[0], CHUNK_ELEMENTS // max(1, array[0].size)))
   metadata = {"shape": list(array.shape), "chunks": [rows, *array.shape[1:]], "compressor": {"id": "gzip", "level": 1}}
   spec = {"driver": "zarr", "dtype": array.dtype.name, "metadata": metadata}
-  store = ts.open({**spec, "kvstore": {"driver": "file", "path": f"{folder / name}/"}}, create=True).result()
-  store.write(array).result()
+  try:
+    store = ts.open({**spec, "kvstore": {"driver": "file", "path": f"{folder / name}/"}}, create=True).result()
+    store.write(array).result()
+  except (ValueError, OSError) as error:  # as tensorstore says that a disk is full
+    raise OSError(first_line(error)) from None
   return {**spec, "kvstore": {"driver": "file", "path": name}}

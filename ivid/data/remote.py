@@ -1,0 +1,86 @@
+"""Files here, in a bucket or on the web (fsspec): how they are opened, and how long and how large an answer may be."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import IO
+
+import fsspec
+
+from ivid.spec.errors import UserError
+from ivid.spec.paths import MISSING, instead_of_file
+
+SECONDS = 300.0  # for which one answer of a web server may take, from its first byte to its last
+MOST_BYTES = 4 << 30  # of one file that is held in memory; AHEAD of ivid.data.fetch are
+BLOCK = 1 << 20
+WEB = ("http://", "https://")
+
+
+def file_system(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
+  """The file system of a path or address, and the path in it. A web server's answer takes SECONDS at most, however slowly it drips.
+
+  Raises:
+    UserError: a scheme that is unknown, or whose package is not installed.
+  """
+  try:
+    options = {}
+    if address.startswith(WEB):
+      import aiohttp  # of the extra cloud
+
+      options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=SECONDS)}
+    return fsspec.core.url_to_fs(address, **options)
+  except ImportError as error:
+    raise UserError(f"{address}: {error} (pip install 'ivid[cloud]' brings gs://, s3:// and http://)") from error
+  except ValueError as error:
+    raise UserError(f"{address}: {error}") from None
+
+
+def is_local(system: fsspec.AbstractFileSystem) -> bool:
+  """Whether its files are those of this machine."""
+  return system.protocol == "file" or "file" in system.protocol
+
+
+def read_bytes(address: str, *, seconds: float = SECONDS, most: int = MOST_BYTES) -> bytes:
+  """All of a file.
+
+  Args:
+    seconds: for which it may take to arrive, if it is not here.
+    most: bytes that it may have.
+
+  Raises:
+    FileNotFoundError: there is none.
+    TimeoutError: it took longer.
+    OSError: it is no regular file, or is larger.
+    UserError: as `file_system`. And whatever else a kind of server raises.
+  """
+  system, path = file_system(address)
+  if is_local(system):
+    found = instead_of_file(path)
+    if found:
+      raise FileNotFoundError(MISSING) if found == MISSING else OSError(found)
+    _check_size(os.stat(path).st_size, most)
+    return system.cat_file(path)
+  if not address.startswith(WEB):
+    _check_size(system.info(path).get("size") or 0, most)
+    return system.cat_file(path)
+  end = time.monotonic() + seconds
+  # As a stream, which needs no size in advance: servers may give none, or a wrong one.
+  with system.open(path, "rb", block_size=0, size=1) as file:
+    return _streamed(file, end, seconds, most)
+
+
+def _streamed(file: IO[bytes], end: float, seconds: float, most: int) -> bytes:
+  parts, size = [], 0
+  while part := file.read(BLOCK):
+    parts.append(part)
+    size += len(part)
+    _check_size(size, most)
+    if time.monotonic() > end:
+      raise TimeoutError(f"did not arrive in {seconds:g} s")
+  return b"".join(parts)
+
+
+def _check_size(size: int, most: int) -> None:
+  if size > most:
+    raise OSError(f"it has more than {most} bytes")

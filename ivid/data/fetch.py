@@ -67,7 +67,7 @@ class _Fetch:
       except FileNotFoundError:
         return b"", "no such file"
       except TimeoutError as error:  # a web server's, for which another try would wait as long
-        return b"", f"did not arrive in {self._timeout:g} s" if not str(error) else str(error)
+        return b"", str(error)
       except UserError as error:
         if isinstance(error.__cause__, ImportError):
           raise

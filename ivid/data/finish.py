@@ -20,6 +20,7 @@ from tensorflow_datasets.core import dataset_info
 from ivid.data import shards
 from ivid.data.plan import VERSION, Plan
 from ivid.data.records import index_name
+from ivid.media.files import naming_disk_errors
 from ivid.media.records import writing_records
 from ivid.spec.errors import UserError
 
@@ -122,7 +123,7 @@ def _put_together(plan: Plan, *, strict: bool) -> None:
 
 def _describe(plan: Plan, splits: dict[str, tuple[list[int], int]]) -> None:
   """Writes what TFDS reads: features, and of each split the records of its files and its bytes."""
-  with tempfile.TemporaryDirectory() as folder:  # TFDS leaves halves where it is stopped
+  with naming_disk_errors(plan.folder), tempfile.TemporaryDirectory() as folder:  # TFDS leaves halves where it is stopped
     identity = dataset_info.DatasetIdentity(plan.spec.name, tfds.core.Version(VERSION), folder, module_name="")
     info = tfds.core.DatasetInfo(builder=identity, features=shards.features(plan), description=f"Clips and images of {plan.spec.input}.")
     info.set_file_format(FORMAT)

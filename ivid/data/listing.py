@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 import fsspec
 
 from ivid.data.remote import file_system, is_local, read_bytes
-from ivid.spec.errors import UserError, nearest
+from ivid.spec.errors import UserError, first_line, nearest
 from ivid.spec.paths import not_missing
 
 CLIPS = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv", ".gif", ".apng")
@@ -60,8 +60,15 @@ def items(source: str, *, media_column: str = "path", caption_column: str = "cap
     suffix = posixpath.splitext(root)[1].lower()
     if suffix not in _READERS:
       raise UserError(f"--input={source}: {nearest(suffix, LISTS)}, or a folder")
-    with system.open(root, "rb") as file:
-      yield from _listed(source, base(source), _READERS[suffix](file, source), media_column, caption_column)
+    try:
+      with system.open(root, "rb") as file:
+        yield from _listed(source, base(source), _READERS[suffix](file, source), media_column, caption_column)
+    except UserError:
+      raise
+    except Exception as error:  # each kind of server has errors of its own
+      if is_local(system):
+        raise
+      raise UserError(f"--input={source} cannot be read: {first_line(error)}") from None
   elif system.isdir(root):
     yield from _beside(source, system, root)
   else:

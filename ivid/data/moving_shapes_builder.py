@@ -16,10 +16,13 @@ import tensorflow_datasets as tfds
 
 from ivid.data import records
 from ivid.data.example import STREAMS, Split
+from ivid.media.files import naming_disk_errors, naming_errors
+from ivid.media.scratch import put, scratch_folder, sweep
 from ivid.moving_shapes import grammar
 from ivid.moving_shapes import scene as moving_shapes
 from ivid.moving_shapes.draw import draw, rounded
 from ivid.spec.clip import ClipShape
+from ivid.spec.errors import first_line
 
 FORMAT = "array_record"
 
@@ -92,6 +95,27 @@ def make_builder(out: str | os.PathLike, clip: ClipShape, *, num_clips: int = 10
 
 
 def prepare(builder: tfds.core.GeneratorBasedBuilder) -> pathlib.Path:
-  """Writes the builder's records and returns their folder; clips that are already there stay."""
-  builder.download_and_prepare(file_format=FORMAT)
-  return pathlib.Path(builder.data_dir)
+  """Writes the builder's records, whole or not at all, and returns their folder; clips that are already there stay.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  target = pathlib.Path(builder.data_dir)
+  with naming_errors(target.parent):
+    target.parent.mkdir(parents=True, exist_ok=True)
+  sweep(target.parent)
+  if target.exists():
+    return target
+  with naming_disk_errors(target), scratch_folder(target.parent) as place:
+    try:
+      made = type(builder)(data_dir=place, config=builder.builder_config)
+      made.download_and_prepare(file_format=FORMAT)
+    except RuntimeError as error:  # as ArrayRecord says that a disk is full
+      raise OSError(first_line(error).partition(";")[0]) from None
+    for split, info in made.info.splits.items():
+      have = len(made.as_data_source(split=split))
+      if have != info.num_examples:
+        raise OSError(f"{have} of {info.num_examples} records of {split}: is the disk full?")
+    with naming_errors(target):
+      put(pathlib.Path(made.data_dir), target)
+  return target

@@ -19,6 +19,7 @@ from pyarrow import parquet
 
 from ivid.data.listing import Item, as_unicode, base, items
 from ivid.data.store import Store
+from ivid.media.files import naming_disk_errors
 from ivid.spec import formats
 from ivid.spec.errors import UserError
 from ivid.spec.prepare import PrepareSpec, colour
@@ -91,7 +92,7 @@ def make_plan(spec: PrepareSpec, out: str, *, overwrite: bool = False) -> Plan:
   folder = posixpath.join(out, spec.name, VERSION)
   store = Store(folder)
   # Hosts that start together list one after the other: the first writes the plan, and the others find theirs to be the same.
-  with store.alone(), tempfile.TemporaryDirectory() as place:
+  with store.alone(), naming_disk_errors(folder), tempfile.TemporaryDirectory() as place:
     have = _read(folder) if store.exists(PLAN) else None
     if have is None and store.exists("dataset_info.json") and not overwrite:
       raise UserError(f"{folder} holds a data set of another making: expected another --out or --name, or --overwrite")

@@ -17,6 +17,7 @@ from ivid.data.example import CHOICES, STREAMS, Split
 from ivid.data.view import random_corner
 from ivid.data.windows import frames_at, looped
 from ivid.media.fit import fit
+from ivid.media.scratch import is_scratch
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.prepare import colour
 from ivid.spec.run import TFDS, Short
@@ -208,7 +209,7 @@ def find_folder(name: str, dir: str) -> pathlib.Path:
     raise UserError(f"data.dir={dir!r}: expected a folder: ArrayRecord files are read here and there; mount the bucket, as by gcsfuse")
   root = pathlib.Path(dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DIR).expanduser()
   short = name.removeprefix(TFDS)
-  prepared = [path.parent for path in (root / short).rglob("dataset_info.json")]
+  prepared = [path.parent for path in (root / short).rglob("dataset_info.json") if not is_scratch(path)]
   if not prepared:
     known = sorted(path.parent.parent.relative_to(root).as_posix() for path in root.rglob("dataset_info.json")) if root.is_dir() else []
     hint = nearest(short, known) if known else "nothing is prepared there; `ivid data prepare --out=DIR` makes one"

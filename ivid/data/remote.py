@@ -17,8 +17,11 @@ BLOCK = 1 << 20
 WEB = ("http://", "https://")
 
 
-def file_system(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
-  """The file system of a path or address, and the path in it. A web server's answer takes SECONDS at most, however slowly it drips.
+def file_system(address: str, seconds: float | None = None) -> tuple[fsspec.AbstractFileSystem, str]:
+  """The file system of a path or address, and the path in it.
+
+  Args:
+    seconds: for which one answer of a web server may take, however slowly it drips; None: SECONDS.
 
   Raises:
     UserError: a scheme that is unknown, or whose package is not installed.
@@ -28,7 +31,7 @@ def file_system(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if address.startswith(WEB):
       import aiohttp  # of the extra cloud
 
-      options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=SECONDS)}
+      options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=seconds or SECONDS)}
     return fsspec.core.url_to_fs(address, **options)
   except ImportError as error:
     raise UserError(f"{address}: {error} (pip install 'ivid[cloud]' brings gs://, s3:// and http://)") from error
@@ -41,12 +44,12 @@ def is_local(system: fsspec.AbstractFileSystem) -> bool:
   return system.protocol == "file" or "file" in system.protocol
 
 
-def read_bytes(address: str, *, seconds: float = SECONDS, most: int = MOST_BYTES) -> bytes:
+def read_bytes(address: str, *, seconds: float | None = None, most: int | None = None) -> bytes:
   """All of a file.
 
   Args:
-    seconds: for which it may take to arrive, if it is not here.
-    most: bytes that it may have.
+    seconds: for which it may take to arrive from a web server; None: SECONDS.
+    most: bytes that it may have; None: MOST_BYTES.
 
   Raises:
     FileNotFoundError: there is none.
@@ -54,7 +57,8 @@ def read_bytes(address: str, *, seconds: float = SECONDS, most: int = MOST_BYTES
     OSError: it is no regular file, or is larger.
     UserError: as `file_system`. And whatever else a kind of server raises.
   """
-  system, path = file_system(address)
+  seconds, most = seconds or SECONDS, most or MOST_BYTES
+  system, path = file_system(address, seconds)
   if is_local(system):
     found = instead_of_file(path)
     if found:
@@ -66,18 +70,21 @@ def read_bytes(address: str, *, seconds: float = SECONDS, most: int = MOST_BYTES
     return system.cat_file(path)
   end = time.monotonic() + seconds
   # As a stream, which needs no size in advance: servers may give none, or a wrong one.
-  with system.open(path, "rb", block_size=0, size=1) as file:
-    return _streamed(file, end, seconds, most)
+  try:
+    with system.open(path, "rb", block_size=0, size=1) as file:
+      return _streamed(file, end, most)
+  except TimeoutError:
+    raise TimeoutError(f"did not arrive in {seconds:g} s") from None
 
 
-def _streamed(file: IO[bytes], end: float, seconds: float, most: int) -> bytes:
+def _streamed(file: IO[bytes], end: float, most: int) -> bytes:
   parts, size = [], 0
   while part := file.read(BLOCK):
     parts.append(part)
     size += len(part)
     _check_size(size, most)
     if time.monotonic() > end:
-      raise TimeoutError(f"did not arrive in {seconds:g} s")
+      raise TimeoutError
   return b"".join(parts)
 
 

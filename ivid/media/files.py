@@ -63,15 +63,16 @@ def append_line(path: str | os.PathLike, line: str) -> None:
   Raises:
     UserError: it cannot be written.
   """
-  with naming_errors(path), open(path, "ab+", buffering=0) as file:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - 1))
-    data = (b"" if file.read(1) in (b"", b"\n") else b"\n") + line.encode("utf-8") + b"\n"
+  with naming_errors(path), os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666), "rb+", buffering=0) as file:
+    data, size = line.encode("utf-8") + b"\n", os.fstat(file.fileno()).st_size
+    if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+      data = b"\n" + data
     try:
       if file.write(data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError:
-      file.truncate(size)
+      with contextlib.suppress(OSError):  # of a device
+        file.truncate(size)
       raise
 
 
@@ -114,10 +115,10 @@ def whole_folder(path: str | os.PathLike, *, keep: bool = False) -> Iterator[pat
 
 @contextlib.contextmanager
 def updated_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """Gives a folder in which files and folders are to be replaced by `whole_file` and `whole_folder`; all of them change at once, at the end.
+  """Gives a folder in which `whole_file` and `whole_folder` are to replace parts; all of them change at once, at the end.
 
-  That is so unless the folder cannot have a new one in its place, as a disk that is mounted there, the folder that this process was started
-  in, or one whose parent cannot be written: then they change one by one. Errors as of `whole_folder`.
+  They change one by one in a folder that cannot be exchanged: a mounted disk, one that this process stands in, or one whose parent cannot
+  be written. Errors as of `whole_folder`.
   """
   path, here = pathlib.Path(path), pathlib.Path.cwd()
   real = path.resolve()

@@ -31,7 +31,7 @@ _swept: set[str] = set()  # folders that this process has looked through
 
 @contextlib.contextmanager
 def scratch_folder(beside: str | os.PathLike | None) -> Iterator[pathlib.Path]:
-  """A new hidden folder in the folder `beside` (None: the system's for temporary files), removed at the end or after this process's death."""
+  """A new hidden folder in `beside` (None: the system's folder for such), removed at the end, or after this process's death."""
   if beside is None:
     with tempfile.TemporaryDirectory(prefix=SCRATCH) as place:
       yield pathlib.Path(place)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from ivid.media.files import whole_file
-from ivid.media.scratch import lock_file
+from ivid.media.scratch import lock_file, sweep
 from ivid.spec.errors import UserError
 from ivid.text.encoder import STORED, TextEncoder
 from ivid.text.stored import KEY_FILE, Key, make_key, read_key, write_key
@@ -46,6 +46,7 @@ def write_pool(
   folder = pathlib.Path(out) / f"{key.folder}-{key.digest[:12]}"
   if (folder / KEY_FILE).is_file() and read_key(folder) != key:
     raise UserError(f"{folder} holds other embeddings than its name says: expected to find those of {key}; delete it")
+  sweep(folder)
   if _count(folder, key) == key.shards:
     return folder
   with lock_file(folder / LOCK_FILE, waiting=lambda: progress(_done(folder, key), len(texts))):

@@ -164,6 +164,42 @@ def test_no_file_is_lost(sample):
   assert replaced == first and first.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.parametrize("lost", ["json", "mp4"])
+def test_half_a_pair_is_completed(sample, lost):
+  """As a process leaves it that is killed between the clip and its JSON."""
+  flags = (PROMPT, "--stop_stage=base")
+  _, (path,), _ = sample(*flags)
+  whole = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+  path.with_suffix(f".{lost}").unlink()
+  _, (again,), _ = sample(*flags)
+  assert again == path and {file.name: file.read_bytes() for file in path.parent.iterdir()} == whole
+
+
+def test_a_clip_of_the_same_is_not_replaced_for_its_json(sample):
+  """Another encoder's bytes, with the same metadata in them; but a clip of something else is no half of this pair."""
+  flags = (PROMPT, "--stop_stage=base")
+  _, (path,), _ = sample(*flags)
+  clip, fps = read_clip(path)
+  write_clip(path, clip, fps, metadata=read_metadata(path), crf=30)
+  kept, beside = path.read_bytes(), path.with_suffix(".json").read_bytes()
+  path.with_suffix(".json").unlink()
+  _, (again,), _ = sample(*flags)
+  assert again == path and path.read_bytes() == kept and path.with_suffix(".json").read_bytes() == beside
+  path.with_suffix(".json").unlink()
+  _, (other,), _ = sample(*flags, "--steps=1")
+  assert other.name == "a-red-ball-s0-0_2.mp4" and path.read_bytes() == kept
+
+
+def test_overwrite_spares_the_files_of_its_own_run(sample):
+  prompts = [f"--prompt={text}" for text in ("a red ball", "a red, ball", "a red ball!", "A red ball.")]
+  flags = (*prompts, "--stop_stage=base", "--format=png", "--overwrite")
+  for _ in range(2):
+    _, paths, _ = sample(*flags)
+    assert [path.name for path in paths] == [f"a-red-ball-s0-0{end}.png" for end in ("", "_2", "_3", "_4")]
+    assert [read_metadata(path)["prompt"] for path in paths] == [prompt[9:] for prompt in prompts]
+    assert len(list(paths[0].parent.iterdir())) == 8
+
+
 def test_one_file(sample, tmp_path):
   status, (path,), _ = sample(PROMPT, "--stop_stage=base", f"--out={tmp_path / 'ball.webm'}")
   assert status == 0 and path == tmp_path / "ball.webm" and read_clip(path)[1] == 2

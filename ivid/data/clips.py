@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+from ivid.media.scratch import is_scratch
 from ivid.spec.errors import UserError
 
 SUFFIXES = (".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v")
@@ -17,7 +18,8 @@ def clip_files(folder: pathlib.Path) -> list[pathlib.Path]:
   """
   if not folder.is_dir():
     raise UserError(f"{folder} is no folder: expected one of clips ({', '.join(SUFFIXES)})")
-  found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+  named = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+  found = [path for path in named if not is_scratch(path)]
   if not found:
     raise UserError(f"{folder} holds no clips: expected files ending in {', '.join(SUFFIXES)}")
   return found

@@ -191,8 +191,11 @@ def new_process():
 
 
 def chosen(operations, every):
-  """Which of them to try: all, or a few."""
-  return range(len(operations)) if every else sorted({round(n) for n in np.linspace(0, len(operations) - 1, FEW)})
+  """Which of them to try: all, or a few, with the one behind the first that gives something its name."""
+  if every:
+    return range(len(operations))
+  named = next(n for n, (name, path) in enumerate(operations) if name in ("replace", "rename", "exchange") and "/." not in path)
+  return sorted({min(named + 1, len(operations) - 1), *(round(n) for n in np.linspace(0, len(operations) - 1, FEW))})
 
 
 def left_over(root):

@@ -31,7 +31,19 @@ SMALL = TextSpec(name="small", dim=16, layers=1, heads=2, head_dim=8, mlp_dim=24
 CAPTIONS = [f"caption number {n}" for n in range(11)]
 
 
-class Sample:
+class Command:
+  """What is tried; called with the folder below which it writes `out`."""
+
+  keeps_what_is_there = False
+
+  def __init__(self, root, patch):
+    pass
+
+  def prepare(self, root):
+    """Makes what is there before."""
+
+
+class Sample(Command):
   """`ivid sample` of two prompts with one slug, in two stages; the network's work is done once."""
 
   keeps_what_is_there = True
@@ -49,19 +61,14 @@ class Sample:
     patch.setattr(requests, "run_cascade", replayed)
     patch.setattr("ivid.runs.cache.enable_compilation_cache", lambda: None)
 
-  def prepare(self, root):
-    del root
-
   def __call__(self, root):
     prompts = ["--prompt=a red ball", "--prompt=a red, ball"]
     options = ["--steps=1", "--batch_size=1", "--stop_stage=tsr1", "--save_stages", "--contact_sheet"]
     return command_line.main(["sample", f"--cascade={self.cascade}", f"--out={root}/out", *prompts, *options])
 
 
-class Bundle:
+class Bundle(Command):
   """`ivid bundle` of two stages into a cascade that has others of them, and a third."""
-
-  keeps_what_is_there = False
 
   def __init__(self, root, patch):
     self.text = root / "text"
@@ -91,10 +98,8 @@ class Bundle:
     assert len(steps) == 1
 
 
-class Importing:
+class Importing(Command):
   """What `ivid data import-t5` writes, over an encoder that is there."""
-
-  keeps_what_is_there = False
 
   def __init__(self, root, patch):
     del root, patch
@@ -110,7 +115,7 @@ class Importing:
     assert visible(contents(root / "out")) in (before, after)
 
 
-class Embed:
+class Embed(Command):
   """Embeddings of a data set, and of a pool of captions."""
 
   keeps_what_is_there = True
@@ -119,18 +124,13 @@ class Embed:
     del root, patch
     self.encoder = encoder.TextEncoder(SMALL, t5_trees.nested(t5_trees.flat(spec=SMALL)), batch_size=4)
 
-  def prepare(self, root):
-    del root
-
   def __call__(self, root):
     stored.write_embeddings(root / "out" / "stored", self.encoder, CAPTIONS, length=32, shard_size=4)
     pooled.write_pool(root / "out" / "pool", self.encoder, CAPTIONS, length=32, shard_size=4)
 
 
-class Prepare:
+class Prepare(Command):
   """`ivid data prepare` of files, two of which are the same and one is none."""
-
-  keeps_what_is_there = False
 
   def __init__(self, root, patch):
     del patch
@@ -140,23 +140,12 @@ class Prepare:
       (self.files / f"{n}.txt").write_text(f"clip {n}")
     (self.files / "none.mp4").write_bytes(b"none")
 
-  def prepare(self, root):
-    del root
-
   def __call__(self, root):
     prepare(PrepareSpec(input=str(self.files), shard_items=3), str(root / "out"), workers=1)
 
 
-class Draw:
+class Draw(Command):
   """`ivid data prepare` without --input."""
-
-  keeps_what_is_there = False
-
-  def __init__(self, root, patch):
-    del root, patch
-
-  def prepare(self, root):
-    del root
 
   def __call__(self, root):
     draw(root / "out", size="2x16x24", fps=None, num_clips=3, num_test=2, seed=0)

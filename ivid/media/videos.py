@@ -12,8 +12,9 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-from ivid.media.decode import EXACT, open_container
+from ivid.media.containers import open_container
 from ivid.media.files import from_comment
+from ivid.media.upright import EXACT
 from ivid.spec.errors import UserError
 
 SMALL_PIXELS = 192 * 320  # up to this size a frame gets the better quality: a few kilobytes buy clean edges

@@ -15,7 +15,9 @@ import pathlib
 import pkgutil
 import platform
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import ivid
 from ivid import bin as binaries
@@ -104,8 +106,27 @@ def _run(name: str, args: list[str]) -> int:
     module.define_flags(values)
     print(f"{(module.__doc__ or '').strip()}\n\n{values.main_module_help() or values.get_help()}")
     return 0
-  status = module.main([f"ivid {name}", *args])
+  with _plain_warnings(name):
+    status = module.main([f"ivid {name}", *args])
   return 0 if status is None else int(status)
+
+
+@contextlib.contextmanager
+def _plain_warnings(name: str) -> Iterator[None]:
+  """Ours as one line each, without the place in the code; those of libraries, of other kinds, as they are."""
+  shown = warnings.showwarning
+
+  def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    if category is UserWarning:
+      print(f"ivid {name}: warning: {message}", file=sys.stderr)
+    else:
+      shown(message, category, *place, **more)
+
+  warnings.showwarning = show
+  try:
+    yield
+  finally:
+    warnings.showwarning = shown
 
 
 def _listing(known: dict[str, str]) -> str:

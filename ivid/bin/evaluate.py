@@ -107,7 +107,7 @@ def _upsampling(values: flags.FlagValues) -> None:
     raise UserError(f"start_stage={stages[0].name} has no input: expected one of {', '.join(cascade.spec.stage_names[1:])}")
   aspect = cascade.spec.aspect
   if values.clips:
-    clips = ground_truth.real_clips(values.clips, aspect=aspect)
+    clips = ground_truth.real_clips(values.clips, stages, aspect=aspect)
   else:
     chosen = prompts.seeded_prompts(values.seed, values.prompts, tuple(values.groups) or prompts.GROUPS)
     clips = ground_truth.drawn_clips(chosen, seed=values.seed, aspect=aspect)

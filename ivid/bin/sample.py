@@ -7,11 +7,9 @@ ivid sample --input=clip.mp4 --start_stage=ssr2 --caption="a large red circle mo
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -55,20 +53,19 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(argv: Sequence[str]) -> int:
   """Samples as the flags in argv (program name first) say. Wrong input is a UserError before any work is done."""
   values = parse_flags(argv, define_flags).flags
-  with _plain_warnings():
-    if values.from_metadata:
-      given = [name for name in DECIDED if values[name].present]
-      if given:
-        raise UsageError(f"--{given[0]} beside --from_metadata: the metadata decides it")
-    prompts = [] if values.from_metadata else _prompts(values)
-    from ivid.runs.cache import enable_compilation_cache
-    from ivid.sample.outputs import Outputs
+  if values.from_metadata:
+    given = [name for name in DECIDED if values[name].present]
+    if given:
+      raise UsageError(f"--{given[0]} beside --from_metadata: the metadata decides it")
+  prompts = [] if values.from_metadata else _prompts(values)
+  from ivid.runs.cache import enable_compilation_cache
+  from ivid.sample.outputs import Outputs
 
-    enable_compilation_cache()
-    request = _repeated(values) if values.from_metadata else _request(values, prompts)
-    outputs = Outputs(values.out, values.format, clips=len(request.keep), overwrite=values.overwrite)
-    outputs.check(list(request.stages) if values.save_stages else [request.stages[-1]])
-    return _save(request, outputs, values)
+  enable_compilation_cache()
+  request = _repeated(values) if values.from_metadata else _request(values, prompts)
+  outputs = Outputs(values.out, values.format, clips=len(request.keep), overwrite=values.overwrite)
+  outputs.check(list(request.stages) if values.save_stages else [request.stages[-1]])
+  return _save(request, outputs, values)
 
 
 def _prompts(values: flags.FlagValues) -> list[str]:
@@ -139,14 +136,3 @@ def _say_how_to_go_on(request: Request, outputs: Outputs, values: flags.FlagValu
   for clip in clips:
     words = [f"--{name}={value}" for name, value in flags_to_go_on(request, outputs, clip, given).items()]
     print("  ivid sample " + " ".join(map(shlex.quote, words)), file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _plain_warnings() -> Iterator[None]:
-  """Warnings as one line each, without the place in the code."""
-  shown = warnings.showwarning
-  warnings.showwarning = lambda message, *_, **__: print(f"ivid sample: warning: {message}", file=sys.stderr)
-  try:
-    yield
-  finally:
-    warnings.showwarning = shown

@@ -40,7 +40,7 @@ class Facts:
 
 
 def examine(media: bytes, name: str) -> Facts:
-  """Decodes all of it.
+  """Decodes all of it. A file that was cut is refused, though its beginning could be used: what its caption says may be what is missing.
 
   Raises:
     UserError: it cannot be read, or not to its end.
@@ -48,7 +48,7 @@ def examine(media: bytes, name: str) -> Facts:
   if not media:
     raise UserError(f"{name} is empty")
   count, end, first = 0, 0.0, None
-  for picture in decode.pictures(media, name=name):
+  for picture in decode.pictures(media, name=name, strict=True):
     first = first or picture
     end = picture.time + picture.seconds
     count += 1

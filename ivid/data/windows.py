@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ivid.media import decode
-from ivid.media.picture import BLACK, Colour
-
-ROUNDING = 1e-3  # seconds: containers round the times of frames, and a frame is meant whose time rounds to what is asked for
+from ivid.media.picture import BLACK, ROUNDING, Colour
 
 
 def frames_at(media: bytes, times: np.ndarray, height: int, width: int, *, background: Colour = BLACK, name: str = "") -> np.ndarray:
@@ -22,8 +20,7 @@ def frames_at(media: bytes, times: np.ndarray, height: int, width: int, *, backg
   made = np.empty((len(times), height, width, 3), np.uint8)
   done = 0
   for picture in decode.pictures(media, start=max(0.0, float(times[order[0]])), background=background, name=name):
-    until = picture.time + picture.seconds - ROUNDING
-    shown = [n for n in order[done:] if times[n] < until]
+    shown = [n for n in order[done:] if times[n] < picture.until]
     if shown:
       made[shown] = picture.fitted(height, width)
       done += len(shown)

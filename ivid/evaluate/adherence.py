@@ -12,6 +12,7 @@ import numpy as np
 
 from ivid.evaluate.prompts import Prompt
 from ivid.evaluate.summary import confusion, summarize
+from ivid.media.clips import ClipFile
 from ivid.media.files import write_whole
 from ivid.media.pictures import write_png
 from ivid.media.plot import plot_confusion
@@ -41,7 +42,7 @@ class Result:
   frames: np.ndarray
 
 
-def judge(prompt: Prompt, clip: np.ndarray) -> Result:
+def judge(prompt: Prompt, clip: np.ndarray | ClipFile) -> Result:
   """The result of one clip uint8 [T, H, W, 3]; of its first frame, where the prompt asks for an image.
 
   Raises:
@@ -119,7 +120,7 @@ def _kind(word: str) -> str:
   return LETTER if word.startswith(LETTER) else word
 
 
-def _thumbnails(clip: np.ndarray) -> np.ndarray:
+def _thumbnails(clip: np.ndarray | ClipFile) -> np.ndarray:
   """Evenly spread frames at about SHEET_HEIGHT rows, by picking pixels: enough to look at."""
   step = max(1, clip.shape[1] // SHEET_HEIGHT)
   return clip[even_frames(len(clip), COLUMNS)][:, ::step, ::step].copy()

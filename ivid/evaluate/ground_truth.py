@@ -45,11 +45,16 @@ def drawn_clips(prompts: Sequence[Prompt], *, seed: int, aspect: float) -> Itera
     yield Truth(prompt.text, prompt.attributes, at)
 
 
-def real_clips(folder: str, *, aspect: float) -> Iterator[Truth]:
-  """The clips of a folder, of which nothing is said."""
+def real_clips(folder: str, stages: Sequence[StageSpec], *, aspect: float) -> Iterator[Truth]:
+  """The clips of a folder, of which nothing is said.
+
+  Raises:
+    UserError: as clip_files, and as read_entry; a clip that is too long for the memory that the stages take.
+  """
+  longest = plan.longest_seconds(stages)
   for path in clip_files(pathlib.Path(folder)):
     print(path, file=sys.stderr)
-    yield Truth("", None, lambda size, path=path: read_entry(path, size, aspect=aspect).frames)
+    yield Truth("", None, lambda size, path=path: read_entry(path, size, aspect=aspect, max_seconds=longest).frames)
 
 
 def through_stages(cascade: CascadeFolder, stages: Sequence[StageSpec], truth: Truth, *, seed: int) -> Iterator[Comparison]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ivid.evaluate.folder import find_clips
 from ivid.evaluate.prompts import Prompt
-from ivid.media.clips import read_clip
+from ivid.media.clips import ClipFile
 from ivid.moving_shapes.image_observer import check_image
 from ivid.moving_shapes.observer import check
 from ivid.sample.keys import Sample
@@ -22,11 +22,11 @@ from ivid.spec.view import training_view
 from ivid.train.progress import Progress
 from ivid.weights.cascades import CascadeFolder
 
-Judged = Iterator[tuple[Prompt, np.ndarray]]  # a prompt, and the clip [T, H, W, 3] uint8 that is to show it
+Judged = Iterator[tuple[Prompt, np.ndarray | ClipFile]]  # a prompt, and the clip [T, H, W, 3] uint8 that is to show it
 
 
 def from_folder(folder: str, prompts: Sequence[Prompt] | None) -> Judged:
-  """The clips of a folder, each with its prompt (ivid.evaluate.folder.find_clips).
+  """The clips of a folder, each with its prompt (ivid.evaluate.folder.find_clips), of which only frames that are looked at are held.
 
   Raises:
     UserError: as find_clips, at once; a clip that cannot be judged, when its turn comes.
@@ -36,12 +36,12 @@ def from_folder(folder: str, prompts: Sequence[Prompt] | None) -> Judged:
   def clips() -> Judged:
     with Progress(total=len(found)) as progress:
       for done, (prompt, path) in enumerate(found, start=1):
-        frames, _ = read_clip(path)
+        clip = ClipFile(path)
         try:
-          check(frames)
+          check(clip)
         except UserError as error:
           raise UserError(f"{path}: {error}") from None
-        yield prompt, frames
+        yield prompt, clip
         progress.update(done)
 
   return clips()

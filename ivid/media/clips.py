@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import functools
+import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -55,13 +55,40 @@ def read_clip(path: str | os.PathLike, *, max_frames: int | None = None) -> tupl
   """Frames uint8 [T, H, W, 3] and frames per second of any clip FFmpeg reads, or of a .png that `write_clip` made.
 
   Raises:
-    UserError: no such file, or no clip in it.
+    UserError: no such file, no clip in it, or one too large to be held whole.
   """
-  check_file(path, "clip")
-  if pathlib.Path(path).suffix.lower() == ".png":
-    clip, fps = pictures.read_grid(path)
-    return clip[:max_frames], fps
+  _check_clip(path)
   return decode.read(path, max_frames)
+
+
+class ClipFile:
+  """A clip in a file, like an array uint8 [T, H, W, 3] of which those frames alone are in memory that are asked for.
+
+  Its frames are counted when it is opened; each index is read in one pass.
+  """
+
+  dtype, ndim = np.dtype(np.uint8), 4
+
+  def __init__(self, path: str | os.PathLike):
+    """Raises UserError: as of read_clip."""
+    _check_clip(path)
+    self._path = path
+    shown = decode.pictures(path)
+    first = next(shown)
+    self.shape = (1 + sum(1 for _ in shown), first.height, first.width, 3)
+
+  def __len__(self) -> int:
+    return self.shape[0]
+
+  def __getitem__(self, frames: int | Sequence[int]) -> np.ndarray:
+    """Frame [H, W, 3], or frames [n, H, W, 3] by their rising numbers."""
+    wanted = np.atleast_1d(frames)
+    made = np.empty((len(wanted), *self.shape[1:]), np.uint8)
+    for n, picture in enumerate(itertools.islice(decode.pictures(self._path), int(wanted.max()) + 1)):
+      if n in wanted:
+        same = (picture.height, picture.width) == self.shape[1:3]
+        made[wanted == n] = picture.pixels if same else picture.fitted(*self.shape[1:3])
+    return made[0] if np.ndim(frames) == 0 else made
 
 
 def timed_pictures(path: str | os.PathLike) -> Iterator[Picture]:
@@ -73,12 +100,14 @@ def timed_pictures(path: str | os.PathLike) -> Iterator[Picture]:
   file = check_file(path, "clip")
   if not file.stat().st_size:
     raise UserError(f"{path} is empty: expected a clip")
-  if file.suffix.lower() == ".png" and pictures.is_grid(path):
-    clip, fps = pictures.read_grid(path)
-    for n, picture in enumerate(clip):
-      yield Picture(n / float(fps), 1 / float(fps), *picture.shape[:2], 1.0, functools.partial(np.asarray, picture))
-  else:
-    yield from decode.pictures(path)
+  yield from decode.pictures(path)
+
+
+def _check_clip(path: str | os.PathLike) -> None:
+  """Raises UserError: no file, or a PNG that is no clip."""
+  check_file(path, "clip")
+  if pathlib.Path(path).suffix.lower() == ".png" and not pictures.is_grid(path):
+    raise UserError(f"{path} is a picture, not a clip: expected a .png that ivid wrote, or .mp4, .webm, .gif")
 
 
 def read_metadata(path: str | os.PathLike) -> dict | None:

@@ -4,56 +4,85 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
 
-from ivid.media.containers import of_container, open_container
+from ivid.media.containers import of_container, open_container, video_stream
 from ivid.media.picture import BLACK, Colour, Picture, Source
-from ivid.media.stills import is_image, of_image
+from ivid.media.stills import is_image, of_image, stated_rate
+from ivid.spec.errors import UserError
 
 MAX_DENOMINATOR = 1001  # of a frame rate: 24000/1001 and its like are exact
+MAX_BYTES = 1 << 33  # of a clip that is held whole
+TICK = Fraction(1, 100)  # seconds, of GIF
 
 
-def pictures(source: Source, *, start: float = 0.0, background: Colour = BLACK, name: str = "") -> Iterator[Picture]:
-  """Pictures of a clip from the one on that is shown at `start` seconds, or the one of a still.
+def pictures(source: Source, *, start: float = 0.0, background: Colour = BLACK, name: str = "", strict: bool = False) -> Iterator[Picture]:
+  """Pictures of a clip from the one on that is shown at `start` seconds, or the one of a still. A clip that ivid wrote as PNG is one.
 
-  A file that does not say how long its frames last has them as long as the one before.
+  A file that does not say how long its frames last has them as long as the one before. One that was cut and does not say how long it was
+  (Matroska and MPEG-TS as they are sent live, fragmented MP4, animations) ends early, with a warning that says when.
 
   Args:
     source: path of a file, or its bytes.
     background: what shows through where a picture is transparent.
     name: what errors call it; empty: the path.
+    strict: whether a file that was cut is an error in any case.
 
   Raises:
-    UserError: nothing that can be read, a file that breaks off, or no picture in it.
+    UserError: nothing that can be read, a playlist, pictures that are too large, a file that breaks off, or no picture in it.
   """
   name = name or (f"a file of {len(source)} bytes" if isinstance(source, bytes) else os.fspath(source))
-  return of_image(source, background, name) if is_image(source) else of_container(source, start, background, name)
+  found = of_image(source, background, name) if is_image(source) else of_container(source, start, background, name)
+  for picture in found:
+    if isinstance(picture, Picture):
+      yield picture
+      continue
+    said = f"{name} breaks off after {picture.seconds:.4g} s: the rest of the file is missing"
+    if strict:
+      raise UserError(said)
+    warnings.warn(said, stacklevel=2)
 
 
 def read(path: str | os.PathLike, max_frames: int | None) -> tuple[np.ndarray, Fraction]:
-  """Frames uint8 [T, H, W, 3] and frames per second. Errors as of `pictures`."""
-  found = list(itertools.islice(pictures(path), max_frames))
-  stated, resolution = Fraction(0), Fraction(1, 100)  # of GIF
-  if not is_image(path):
-    with open_container(path, os.fspath(path)) as container:
-      stream = container.streams.video[0]
-      stated, resolution = Fraction(stream.average_rate or 0), stream.time_base
-  times = [picture.time for picture in found]
-  seconds = found[-1].time + found[-1].seconds
-  if not stated and seconds:
-    stated = Fraction(len(found) / seconds).limit_denominator(MAX_DENOMINATOR)
-  return np.stack([picture.pixels for picture in found]), _rate(times, stated, resolution)
+  """Frames uint8 [T, H, W, 3] of the first one's size, and frames per second.
+
+  Raises:
+    UserError: as of `pictures`; a clip that does not fit MAX_BYTES.
+  """
+  frames, times, end = [], [], 0.0
+  for picture in itertools.islice(pictures(path), max_frames):
+    height, width, _ = frames[0].shape if frames else picture.pixels.shape
+    if (len(frames) + 1) * height * width * 3 > MAX_BYTES:
+      shown = f"{len(frames)} frames of {width}x{height}"
+      raise UserError(f"{path} has more than {shown}, the {MAX_BYTES >> 30} GiB that are held at once: expected a shorter clip")
+    frames.append(picture.pixels if (picture.height, picture.width) == (height, width) else picture.fitted(height, width))
+    times.append(picture.time)
+    end = picture.end
+  return np.stack(frames), _rate(times, end, *_stated(path))
 
 
-def _rate(times: list[float], stated: Fraction, resolution: Fraction) -> Fraction:
-  """Frames per second: the simplest rate that explains the frames' times to the container's resolution."""
+def _stated(path: str | os.PathLike) -> tuple[Fraction, Fraction]:
+  """Frames per second that a file says, or 0, and the seconds that it counts times in."""
+  if is_image(path):
+    return stated_rate(path), TICK
+  with open_container(path, os.fspath(path)) as container:
+    stream = video_stream(container)
+    return Fraction(stream.average_rate or 0), stream.time_base
+
+
+def _rate(times: list[float], end: float, stated: Fraction, tick: Fraction) -> Fraction:
+  """Frames per second: the stated rate if it explains the times to a tick, else the simplest one that does, else the mean."""
   if len(times) < 2 or times[-1] <= times[0]:
-    return stated or Fraction(1)
-  mean = Fraction((len(times) - 1) / (times[-1] - times[0])).limit_denominator(MAX_DENOMINATOR)
-  for rate in (stated or mean, Fraction(round(mean)), Fraction(round(mean * 1001), 1001)):
-    if rate > 0 and all(abs(t - times[0] - i / rate) <= 1.01 * resolution for i, t in enumerate(times)):
-      return rate
-  return mean
+    return stated or (Fraction(1 / end).limit_denominator(MAX_DENOMINATOR) if end else Fraction(1))
+  after = np.arange(1, len(times))
+  passed = np.subtract(times[1:], times[0])
+  least, most = passed - 1.01 * float(tick), passed + 1.01 * float(tick)
+  low, high = (after / most).max(), min([np.inf, *(after[least > 0] / least[least > 0])])
+  mean = len(after) / passed[-1]
+  simple = (Fraction(round(mean * n), n) for n in range(1, MAX_DENOMINATOR + 1))
+  found = (rate for rate in itertools.chain([stated], simple) if rate > 0 and low <= rate <= high)
+  return next(found, Fraction(mean).limit_denominator(MAX_DENOMINATOR))

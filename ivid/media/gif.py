@@ -9,9 +9,12 @@ from fractions import Fraction
 import numpy as np
 from PIL import GifImagePlugin, Image
 
+from ivid.media.pictures import parse_rate
 from ivid.spec.errors import UserError
 
 TICKS = 100  # a GIF counts hundredths of a second
+RATE = b"IVIDRATE1.0"  # of the block that holds the exact rate, which hundredths of a second do not tell
+LONGEST_RATE = 30  # characters
 FASTEST = 50  # players show frames of less than two hundredths for ten
 
 
@@ -24,6 +27,7 @@ def write(path: os.PathLike, clip: np.ndarray, rate: Fraction, *, comment: str, 
   with open(path, "wb") as file:
     file.write(b"GIF89a" + struct.pack("<HHBBB", width, height, 0, 0, 0))
     file.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")  # for ever
+    file.write(b"\x21\xff\x0b" + RATE + _sub_blocks(str(rate).encode("ascii")))
     if comment:
       file.write(b"\x21\xfe" + _sub_blocks(comment.encode("ascii")))
     for i, picture in enumerate(clip):
@@ -32,6 +36,16 @@ def write(path: os.PathLike, clip: np.ndarray, rate: Fraction, *, comment: str, 
       milliseconds = (ticks[i + 1] - ticks[i]) * 1000 // TICKS
       file.write(b"".join(GifImagePlugin.getdata(image, (left, top), duration=milliseconds, disposal=1, include_color_table=True)))
     file.write(b"\x3b")
+
+
+def rate_of(image: Image.Image) -> Fraction:
+  """Frames per second that `write` wrote into an opened picture; 0: it did not."""
+  name, at = image.info.get("extension", (b"", 0)) if image.format == "GIF" else (b"", 0)
+  if name != RATE:
+    return Fraction(0)
+  image.fp.seek(at)
+  text = image.fp.read(1 + LONGEST_RATE)
+  return parse_rate(text[1 : 1 + text[0]].decode("ascii", "replace")) or Fraction(0) if text else Fraction(0)
 
 
 def _changed(before: np.ndarray, after: np.ndarray) -> tuple[int, int, int, int]:

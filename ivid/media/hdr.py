@@ -10,6 +10,8 @@ import functools
 
 import numpy as np
 
+from ivid.media.picture import bands
+
 HLG, PQ = 18, 16  # transfer characteristics, ITU-T H.273 table 3
 BT2020 = 9  # colour primaries, H.273 table 2
 WHITE = 203.0  # cd/m^2
@@ -28,6 +30,10 @@ def is_wide(transfer: int, primaries: int) -> bool:
 
 def to_bt709(codes: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
   """uint16 [H, W, 3] of full range (65535 is the code 1) as uint8 [H, W, 3] in BT.709."""
+  return np.concatenate([_band_to_bt709(codes[rows], transfer, primaries) for rows in bands(*codes.shape[:2])])
+
+
+def _band_to_bt709(codes: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
   if transfer == HLG:
     scene = _inverse_hlg()[codes]
     light = (HLG_PEAK / WHITE) * scene * np.maximum(scene @ LUMA, 1e-6)[..., None] ** (HLG_GAMMA - 1)

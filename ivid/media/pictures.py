@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
+import io
 import os
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -11,10 +15,32 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from ivid.media.files import from_comment, to_comment, whole_file
+from ivid.media.picture import MAX_PIXELS, Picture, Source, check_size
 from ivid.spec.errors import UserError
 
 GRID_COLUMNS = 8
 COMMENT, LAYOUT = "Comment", "Clip"  # text chunks: metadata, and "frames height width fps" of a clip
+LAYOUT_TEXT = re.compile(r"(\d{1,9}) (\d{1,9}) (\d{1,9}) (\S{1,30})", re.ASCII)
+RATE_TEXT = re.compile(r"\d{1,9}(/\d{1,9})?", re.ASCII)
+SHOWN = 60  # characters of what stands where a layout should
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """Of a clip as PNG: its shape, and frames per second."""
+
+  frames: int
+  height: int
+  width: int
+  rate: Fraction
+
+
+def parse_rate(text: str) -> Fraction | None:
+  """Frames per second as `str` writes a Fraction; None: that is no such."""
+  if not RATE_TEXT.fullmatch(text):
+    return None
+  over, _, under = text.partition("/")
+  return Fraction(int(over), int(under or 1)) if int(over) and int(under or 1) else None
 
 
 def write_png(path: str | os.PathLike, picture: np.ndarray, metadata: dict | None = None) -> None:
@@ -33,61 +59,93 @@ def write_png(path: str | os.PathLike, picture: np.ndarray, metadata: dict | Non
 def write_grid(path: os.PathLike, clip: np.ndarray, rate: Fraction, *, comment: str, crf: int | None) -> None:
   """All frames in rows of GRID_COLUMNS, without gaps, the last row filled with black; `crf` has no meaning here."""
   frames, height, width, _ = clip.shape
-  columns = min(frames, GRID_COLUMNS)
-  rows = -(-frames // columns)
+  check_grid(path, frames, height, width)
+  columns, rows = min(frames, GRID_COLUMNS), _rows(frames)
   cells = np.zeros((rows * columns, height, width, 3), np.uint8)
   cells[:frames] = clip
   picture = cells.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
   _save(path, picture, {COMMENT: comment, LAYOUT: f"{frames} {height} {width} {rate}"})
 
 
+def check_grid(path: str | os.PathLike, frames: int, height: int, width: int) -> None:
+  """Raises UserError: frames of that size that are too many for one picture."""
+  pixels = _rows(frames) * height * min(frames, GRID_COLUMNS) * width
+  if pixels > MAX_PIXELS:
+    shown = f"{frames} frames of {width}x{height}"
+    raise UserError(f"cannot write {path}: {shown} are one picture of {pixels} pixels: expected at most {MAX_PIXELS}, or an .mp4")
+
+
+def _rows(frames: int) -> int:
+  return -(-frames // GRID_COLUMNS)
+
+
+def layout_of(image: Image.Image, name: str) -> Layout | None:
+  """What `write_grid` wrote of a picture; None: it did not write it.
+
+  Raises:
+    UserError: something else stands there, or it does not fit the picture.
+  """
+  text = image.info.get(LAYOUT) if image.format == "PNG" else None
+  if text is None:
+    return None
+  numbers = LAYOUT_TEXT.fullmatch(text) if isinstance(text, str) else None
+  if numbers is None:
+    raise UserError(f"{name}: its layout is {str(text)[:SHOWN]!r}: expected frames, height, width and rate, such as '16 24 40 3'")
+  frames, height, width = (int(number) for number in numbers.groups()[:3])
+  rate = parse_rate(numbers[4])
+  fits = min(frames, height, width) > 0 and image.size == (min(frames, GRID_COLUMNS) * width, _rows(frames) * height)
+  if rate is None or not fits:
+    raise UserError(f"{name}: its layout is {text!r}, which does not fit its {image.width}x{image.height} pixels")
+  return Layout(frames, height, width, rate)
+
+
 def is_grid(path: str | os.PathLike) -> bool:
-  """Whether `write_grid` wrote that PNG; False for any other picture.
-
-  Raises:
-    UserError: no picture at all.
-  """
-  with _open(path) as image:
-    return LAYOUT in image.info
+  """Whether `write_grid` wrote that picture. Errors as of `opened` and `layout_of`."""
+  with opened(path, os.fspath(path)) as image:
+    return layout_of(image, os.fspath(path)) is not None
 
 
-def read_grid(path: str | os.PathLike) -> tuple[np.ndarray, Fraction]:
-  """The clip and rate that `write_grid` wrote.
-
-  Raises:
-    UserError: another kind of picture.
-  """
-  with _open(path) as image:
-    layout = image.info.get(LAYOUT)
-    picture = np.asarray(image.convert("RGB"))
-  if layout is None:
-    raise UserError(f"{path} is a picture, not a clip: expected a .png that ivid wrote, or .mp4, .webm, .gif")
-  *sizes, rate = layout.split()
-  frames, height, width = map(int, sizes)
-  rows, columns = picture.shape[0] // height, picture.shape[1] // width
-  cells = picture.reshape(rows, height, columns, width, 3).swapaxes(1, 2).reshape(rows * columns, height, width, 3)
-  return cells[:frames], Fraction(rate)
+def cells(image: Image.Image, layout: Layout) -> Iterator[Picture]:
+  """The frames of a clip as PNG."""
+  image.load()
+  height, width, fps = layout.height, layout.width, float(layout.rate)
+  for n in range(layout.frames):
+    top, left = n // GRID_COLUMNS * height, n % GRID_COLUMNS * width
+    cell = image.crop((left, top, left + width, top + height))
+    yield Picture(n / fps, 1 / fps, height, width, 1.0, functools.partial(np.asarray, cell.convert("RGB")))
 
 
 def read_comment(path: str | os.PathLike) -> dict | None:
   """Metadata of a PNG (text chunk) or GIF (comment block)."""
-  with _open(path) as image:
-    image.load()
+  with opened(path, os.fspath(path)) as image:
+    try:
+      image.load()
+    except Exception as error:  # each of Pillow's decoders has errors of its own
+      raise UserError(f"{path} is no picture that can be read: {error or type(error).__name__}") from None
     comment = image.info.get(COMMENT, image.info.get("comment"))
   return from_comment(comment.decode("ascii", "replace") if isinstance(comment, bytes) else comment)
 
 
 @contextlib.contextmanager
-def _open(path: str | os.PathLike) -> Iterator[Image.Image]:
-  """The picture, however large: a clip of 128 frames of 1280x768 is one; Pillow's limit is against files from strangers on a server."""
-  limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+def opened(source: Source, name: str) -> Iterator[Image.Image]:
+  """A picture whose header was read, and found to be of a size for which there is memory.
+
+  Raises:
+    UserError: no picture, or too large a one.
+  """
+  file = io.BytesIO(source) if isinstance(source, bytes) else source
+  limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # a clip of 128 frames of 1280x768 is one picture, and above Pillow's
   try:
-    with Image.open(path) as image:
-      yield image
-  except (UnidentifiedImageError, OSError) as error:
-    raise UserError(f"{path} is no picture that can be read{'' if isinstance(error, UnidentifiedImageError) else f': {error}'}") from None
+    image = Image.open(file)
+  except UnidentifiedImageError:
+    raise UserError(f"{name} is no picture that can be read") from None
+  except (OSError, ValueError, SyntaxError) as error:
+    raise UserError(f"{name} is no picture that can be read: {error}") from None
   finally:
     Image.MAX_IMAGE_PIXELS = limit
+  with image:
+    check_size(*image.size, name)
+    yield image
 
 
 def _save(path: os.PathLike, picture: np.ndarray, texts: dict[str, str]) -> None:

@@ -1,21 +1,30 @@
-"""Stills and animations by Pillow, which knows animated WebP, and the orientation and profiles of stills, as FFmpeg does not."""
+"""Stills and animations by Pillow, which knows animated WebP, and the orientation and profiles of stills, as FFmpeg does not.
+
+Clips that ivid wrote as PNG are here too: one picture of all frames.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import io
-from collections.abc import Generator, Iterator
+import os
+from collections.abc import Callable, Generator, Iterator
+from fractions import Fraction
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 
-from ivid.media.picture import Colour, Picture, Source, over
+from ivid.media import gif, pictures
+from ivid.media.cut import is_cut
+from ivid.media.picture import BrokenOff, Colour, Picture, Source, bands, over
 from ivid.spec.errors import UserError
 
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"GIF8", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")  # first bytes
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # what Pillow calls them
 DEFAULT_SECONDS = 0.1  # of a frame of an animation that says 0, as browsers show it
+TICKS = {"GIF": 0.01}  # seconds that times are counted in
+TICK = 0.001  # of the others
 
 
 def is_image(source: Source) -> bool:
@@ -31,46 +40,92 @@ def is_image(source: Source) -> bool:
   return head.startswith(SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:12] in (b"ftypavif", b"ftypavis")
 
 
-def of_image(source: Source, background: Colour, name: str) -> Iterator[Picture]:
-  """Pictures of a still (one) or of an animation. Errors as of ivid.media.decode.pictures."""
-  with contextlib.closing(_frames_of_image(source, background)) as found:
+def of_image(source: Source, background: Colour, name: str) -> Iterator[Picture | BrokenOff]:
+  """Pictures of a still (one), of an animation, or of a clip as PNG. Errors as of ivid.media.decode.pictures."""
+  end = None
+  with contextlib.closing(_frames_of_image(source, background, name)) as found:
     while True:
       try:
         picture = next(found, None)
+      except UserError:
+        raise
       except UnidentifiedImageError:
         raise UserError(f"{name} is no picture that can be read") from None
-      except Image.DecompressionBombError as error:
-        raise UserError(f"{name} is too large a picture: {error}") from None
       except Exception as error:  # each of Pillow's decoders has errors of its own
-        raise UserError(f"{name} is damaged: {error or type(error).__name__}") from None
+        if end is None or not is_cut(source):
+          raise UserError(f"{name} is damaged: {error or type(error).__name__}") from None
+        picture = BrokenOff(end)  # it holds a part of the next frame
       if picture is None:
         return
       yield picture
+      if isinstance(picture, BrokenOff):
+        return
+      end = picture.end
 
 
-def _frames_of_image(source: Source, background: Colour) -> Generator[Picture]:
-  with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+def stated_rate(path: str | os.PathLike) -> Fraction:
+  """Frames per second that ivid wrote into a GIF or PNG; 0: it did not. Errors as of `of_image`."""
+  with pictures.opened(path, os.fspath(path)) as image:
+    layout = pictures.layout_of(image, os.fspath(path))
+    return layout.rate if layout else gif.rate_of(image)
+
+
+def _frames_of_image(source: Source, background: Colour, name: str) -> Generator[Picture | BrokenOff]:
+  with pictures.opened(source, name) as image:
+    layout = pictures.layout_of(image, name)
+    if layout:
+      yield from pictures.cells(image, layout)
+      return
     # Other formats have second pictures too, such as depth in a phone's JPEG, or further pages.
-    moves = image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
+    animated = image.format in ANIMATED
+    moves = animated and _moves(source, name)
     time = 0.0
     for frame in ImageSequence.Iterator(image) if moves else (image,):
       pixels = _flat(frame, background)  # first, as some formats tell a frame's duration with its pixels alone
       seconds = frame.info.get("duration", 0) / 1000 or (DEFAULT_SECONDS if moves else 0.0)
-      yield Picture(time, seconds, *pixels.shape[:2], 1.0, functools.partial(np.asarray, pixels))
+      tick = TICKS.get(image.format, TICK) if moves else 0.0
+      yield Picture(time, seconds, *pixels.shape[:2], 1.0, functools.partial(np.asarray, pixels), tick)
       time += seconds
+    if animated and is_cut(source):
+      yield BrokenOff(time)
+
+
+def _moves(source: Source, name: str) -> bool:
+  """Whether an animation has several frames; one that is cut in the middle of a later frame has."""
+  with pictures.opened(source, name) as image:  # opened for this alone: what is left after an error cannot be used
+    try:
+      return getattr(image, "n_frames", 1) > 1
+    except Exception:  # each of Pillow's decoders has errors of its own
+      return True
 
 
 def _flat(image: Image.Image, background: Colour) -> np.ndarray:
-  """uint8 [H, W, 3] in sRGB, upright."""
+  """uint8 [H, W, 3] in sRGB, upright; a band of rows at a time."""
   image = ImageOps.exif_transpose(image)
   if image.mode == "F":
     raise ValueError("gray values without a scale")
-  if image.mode.startswith("I"):  # 16 bits of gray; Pillow would cut off what is above 255
-    return np.repeat((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)[..., None], 3, axis=2)
-  alpha = image.has_transparency_data
+  image.load()
+  width, height = image.size
+  made = np.empty((height, width, 3), np.uint8)
+  to_srgb = _to_srgb(image)
+  for rows in bands(height, width):
+    whole = rows == slice(0, height)
+    band = image if whole else image.crop((0, rows.start, width, rows.stop))
+    if image.mode.startswith("I"):  # 16 bits of gray; Pillow would cut off what is above 255
+      made[rows] = (np.clip(np.asarray(band), 0, 65535) // 257)[..., None]
+    elif image.has_transparency_data:
+      made[rows] = over(np.asarray(to_srgb(band).convert("RGBA")), background)
+    else:
+      made[rows] = np.asarray(to_srgb(band).convert("RGB"))
+  return made
+
+
+def _to_srgb(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+  """What brings a part of it into sRGB, by the profile that it carries."""
   profile = image.info.get("icc_profile")
   if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
     with contextlib.suppress(ImageCms.PyCMSError, OSError):  # a broken profile: as if there were none
-      srgb = ImageCms.createProfile("sRGB")
-      image = ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode="RGBA" if alpha else "RGB")
-  return over(np.asarray(image.convert("RGBA")), background) if alpha else np.asarray(image.convert("RGB"))
+      mode = "RGBA" if image.has_transparency_data else "RGB"
+      transform = ImageCms.buildTransform(io.BytesIO(profile), ImageCms.createProfile("sRGB"), image.mode, mode)
+      return functools.partial(ImageCms.applyTransform, transform=transform)
+  return lambda part: part

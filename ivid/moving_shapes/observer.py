@@ -99,7 +99,7 @@ def observe(clip: np.ndarray) -> Observation:
   """What a whole clip (5.33 s) of moving_shapes shows.
 
   Args:
-    clip: uint8 [T, H, W, 3], at least MIN_FRAMES frames and MIN_ROWS rows.
+    clip: uint8 [T, H, W, 3], at least MIN_FRAMES frames and MIN_ROWS rows; an array, or what is indexed like one.
 
   Raises:
     UserError: another type or shape, or a clip too short or too small.
@@ -174,11 +174,11 @@ def _frames(count: int) -> np.ndarray:
 
 
 def _shrink(clip: np.ndarray) -> np.ndarray:
-  """float32 [T, h, w, 3] of at most FRAMES frames and ROWS rows; one frame at a time, since large clips are large."""
+  """float32 [T, h, w, 3] of at most FRAMES frames and ROWS rows; of a clip in a file they alone are read."""
   _, H, W, _ = clip.shape
   rows = min(H, ROWS)
   columns = round(W * rows / H)
-  return np.stack([resize(clip[k], rows, columns, Filter.BOX).astype(np.float32) for k in _frames(len(clip))])
+  return np.stack([resize(frame, rows, columns, Filter.BOX).astype(np.float32) for frame in clip[_frames(len(clip))]])
 
 
 def touched(layer: Layer, hidden: np.ndarray) -> np.ndarray:

@@ -40,27 +40,27 @@ def read_entry(path: str | os.PathLike, want: ClipShape, *, aspect: float = 0.0,
   """
   aspect = aspect or want.width / want.height
   picked: list[np.ndarray] = []
-  shapes, times, used, end = set(), [], 0, 0.0
+  shapes, times, used, end, tick = set(), [], 0, 0.0, 0.0
   for picture in timed_pictures(path):
-    end = picture.time + picture.seconds
+    end, tick = picture.end, picture.tick
     if end > max_seconds:
       raise UserError(
         f"{path} lasts longer than the {max_seconds:.3g} s that there is memory for: expected a shorter clip, or an earlier --stop_stage"
       )
     times.append(picture.time)
-    missing = math.ceil(end * want.fps - ROUNDING) - len(picked)  # up to where the next one appears
+    missing = math.ceil(picture.until * want.fps - ROUNDING) - len(picked)  # up to where the next one appears
     if missing > 0 or not picked:
       shapes.add((picture.height, picture.width, picture.pixel_aspect))
       picked.extend([picture.fitted(want.height, want.width, aspect=aspect)] * max(1, missing))
       used += 1
   frames = max(1, round(end * want.fps))
+  picked.extend(picked[-1:] * (frames - len(picked)))
   clip = np.stack(picked[:frames])
-  return Entry(clip, tuple(_changes(want, aspect, len(clip), shapes, times, end, len(times) - used)))
+  return Entry(clip, tuple(_changes(want, aspect, shapes) + _resampled(want, frames, times, end, tick, len(times) - used)))
 
 
-def _changes(
-  want: ClipShape, aspect: float, frames: int, shapes: set[tuple[int, int, float]], times: list[float], end: float, skipped: int
-) -> list[str]:
+def _changes(want: ClipShape, aspect: float, shapes: set[tuple[int, int, float]]) -> list[str]:
+  """How pictures of these heights, widths and pixel aspects were brought to the wanted size."""
   changes = []
   for height, width, pixel_aspect in sorted(shapes):
     if (height, width, pixel_aspect) == (want.height, want.width, 1.0):
@@ -71,10 +71,16 @@ def _changes(
       changes.append(f"cut {' and '.join(cut)} to an aspect of {aspect:.4g}")
     if (h, w) != (want.height, want.width):
       changes.append(f"resized {w}x{h} to {want.width}x{want.height}")
-  gaps = np.diff(times)
-  steady = len(gaps) == 0 or np.allclose(gaps, gaps.mean(), rtol=0.02, atol=2e-3)
-  same = len(times) == frames and not skipped and (len(gaps) == 0 or abs(gaps.mean() * want.fps - 1) < 0.01)
-  if not same:
-    rate = f"{len(times) / end:.4g} frames a second" if steady else "frames at uneven times"
-    changes.append(f"resampled {len(times)} frames ({rate}, {end:.3g} s) to {frames} at {want.fps:g} a second, {skipped} of them not shown")
   return changes
+
+
+def _resampled(want: ClipShape, frames: int, times: list[float], end: float, tick: float, skipped: int) -> list[str]:
+  """How pictures at these times became so many frames; nothing if they came at the wanted rate, up to a tick of their file."""
+  slack = max(2e-3, 1.01 * tick)
+  gaps = np.diff(times)
+  steady = len(gaps) == 0 or np.allclose(gaps, gaps.mean(), rtol=0.02, atol=slack)
+  lasts = times[-1] - times[0]
+  if len(times) == frames and not skipped and abs(len(gaps) / want.fps - lasts) <= max(0.01 * lasts, 1.01 * tick):
+    return []
+  rate = f"{len(times) / end:.4g} frames a second" if steady else "frames at uneven times"
+  return [f"resampled {len(times)} frames ({rate}, {end:.3g} s) to {frames} at {want.fps:g} a second, {skipped} of them not shown"]

@@ -17,7 +17,7 @@ import numpy as np
 import ivid
 from ivid.media.clips import read_metadata, write_clip
 from ivid.media.files import naming_disk_errors, naming_errors, to_comment, whole_file, write_whole
-from ivid.media.pictures import write_png
+from ivid.media.pictures import check_grid, write_png
 from ivid.media.scratch import scratch_folder
 from ivid.sample.keys import Sample
 from ivid.sample.runner import Clip
@@ -68,6 +68,8 @@ class Outputs:
     """
     with self._scratch() as place:
       for spec in stages:
+        if self.suffix == "png":
+          check_grid(self.folder, *spec.output.array[:3])
         write_clip(place / f"probe.{self.suffix}", np.zeros((2, *spec.output.array[1:]), np.uint8), spec.output.fps)
 
   def stem(self, sample: Sample, stage: str = "") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec, Threshol
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
 
+MEMORY_SHARE = 0.6  # of the machine's memory that a clip and what is kept of it may take
 STATE_BYTES = 10  # of a value of the clip: z_t and the previous x_hat in float32, input and output in bytes
 OTHERS = "*"  # in a mapping by stage: all that are not named
 WHOLE = (0, 0, 0)  # of a tile: no tiles
@@ -102,8 +104,9 @@ def plan_length(stages: Sequence[StageSpec], frames: int) -> tuple[StageSpec, ..
   return tuple(planned)
 
 
-def longest_seconds(stages: Sequence[StageSpec], memory: int) -> float:
-  """Seconds of clip whose state between two steps, and its bytes, fit `memory` bytes in every stage."""
+def longest_seconds(stages: Sequence[StageSpec]) -> float:
+  """Seconds of clip whose state between two steps, and its bytes, fit MEMORY_SHARE of the machine's memory in every stage."""
+  memory = MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   return min(memory / (spec.output.fps * spec.output.height * spec.output.width * 3 * STATE_BYTES) for spec in stages)
 
 

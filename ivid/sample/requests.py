@@ -21,8 +21,6 @@ from ivid.spec.errors import UserError
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder, file_sha256
 
-MEMORY_SHARE = 0.6  # of the machine's memory that a clip and what is kept of it may take
-
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -157,7 +155,6 @@ def enter(
     frames = np.stack([fit(frame, want.height, want.width, aspect=aspect) for frame in first])
     source = {"file": "", "sha256": hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest(), "changes": []}
     return plan.plan_length(stages, len(frames)), frames, source
-  memory = MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  entry = read_entry(first, want, aspect=aspect, max_seconds=plan.longest_seconds(stages, memory))
+  entry = read_entry(first, want, aspect=aspect, max_seconds=plan.longest_seconds(stages))
   source = {"file": os.fspath(first), "sha256": file_sha256(pathlib.Path(first)), "changes": list(entry.changes)}
   return plan.plan_length(stages, len(entry.frames)), entry.frames, source

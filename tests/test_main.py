@@ -13,6 +13,7 @@ More about it.
 """
 import errno
 import pathlib
+import warnings
 
 from absl import flags
 
@@ -33,6 +34,9 @@ def main(argv):
     open("/nowhere/clip.mp4")
   if kind == "usage":
     raise UsageError("two names, please")
+  if kind == "warn":
+    warnings.warn("a.ts breaks off after 2 s", stacklevel=1)
+    warnings.warn("of a library", RuntimeWarning, stacklevel=1)
   if kind == "interrupt":
     raise KeyboardInterrupt
   if kind == "bug":
@@ -73,6 +77,12 @@ def test_arguments_arrive_and_status_returns(fake, capsys):
   assert command_line.main(["fakery", "a", "--steps=7", "b=1", "help"]) == 0
   assert capsys.readouterr().out == "['ivid fakery', 'a', '--steps=7', 'b=1', 'help']\n"
   assert command_line.main(["fakery", "three"]) == 3
+
+
+def test_a_warning_of_ours_is_one_line_and_others_stay_as_they_are(fake, capsys):
+  with pytest.warns(RuntimeWarning, match="^of a library$") as others:
+    assert command_line.main(["fakery", "warn"]) == 0
+  assert len(others) == 1 and capsys.readouterr().err == "ivid fakery: warning: a.ts breaks off after 2 s\n"
 
 
 def test_help_of_a_command_lists_its_flags(fake, capsys):

@@ -43,8 +43,8 @@ def write_clip(
   clip = np.asarray(clip)
   if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or 0 in clip.shape:
     raise UserError(f"cannot write {path}: clip is {clip.dtype} {list(clip.shape)}, expected uint8 [T, H, W, 3] (see to_uint8)")
-  rate = fps if isinstance(fps, Fraction) else Fraction(fps).limit_denominator(decode.MAX_DENOMINATOR)
-  if rate <= 0:
+  rate = _rate(fps)
+  if rate is None:
     raise UserError(f"cannot write {path}: fps={fps}, expected a positive number")
   comment = to_comment(metadata)
   with whole_file(path) as temporary:
@@ -133,6 +133,16 @@ def to_uint8(x: np.ndarray) -> np.ndarray:
 def from_uint8(clip: np.ndarray) -> np.ndarray:
   """Bytes as float32 in [-1, 1]."""
   return np.asarray(clip, np.float32) / 127.5 - 1
+
+
+def _rate(fps: float | Fraction) -> Fraction | None:
+  """As a fraction that is exact for a Fraction of usual terms, else nearest among those of small ones; None: it is no rate."""
+  if not 0 < fps <= pictures.RATE_TERM:  # also NaN
+    return None
+  exact = Fraction(fps)
+  if isinstance(fps, Fraction) and max(exact.as_integer_ratio()) <= pictures.RATE_TERM:
+    return exact
+  return exact.limit_denominator(decode.MAX_DENOMINATOR) or None
 
 
 def _nearest(suffix: str) -> str:

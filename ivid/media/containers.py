@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import math
 import os
 from collections.abc import Iterator
 
@@ -127,6 +128,7 @@ class _Clip:
     self._counted = "mp4" in container.format.name and self._stream.frames > 0  # an .avi counts ticks, of which some show nothing new
     self._zero: float | None = None
     self._packets = 0
+    self._still_until = -math.inf  # seconds of the clock up to which packets say that nothing new is shown
     self._sought = self._jumped = False
     self.aspect = float(self._stream.sample_aspect_ratio or 1)
     self.tick = float(self._stream.time_base)
@@ -161,23 +163,28 @@ class _Clip:
       last = time
       stated = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else gap
       yield self, time, frame
-    yield self, self._end(last, gap, stated), None
+    still = self._still_until - zero
+    yield self, self._end(max(last + stated, still), max(last + gap, still), gap), None
 
-  def _end(self, last: float, gap: float, stated: float) -> float:
-    """Seconds at which the last picture ends. Raises UserError: the file was cut and says how long it was."""
+  def _end(self, end: float, seen: float, gap: float) -> float:
+    """Seconds at which the last picture ends, where its packet says `end`; `seen`: which are there in any case.
+
+    Raises:
+      UserError: the file was cut and says how long it was.
+    """
     if self._sought or self._counted:
-      return last + stated
+      return end
     cut = self.broken_off or is_cut(self._source)
     self.broken_off = bool(cut)
     length = 0.0 if self._jumped else (self._container.duration or 0) / av.time_base
     alone = len(self._container.streams) == 1
-    missing = length - (last + gap)
+    missing = length - seen
     said = not self._clock_jumps and "mp4" not in self._container.format.name  # else FFmpeg has seen what there is
     if said and cut is not False and missing > (0.75 * gap if alone else LONGER_STREAM):
-      raise UserError(f"{self._name} breaks off: it has {last + gap:.3g} s of its {length:.3g} s")
+      raise UserError(f"{self._name} breaks off: it has {seen:.3g} s of its {length:.3g} s")
     if not cut and missing > 0.75 * gap and alone:
       return length  # nothing new is shown up to the end
-    return last + stated
+    return end
 
   def _decoded(self) -> Iterator[av.VideoFrame]:
     """Whole frames: where one is interlaced, it and those that follow are made of both fields."""
@@ -209,6 +216,8 @@ class _Clip:
       if packet.size:  # else nothing new is shown (Theora, AVI), or it is PyAV's last one, at which decoders give what they hold
         self._packets += 1
         yield from packet.decode()
+      elif packet.pts is not None:
+        self._still_until = float((packet.pts + (packet.duration or 0)) * packet.time_base)
     yield from packet.decode()
 
   def _is_over(self, packets: Iterator[av.Packet]) -> bool:

@@ -8,6 +8,7 @@ import functools
 import io
 import os
 import re
+import threading
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -22,6 +23,8 @@ GRID_COLUMNS = 8
 COMMENT, LAYOUT = "Comment", "Clip"  # text chunks: metadata, and "frames height width fps" of a clip
 LAYOUT_TEXT = re.compile(r"(\d{1,9}) (\d{1,9}) (\d{1,9}) (\S{1,30})", re.ASCII)
 RATE_TEXT = re.compile(r"\d{1,9}(/\d{1,9})?", re.ASCII)
+RATE_TERM = 10**9 - 1  # that fits it
+_PILLOW = threading.Lock()  # of its limit, which is one for all threads
 SHOWN = 60  # characters of what stands where a layout should
 
 
@@ -134,15 +137,17 @@ def opened(source: Source, name: str) -> Iterator[Image.Image]:
     UserError: no picture, or too large a one.
   """
   file = io.BytesIO(source) if isinstance(source, bytes) else source
-  limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # a clip of 128 frames of 1280x768 is one picture, and above Pillow's
-  try:
-    image = Image.open(file)
-  except UnidentifiedImageError:
-    raise UserError(f"{name} is no picture that can be read") from None
-  except (OSError, ValueError, SyntaxError) as error:
-    raise UserError(f"{name} is no picture that can be read: {error}") from None
-  finally:
-    Image.MAX_IMAGE_PIXELS = limit
+  with _PILLOW:
+    # A clip of 128 frames of 1280x768 is one picture, of more than Pillow warns of.
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+      image = Image.open(file)
+    except UnidentifiedImageError:
+      raise UserError(f"{name} is no picture that can be read") from None
+    except (OSError, ValueError, SyntaxError) as error:
+      raise UserError(f"{name} is no picture that can be read: {error}") from None
+    finally:
+      Image.MAX_IMAGE_PIXELS = limit
   with image:
     check_size(*image.size, name)
     yield image

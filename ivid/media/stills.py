@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 
 from ivid.media import gif, pictures
 from ivid.media.cut import is_cut
@@ -101,7 +101,8 @@ def _moves(source: Source, name: str) -> bool:
 
 def _flat(image: Image.Image, background: Colour) -> np.ndarray:
   """uint8 [H, W, 3] in sRGB, upright; a band of rows at a time."""
-  image = ImageOps.exif_transpose(image)
+  if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would be copied
+    image = ImageOps.exif_transpose(image)
   if image.mode == "F":
     raise ValueError("gray values without a scale")
   image.load()

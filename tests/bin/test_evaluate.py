@@ -2,13 +2,18 @@
 
 import dataclasses
 import json
+import tracemalloc
 
 import jax
+import numpy as np
 import pytest
 
 from ivid.__main__ import main
+from ivid.evaluate import adherence
 from ivid.evaluate.calibrate import make_clip
-from ivid.media.clips import write_clip
+from ivid.evaluate.judged import from_folder
+from ivid.evaluate.prompts import parse_prompt
+from ivid.media.clips import read_clip, write_clip
 from ivid.moving_shapes import grammar
 from ivid.moving_shapes.scene import attributes, make_scene
 from ivid.sample.cascades import write_cascade
@@ -29,6 +34,24 @@ def test_a_folder_of_real_clips(capsys, tmp_path):
   assert "one" in capsys.readouterr().out
   record = json.loads((tmp_path / "eval" / "adherence.json").read_text())
   assert sum(group["background"]["right"] for group in record["summary"].values()) == 3
+
+
+def test_a_long_clip_is_judged_without_being_held(tmp_path):
+  """Of 960 frames those alone are in memory that are looked at, and what is seen is what the whole shows."""
+  scene = make_scene(1, 0, two_objects=False)
+  said = attributes(scene)
+  prompt = parse_prompt(grammar.caption(said.objects, said.background))
+  clip = np.repeat(make_clip(scene, 48), 60, axis=0)
+  write_clip(tmp_path / "a.gif", clip, 20)
+  whole = adherence.judge(prompt, read_clip(tmp_path / "a.gif")[0])
+  tracemalloc.start()
+  ((asked, judged_clip),) = from_folder(tmp_path, [prompt])
+  found = adherence.judge(asked, judged_clip)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert (found.seen, found.right) == (whole.seen, whole.right)
+  np.testing.assert_array_equal(found.frames, whole.frames)
+  assert peak < clip.nbytes / 2, (peak, clip.nbytes)
 
 
 @pytest.fixture(scope="module")

@@ -197,6 +197,27 @@ def test_nasty_files_never_end_the_job(tmp_path):
   assert len(rejections(where)) == 8 and sum(summary.rejected.values()) == 8
 
 
+def test_cut_files_and_playlists_are_listed_with_their_reasons(tmp_path):
+  """Files that do not say how long they are, such as an interrupted download of a stream: what is there is not taken for the whole."""
+  source = tmp_path / "in"
+  source.mkdir()
+  frames = [np.random.default_rng(n).integers(0, 200, (48, 64, 3)).astype(np.uint8) for n in range(12)]
+  whole = {"stream.ts": encode(frames, form="mpegts"), "live.mkv": encode(frames, form="matroska", container_options={"live": "1"})}
+  write_clip(tmp_path / "a.gif", np.stack(frames), 10)
+  whole["a.gif"] = (tmp_path / "a.gif").read_bytes()
+  for name, data in whole.items():
+    (source / name).write_bytes(data)
+    (source / f"cut-{name}").write_bytes(data[: int(0.8 * len(data))])
+  (source / "list.mp4").write_text("ffconcat version 1.0\nfile stream.ts\n")
+  for path in list(source.iterdir()):
+    path.with_suffix(".txt").write_text(path.name)
+  folder, summary = prepare(PrepareSpec(input=str(source)), str(tmp_path / "out"), workers=1)
+  reasons = rejections(folder)
+  assert sorted(reasons) == ["cut-a.gif", "cut-live.mkv", "cut-stream.ts", "list.mp4"]
+  assert all("it breaks off after" in reason for name, reason in reasons.items() if name != "list.mp4")
+  assert "names other files" in reasons["list.mp4"]
+
+
 def test_an_unknown_address_is_one_line_of_the_rejected(tmp_path):
   write_clip(tmp_path / "a.mp4", clip(50), 6)
   (tmp_path / "list.csv").write_text("path,caption\na.mp4,a\ns3q://b/c.mp4,b\n")

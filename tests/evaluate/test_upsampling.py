@@ -11,6 +11,7 @@ from ivid.evaluate.prompts import seeded_prompts
 from ivid.media.clips import write_clip
 from ivid.moving_shapes import scene as moving_shapes
 from ivid.moving_shapes.draw import draw, rounded
+from ivid.sample import plan
 from tests.sample import tiny
 
 
@@ -86,3 +87,12 @@ def test_a_folder_of_clips_through_a_cascade(tmp_path, capsys):
   assert "bilinear" in capsys.readouterr().out and (tmp_path / "eval" / upsampling.SHEET).stat().st_size > 1000
   assert main(["evaluate", *options, "--start_stage=base"]) == 1
   assert "start_stage=base has no input: expected one of tsr1, ssr1" in capsys.readouterr().err
+
+
+def test_a_clip_that_is_too_long_for_the_memory_is_one_line(tmp_path, capsys, monkeypatch):
+  cascade = tiny.write_tiny(tmp_path)
+  write_clip(tmp_path / "clips" / "one.mp4", scene_clip(18, 32, 48)[1], 8.0)
+  monkeypatch.setattr(plan, "MEMORY_SHARE", 1e-6)
+  options = [f"--cascade={cascade.folder}", "--metric=upsampling", f"--clips={tmp_path / 'clips'}", f"--out={tmp_path / 'eval'}"]
+  assert main(["evaluate", *options]) == 1
+  assert "one.mp4 lasts longer than the" in capsys.readouterr().err

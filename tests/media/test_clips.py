@@ -123,6 +123,9 @@ def test_better_quality_is_nearer_and_larger(tmp_path, suffix):
   ("a.mp4", _clip(1) / 255, 6, None, r"float64 \[1, 24, 40, 3\], expected uint8"),
   ("a.mp4", _clip(1)[0], 6, None, r"uint8 \[24, 40, 3\], expected uint8 \[T"),
   ("a.mp4", _clip(1), 0, None, "fps=0"),
+  ("a.mp4", _clip(1), float("nan"), None, "fps=nan, expected a positive number"),
+  ("a.png", _clip(1), float("inf"), None, "fps=inf"),
+  ("a.png", _clip(1), 1e-9, None, "fps=1e-09"),
   ("a.mp4", _clip(1), 6, 52, "crf=52: a .mp4 takes 0 .* to 51"),
   ("a.gif", _clip(1), 60, None, "at most 50"),
 ])  # fmt: skip

@@ -24,10 +24,23 @@ def corners():
   return picture
 
 
-def encode(frames, *, codec="libx264", form="mp4", layout="yuv420p", rate=10, times=None, matrix=None, aspect=None, tags=(), options=None):
+def encode(
+  frames,
+  *,
+  codec="libx264",
+  form="mp4",
+  layout="yuv420p",
+  rate=10,
+  times=None,
+  matrix=None,
+  aspect=None,
+  tags=(),
+  options=None,
+  container_options=None,
+):
   """Bytes of a clip of these pictures, `tags` set on its codec, frame k at times[k] / 1000 seconds."""
   file = io.BytesIO()
-  with av.open(file, "w", format=form) as container:
+  with av.open(file, "w", format=form, options=container_options or {}) as container:
     stream = container.add_stream(codec, rate=rate, options=options or {})
     stream.height, stream.width = frames[0].shape[:2] if isinstance(frames[0], np.ndarray) else (frames[0].height, frames[0].width)
     stream.pix_fmt, stream.time_base = layout, Fraction(1, 1000)

@@ -15,7 +15,7 @@ from ivid.sample.entry import read_entry
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UserError
 from tests.media.test_decode import encode
-from tests.media.test_files import HEIGHT, NOISE, WIDTH, grey, noise, numbered, numbers, seen
+from tests.media.test_foreign import HEIGHT, NOISE, WIDTH, grey, noise, numbered, numbers, seen
 
 LISTED = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\n{0}\n#EXT-X-ENDLIST\n"
 SCRIPT = "ffconcat version 1.0\nfile '{0}'\n"

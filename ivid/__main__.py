@@ -17,7 +17,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import ivid
 from ivid import bin as binaries
@@ -30,6 +30,7 @@ TUNABLES, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 EXIT_ERROR = 1  # a value was wrong
 EXIT_USAGE = 2  # the command line was wrong
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
+EXIT_PIPE = 141  # 128 + SIGPIPE
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -78,7 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   if name not in known:
     return _fail("ivid", f"unknown command {name!r}: {nearest(name, known)}", EXIT_USAGE)
   try:
-    return _run(name, rest)
+    status = _run(name, rest)
+    sys.stdout.flush()  # here, where it can be caught
+    return status
+  except BrokenPipeError:
+    if not _is_unread(sys.stdout):
+      raise
+    return EXIT_PIPE
   except KeyboardInterrupt:
     return _fail(f"ivid {name}", "interrupted", EXIT_INTERRUPTED)
   except (UserError, OSError) as error:
@@ -127,6 +134,16 @@ def _plain_warnings(name: str) -> Iterator[None]:
     yield
   finally:
     warnings.showwarning = shown
+
+
+def _is_unread(stream: TextIO) -> bool:
+  """Whether nobody reads it any more, as when `head` has seen enough; what is left in it then goes nowhere."""
+  try:
+    stream.flush()
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else Python complains when it ends
+    return True
+  return False
 
 
 def _listing(known: dict[str, str]) -> str:

@@ -1,5 +1,6 @@
 """The command line: what is listed, dispatched and printed when a user is wrong."""
 
+import subprocess
 import sys
 
 import pytest
@@ -135,3 +136,10 @@ def test_starts_again_with_huge_pages_once(monkeypatch):
   monkeypatch.setenv(command_line.TUNABLES, "glibc.malloc.check=1")
   command_line.ask_for_huge_pages()
   assert len(started) == 1
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly():
+  command = subprocess.Popen([sys.executable, "-m", "ivid", "sample", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  command.stdout.close()
+  assert command.stderr.read() == b""
+  assert command.wait(60) == command_line.EXIT_PIPE

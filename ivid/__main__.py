@@ -14,6 +14,7 @@ import os
 import pathlib
 import pkgutil
 import platform
+import select
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -138,12 +139,12 @@ def _plain_warnings(name: str) -> Iterator[None]:
 
 def _is_unread(stream: TextIO) -> bool:
   """Whether nobody reads it any more, as when `head` has seen enough; what is left in it then goes nowhere."""
-  try:
-    stream.flush()
-  except BrokenPipeError:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else Python complains when it ends
-    return True
-  return False
+  poll = select.poll()
+  poll.register(stream.fileno(), 0)
+  if not any(event & select.POLLERR for _, event in poll.poll(0)):
+    return False
+  os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else Python complains when it ends
+  return True
 
 
 def _listing(known: dict[str, str]) -> str:

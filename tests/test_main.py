@@ -139,7 +139,7 @@ def test_starts_again_with_huge_pages_once(monkeypatch):
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly():
-  command = subprocess.Popen([sys.executable, "-m", "ivid", "sample", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-  command.stdout.close()
-  assert command.stderr.read() == b""
-  assert command.wait(60) == command_line.EXIT_PIPE
+  with subprocess.Popen([sys.executable, "-m", "ivid", "sample", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+    command.stdout.close()
+    said = command.stderr.read()
+  assert (command.returncode, said) == (command_line.EXIT_PIPE, b"")

@@ -15,6 +15,8 @@ import pathlib
 import pkgutil
 import platform
 import select
+import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -32,6 +34,7 @@ EXIT_ERROR = 1  # a value was wrong
 EXIT_USAGE = 2  # the command line was wrong
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
 EXIT_PIPE = 141  # 128 + SIGPIPE
+GO_ON = ("train", "distill", "data")  # commands that go on with what they have done when they are called again
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -39,6 +42,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 def entry() -> int:
   """The console script."""
   ask_for_huge_pages()
+  if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   return main()
 
 
@@ -88,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise
     return EXIT_PIPE
   except KeyboardInterrupt:
-    return _fail(f"ivid {name}", "interrupted", EXIT_INTERRUPTED)
+    again = f"; the same command goes on: {shlex.join(['ivid', *args])}" if name in GO_ON else ""
+    return _fail(f"ivid {name}", f"interrupted{again}", EXIT_INTERRUPTED)
   except (UserError, OSError) as error:
     if os.environ.get(TRACEBACK) == "1" or not caused_by_user(error):
       raise

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from ivid.parallel.signals import held_back
 from ivid.spec.errors import UserError
 
 WATCH_SECONDS = 2.0
@@ -48,7 +49,8 @@ def run(
     return
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(workers, context, _watch, (os.getpid(),)) as pool:
-    waiting = [pool.submit(work, part) for part in parts]
+    with held_back():
+      waiting = [pool.submit(work, part) for part in parts]
     try:
       for done, future in enumerate(concurrent.futures.as_completed(waiting), 1):
         future.result()

@@ -20,6 +20,7 @@ from collections.abc import Generator
 from typing import Any
 
 from ivid.data.rows import Feed
+from ivid.parallel.signals import held_back
 
 # No signals from the very first, then what takes time to import.
 CODE = "from signal import *; signal(SIGTERM, SIG_IGN), signal(SIGINT, SIG_IGN); from ivid.data.workers import serve; serve()"
@@ -52,7 +53,8 @@ class _Worker:
     # Where ivid is found is where this process found it; none of the user's own script is run again.
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
-    self._process = subprocess.Popen([sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    with held_back():
+      self._process = subprocess.Popen([sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     with contextlib.suppress(BrokenPipeError):  # it has ended already, which `next` finds
       pickle.dump((feed, number, count), self._process.stdin, PROTOCOL)
       self._process.stdin.close()

@@ -9,7 +9,6 @@ import importlib.util
 import itertools
 import math
 import os
-import signal
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ivid.parallel import signals
 from ivid.parallel.mesh import make_mesh
 from ivid.programs import Program
 from ivid.spec.errors import UserError
@@ -32,8 +32,6 @@ JOIN_SECONDS = 300  # hosts of a slice do not start at the same moment
 LEAVE_SECONDS = 30  # to wait for the others at the end; who is not there by then is gone
 NOTICE_SECONDS = 20  # a process that waits for others so long says so
 STOP_LAG = 2  # steps between a signal and the step that ends, so that asking does not wait for the devices
-
-_asked: list[int] = []  # signals that this process has received; they outlive the loop that one of many students runs in
 
 
 def join(hosts: Hosts) -> None:
@@ -113,7 +111,7 @@ def _initialize(hosts: Hosts) -> None:
     ) from None
   finally:
     waiting.cancel()
-  _listen()  # from here on: JAX's own handler swallows a signal that comes while the program compiles
+  signals.listen()  # from here on: JAX's own handler swallows a signal that comes while the program compiles
 
 
 def _say_waiting(address: str | None) -> None:
@@ -137,6 +135,11 @@ def wait_for_all(name: str) -> None:
   """Returns when every process has come to the place of that name."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
+
+
+def all_agree(holds: bool) -> bool:
+  """Whether it holds in every process. All processes call this."""
+  return holds if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(holds))))
 
 
 def connect(mesh: Mesh) -> None:
@@ -175,12 +178,8 @@ def whole(array: jax.Array) -> jax.Array:
   return multihost_utils.process_allgather(array, tiled=True)
 
 
-def _listen() -> None:
-  signal.signal(signal.SIGTERM, lambda number, frame: _asked.append(number))
-
-
 class StopSignal:
-  """SIGTERM or the end of a time, to whichever process, as a stop that all processes agree on at the same step.
+  """SIGTERM, SIGINT or the end of a time, to whichever process, as a stop that all processes agree on at the same step.
 
   Every call is one step: each process says whether it was asked to stop, and hears what all said STOP_LAG calls before. JAX has a
   service of its own for this (multihost_utils.reached_preemption_sync_point), which counts steps upwards for ever: a distillation
@@ -192,7 +191,7 @@ class StopSignal:
     self._end = time.monotonic() + seconds
     self._heard: collections.deque[jax.Array] = collections.deque()
     self._alone = jax.process_count() == 1
-    _listen()
+    signals.listen()
     if not self._alone:
       flags = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
       self._flags = lambda: jax.make_array_from_process_local_data(flags, np.full(jax.local_device_count(), self._due()))
@@ -200,7 +199,7 @@ class StopSignal:
 
   def _due(self) -> bool:
     """Whether this process wants to stop."""
-    return bool(_asked) or time.monotonic() > self._end
+    return signals.asked() or time.monotonic() > self._end
 
   def __call__(self) -> bool:
     """Whether to stop before the next step. All processes call this equally often."""

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from ivid.parallel import signals
 from ivid.parallel.distributed import is_first, wait_for_all
 from ivid.runs.cache import enable_compilation_cache
 from ivid.runs.distill_report import Report
-from ivid.runs.training import train_stage
+from ivid.runs.training import train_stage, until_stopped
 from ivid.runs.workdir import local_path, run_json, shared_folder, write_status
 from ivid.spec.compare import stage_difference
 from ivid.spec.errors import UserError
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
-from ivid.train.distill import check_teacher, phase_run, plan_phases, student_stage
+from ivid.train.distill import Phase, check_teacher, phase_run, plan_phases, student_stage
 from ivid.train.phases import check_phases, resolve
 from ivid.train.run import Lesson
 from ivid.weights import ema
@@ -34,7 +37,7 @@ def distill(run: RunSpec, teacher: str, workdir: str | os.PathLike) -> bool:
     teacher: work folder of the stage's training, a cascade's folder, or a cascade that ships.
     workdir: a folder for each student, and the report.
 
-  Returns: whether all students are made; False where SIGTERM stopped one, after saving.
+  Returns: whether all students are made; False where SIGTERM or SIGINT stopped one, after saving.
 
   Raises:
     UserError: before any work: what does not fit together, a folder that another trainer writes.
@@ -47,14 +50,15 @@ def distill(run: RunSpec, teacher: str, workdir: str | os.PathLike) -> bool:
   for phase in phases:
     student_stage(stage, phase, "")  # refuses now what it would refuse later
     check_phases(resolve(phase_run(run, phase).train), stage)
-  with shared_folder(folder, run_json(run)):
-    done = _distill(run, stage, folder, spec, params)
+    _check_begun(folder / phase.name, stage, phase)
+  with signals.listening(), shared_folder(folder, run_json(run)) as begin:
+    done = until_stopped(_distill, run, stage, folder, begin, spec, params)
     if is_first():
       write_status(folder, done=done, step=sum(ema.latest_step(folder / phase.name) for phase in phases))
   return done
 
 
-def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: StageSpec, params: Any) -> bool:
+def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, begin: Callable[[], None], teacher: StageSpec, params: Any) -> bool:
   """Whether all students are made; False where one was stopped, after saving."""
   params = jax.device_get(params)  # weights wait on the host: a device has the training state to hold
   report = Report(run, stage, workdir, teacher, params) if is_first() else None
@@ -64,16 +68,19 @@ def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: Sta
     taught_by, weights = made[phase.taught_by]
     student = student_stage(stage, phase, tree_hash(weights))
     wait_for_all(f"before {phase.name}")  # that all read the same of the folder
-    if ema.latest_step(folder) < phase.updates:
+    finished = _finished(folder, phase.updates)
+    if finished is None:
       if report:
         print(f"{phase.name}: {phase.updates} updates, taught by {phase.taught_by or 'the teacher'}", file=sys.stderr)
       folder.mkdir(parents=True, exist_ok=True)
       lesson = Lesson(taught_by, run.distill.loss_weight if phase.student.steps else run.distill.guidance_loss_weight)
-      if not train_stage(phase_run(run, phase), student, folder, lesson=lesson, teacher=weights):
+      if not train_stage(phase_run(run, phase), student, folder, begin, lesson=lesson, teacher=weights):
         return False
+      finished = ema.load_ema(folder)
     else:
-      _check_finished(ema.load_spec(folder), student, folder)
-    made[phase.name] = (dataclasses.replace(student, text_encoder=teacher.text_encoder), jax.device_get(ema.load_ema(folder)[1]))
+      _check_finished(finished[0], student, folder)
+    made[phase.name] = (dataclasses.replace(student, text_encoder=teacher.text_encoder), jax.device_get(finished[1]))
+    begin()  # what is there is this command's, and a report of it may be written
     if report:
       report.add(phase, made[phase.name], (taught_by, weights))
     still = {later.taught_by for later in phases[i + 1 :]}
@@ -83,6 +90,25 @@ def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, teacher: Sta
     print(workdir / "report.md")
   wait_for_all("report")
   return True
+
+
+def _check_begun(folder: pathlib.Path, stage: StageSpec, phase: Phase) -> None:
+  """UserError if another kind of student lies there; who taught it is checked when that is known."""
+  with contextlib.suppress(ema.Damaged):
+    if ema.latest_step(folder):
+      have = ema.load_spec(folder)
+      _check_finished(have, student_stage(stage, phase, have.student.teacher if have.student else ""), folder)
+
+
+def _finished(folder: pathlib.Path, updates: int) -> tuple[StageSpec, Any, int] | None:
+  """A student's stage, weights and step; None where it is not there, or its last checkpoint cannot be read, so that it is trained on."""
+  if ema.latest_step(folder) < updates:
+    return None
+  try:
+    found = ema.load_ema(folder)
+  except ema.Damaged:  # which the training says, if it is the only one
+    return None
+  return found if found[2] >= updates else None
 
 
 def _check_finished(have: StageSpec, want: StageSpec, folder: pathlib.Path) -> None:

@@ -10,6 +10,7 @@ from ivid.data.moving_shapes_builder import make_builder
 from ivid.data.moving_shapes_builder import prepare as write
 from ivid.data.prepare import prepare
 from ivid.data.sizes import clip_shape
+from ivid.parallel import signals
 from ivid.spec.prepare import PrepareSpec
 from ivid.train.progress import Progress
 
@@ -21,8 +22,11 @@ def prepare_files(spec: PrepareSpec, out: str | os.PathLike, **options: Any) -> 
   with contextlib.ExitStack() as stack:
     bar = None  # none where nothing is missing
 
+    stack.enter_context(signals.listening())
+
     def progress(done: int, total: int) -> None:
       nonlocal bar
+      signals.end_if_asked()  # what is done is whole
       if bar is None and total:
         bar = stack.enter_context(Progress(total=total, initial=done, unit="shard"))
       elif bar is not None:

@@ -16,8 +16,8 @@ FILE = "sources.json"
 DESCRIPTION = "dataset_info.json"  # TFDS's, with the records of every file
 
 
-def check_sources(data: DataSpec, workdir: pathlib.Path, *, resuming: bool) -> None:
-  """Remembers the run's data sets, or compares them with those that it began with.
+def check_sources(data: DataSpec, workdir: pathlib.Path, *, resuming: bool) -> dict[str, dict[str, str]]:
+  """What there is to remember of the run's data sets, compared with those that it began with.
 
   Raises:
     UserError: a data set that has other records than it had, named.
@@ -38,8 +38,13 @@ def check_sources(data: DataSpec, workdir: pathlib.Path, *, resuming: bool) -> N
           f"{name} had {was['records']} when {workdir} began and has {now['records']}{' others' * (was['records'] == now['records'])}: "
           "expected the same data, or a new --workdir and train.init_from"
         )
+  return found
+
+
+def remember_sources(found: dict[str, dict[str, str]], workdir: pathlib.Path) -> None:
+  """Writes what `check_sources` found; of process 0."""
   if found and is_first():
-    write_whole(path, json.dumps(formats.stamped(found), indent=1) + "\n")
+    write_whole(workdir / FILE, json.dumps(formats.stamped(found), indent=1) + "\n")
 
 
 def _described(path: pathlib.Path) -> dict[str, str]:

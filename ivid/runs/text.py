@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ivid.data import engines
 from ivid.data.caption_pool import training_pool
-from ivid.parallel import sharding
+from ivid.parallel import sharding, signals
 from ivid.parallel.distributed import alone, is_first
 from ivid.parallel.mesh import make_mesh
 from ivid.runs.cache import user_cache
@@ -64,6 +64,7 @@ def _pooled(run: RunSpec, encoder: TextEncoder, captions: list[str]) -> Embedder
 
     def progress(done: int, total: int) -> None:
       nonlocal bar
+      signals.end_if_asked()
       if bar is None:
         if is_first():
           print(f"embedding {total} captions once, into a folder of {out}", file=sys.stderr, flush=True)
@@ -110,9 +111,10 @@ def embed_captions(
   # Each share goes through all captions once.
   shares = workers if beam is None else -(-read_key(folder).shards // SHARE_SHARDS)
   write = functools.partial(_write_share, data, folder, batch_size, index, count, shares)
-  with tqdm(unit="shard", desc="captions", disable=quiet) as bar:
+  with tqdm(unit="shard", desc="captions", disable=quiet) as bar, signals.listening():
 
     def progress(done: int, total: int) -> None:
+      signals.end_if_asked()  # what is done is whole
       bar.total, bar.n = total, done
       bar.refresh()
 

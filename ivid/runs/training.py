@@ -20,13 +20,14 @@ import numpy as np
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.diffusion.distill import Teacher
 from ivid.flops import peak_flops
+from ivid.parallel import signals
 from ivid.parallel.distributed import StopSignal, alone, connect, is_first
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import process_rows
 from ivid.runs.adherence import adherence_curves
 from ivid.runs.cache import enable_compilation_cache
 from ivid.runs.samples import make_sampler
-from ivid.runs.sources import check_sources
+from ivid.runs.sources import check_sources, remember_sources
 from ivid.runs.text import open_text
 from ivid.runs.workdir import local_path, run_json, shared_folder, write_status
 from ivid.spec.errors import UserError
@@ -37,10 +38,11 @@ from ivid.stage import Stage
 from ivid.steps import TrainState
 from ivid.text.embedder import Embedder
 from ivid.train import phases
+from ivid.train.band import Band
 from ivid.train.checkpoint import Checkpointer
 from ivid.train.drawing import drawn_first, make_drawing
-from ivid.train.loop import Cost, Hook, Loop
-from ivid.train.metrics import MetricWriter
+from ivid.train.loop import GRAD_NORM, Cost, Hook, Loop
+from ivid.train.metrics import MetricWriter, read_rows
 from ivid.train.phases import Phase
 from ivid.train.rngs import stream
 from ivid.train.run import Lesson, Training, device_batches, make_evaluation, make_training, model_flops, warm_start
@@ -58,7 +60,7 @@ def train(run: RunSpec, workdir: str | os.PathLike, *, max_minutes: float = 0.0)
     workdir: checkpoints, metrics, samples, config.json and status.json.
     max_minutes: after which it saves and stops; 0: no limit.
 
-  Returns: whether the run came to its end; False where SIGTERM or the time stopped it, after saving: the same call goes on.
+  Returns: whether the run came to its end; False where SIGTERM, SIGINT or the time stopped it, after saving: the same call goes on.
 
   Raises:
     UserError: what does not fit together, a folder that another trainer writes; NonFiniteLoss.
@@ -67,23 +69,42 @@ def train(run: RunSpec, workdir: str | os.PathLike, *, max_minutes: float = 0.0)
     raise UserError(f"max_minutes={max_minutes:g}: expected a positive number, or 0 for no limit")
   enable_compilation_cache()
   folder = local_path(workdir)
-  with shared_folder(folder, run_json(run)):
-    done = train_stage(run, run.cascade.stage(run.stage), folder, seconds=60.0 * max_minutes or math.inf)
+  with signals.listening(), shared_folder(folder, run_json(run)) as begin:
+    done = until_stopped(train_stage, run, run.cascade.stage(run.stage), folder, begin, seconds=60.0 * max_minutes or math.inf)
     if is_first():
       write_status(folder, done=done, step=latest_step(folder))
   return done
 
 
+def until_stopped(train: Callable[..., bool], *args: Any, **options: Any) -> bool:
+  """What `train` returns; False where a signal ended it before its first update, when there is nothing to save."""
+  try:
+    return train(*args, **options)
+  except KeyboardInterrupt:
+    if not signals.asked():
+      raise
+    _say(f"stopped before the first update; {signals.same_command()} goes on")
+    return False
+
+
 def train_stage(
-  run: RunSpec, stage: StageSpec, workdir: pathlib.Path, *, lesson: Lesson | None = None, teacher: Any = None, seconds: float = math.inf
+  run: RunSpec,
+  stage: StageSpec,
+  workdir: pathlib.Path,
+  begin: Callable[[], None],
+  *,
+  lesson: Lesson | None = None,
+  teacher: Any = None,
+  seconds: float = math.inf,
 ) -> bool:
   """Trains `stage` as `run.train` says, phase after phase, from the work folder's last checkpoint if it has one.
 
   Args:
+    begin: called when all is checked; before that nothing in the folder has changed.
     lesson, teacher: of a distillation, with the teacher's parameters, from which the student `stage` starts.
     seconds: after which it saves and stops.
 
-  Returns: whether the run came to its end; False where SIGTERM, to any of its processes, or the time stopped it, after saving.
+  Returns: whether the run came to its end; False where SIGTERM or SIGINT, to any of its processes, or the time stopped it, after saving.
 
   Raises:
     UserError: what does not fit together; NonFiniteLoss.
@@ -105,31 +126,37 @@ def train_stage(
   rate = phases.learning_rate(all_phases)
   make = functools.partial(make_training, stage, mesh=mesh, max_tokens=run.cascade.text.max_tokens, lesson=lesson, rate=rate)
   stop = StopSignal(mesh, seconds=seconds)
-  with jax.set_mesh(mesh):
-    checkpointer = Checkpointer(workdir, run.train.checkpoint, stage, widths=run.train.ema_widths)
-    check_sources(run.data, workdir, resuming=checkpointer.latest_step() is not None)
+  kept = dict(widths=run.train.ema_widths, optimizer=run.train.optimizer.kind.value)
+  with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
+    checkpointer = stack.enter_context(Checkpointer(workdir, run.train.checkpoint, stage, **kept))
+    sources = check_sources(run.data, workdir, resuming=checkpointer.latest_step() is not None)
     state, flops = _first_state(run, make(all_phases[0].train), all_phases, checkpointer, workdir, teacher)
-    writer = MetricWriter(workdir, active=is_first(), from_step=int(state.step))
+    if int(state.step) >= total:
+      _say(f"{workdir} is complete at step {int(state.step)}: train.steps={total} asks for no more")
+    writer = stack.enter_context(MetricWriter(workdir, active=is_first(), from_step=int(state.step)))
     course = _Course(encoder, workdir, writer, checkpointer, all_phases, total, rate, teacher)
-    _say(f"follow with: tensorboard --logdir={workdir / 'tb'}")
-    try:
-      for phase in phases.remaining(all_phases, int(state.step), total):
-        if phase.name:
-          _say(f"phase {phase.name}: steps {phase.first_step} to {phase.end}")
-        part = _Part(course, dataclasses.replace(run, train=phase.train), Stage(stage), phase, make(phase.train))
-        loop = part.loop(int(state.step), flops)
-        with contextlib.closing(loop.batches):
-          state = loop.run(state, stop=stop)
-        flops = loop.flops_at(int(state.step))
-        if int(state.step) < phase.end:
-          break
-    finally:
-      checkpointer.close()
-      writer.close()
+    begun = False
+    for phase in phases.remaining(all_phases, int(state.step), total):
+      part = _Part(course, dataclasses.replace(run, train=phase.train), Stage(stage), phase, make(phase.train))
+      loop = part.loop(int(state.step), flops)
+      if not begun:
+        begin()
+        checkpointer.begin(int(state.step))
+        remember_sources(sources, workdir)
+        _say(f"follow with: tensorboard --logdir={workdir / 'tb'}")
+        begun = True
+      if phase.name:
+        _say(f"phase {phase.name}: steps {phase.first_step} to {phase.end}")
+      with contextlib.closing(loop.batches):
+        state = loop.run(state, stop=stop)
+      flops = loop.flops_at(int(state.step))
+      if int(state.step) < phase.end:
+        break
     stopped = stop.agreed()
   finished = int(state.step) >= total
   if stopped and not finished:
-    _say(f"stopped at step {int(state.step)} and saved; the same command resumes")
+    resume = "the same command resumes" if jax.process_count() > 1 else f"{signals.same_command()} resumes"
+    _say(f"stopped at step {int(state.step)} and saved; {resume}")
   return finished and not stopped
 
 
@@ -235,7 +262,17 @@ class _Part:
       hooks=self.hooks(on_devices),
       rate=course.rate,
       cost=Cost(model_flops(training), flops, _peak(training)),
+      band=self._band(step),
     )
+
+  def _band(self, step: int) -> Band:
+    """Of the gradient's norm, as far as the phase has logged it up to update `step`."""
+    band, first = Band(), self.phase.first_step + 1
+    for row in read_rows(self.course.workdir) if step > self.phase.first_step else ():
+      if first <= row["step"] <= step and (norm := row.get(f"train/{GRAD_NORM}")) is not None:
+        band.observe(first, norm)
+        first = row["step"] + 1
+    return band
 
 
 def _peak(training: Training) -> float | None:

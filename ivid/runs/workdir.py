@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from ivid.media.files import write_whole
@@ -32,8 +32,8 @@ def run_json(run: RunSpec) -> str:
   return json.dumps(formats.stamped(convert.to_dict(run)), indent=1) + "\n"
 
 
-def claim(workdir: pathlib.Path, config_json: str) -> IO:
-  """Makes the work folder and records the config and the process id (to pause a background run: kill -STOP); status.json goes.
+def claim(workdir: pathlib.Path) -> IO:
+  """Makes the work folder and records the process id (to pause a background run: kill -STOP). What a run left there stays as it is.
 
   Returns:
     An open file whose lock keeps other trainers out of the folder; the system lets go of it however this process ends.
@@ -47,16 +47,20 @@ def claim(workdir: pathlib.Path, config_json: str) -> IO:
       lock.close()
       pid = (workdir / "pid").read_text(encoding="utf-8")
       raise UserError(f"--workdir={workdir} is in use by process {pid}: expected a folder that no other trainer writes") from None
-    (workdir / STATUS).unlink(missing_ok=True)  # of the command before
-    write_whole(workdir / CONFIG, config_json)
     write_whole(workdir / "pid", str(os.getpid()))
   except OSError as error:
     raise UserError(f"--workdir={workdir} is not writable: {error.strerror}") from None
   return lock
 
 
+def begin(workdir: pathlib.Path, config_json: str) -> None:
+  """Records the config of a run that all checks have let pass, and takes away status.json, of the command before."""
+  (workdir / STATUS).unlink(missing_ok=True)
+  write_whole(workdir / CONFIG, config_json)
+
+
 def write_status(workdir: pathlib.Path, *, done: bool, step: int) -> None:
-  """Writes status.json: how the command that claimed the folder ended. Without the file it runs, or was killed, or failed.
+  """Writes status.json: how the command that began in the folder ended. Without the file it runs, or was killed, or failed.
 
   Exit status 0 alone does not tell: a run that saved because it was asked to stop ends with it too.
 
@@ -68,8 +72,8 @@ def write_status(workdir: pathlib.Path, *, done: bool, step: int) -> None:
 
 
 @contextlib.contextmanager
-def shared_folder(workdir: pathlib.Path, config_json: str) -> Iterator[None]:
-  """Process 0 claims the work folder; the others go on when it has."""
-  with claim(workdir, config_json) if is_first() else contextlib.nullcontext():
+def shared_folder(workdir: pathlib.Path, config_json: str) -> Iterator[Callable[[], None]]:
+  """Process 0 claims the work folder; the others go on when it has. Gives what is called before anything is written there (`begin`)."""
+  with claim(workdir) if is_first() else contextlib.nullcontext():
     wait_for_all("work folder")
-    yield
+    yield (lambda: begin(workdir, config_json)) if is_first() else lambda: None

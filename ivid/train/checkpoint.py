@@ -7,21 +7,35 @@ while another is in progress. Orbax 1.0 makes it the only API: hence the upper b
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import itertools
 import pathlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
+from ivid.parallel.distributed import all_agree, is_first, wait_for_all
 from ivid.spec import convert, formats
 from ivid.spec.compare import stage_difference
 from ivid.spec.errors import UserError
 from ivid.spec.run import CheckpointSpec
 from ivid.spec.stage import StageSpec
 from ivid.steps import TrainState
-from ivid.weights.ema import AVERAGES, FOLDER, SNAPSHOTS, WIDTHS, first_line, read_spec, read_widths
+from ivid.weights import ema
+from ivid.weights.ema import AVERAGES, EMA, FOLDER, META, SNAPSHOTS, SUMS, WIDTHS, Damaged
+from ivid.weights.sums import device_sums, named_leaves
+
+PARAMS, OPTIMIZER, DATA = "params", "optimizer", "data"  # items of a checkpoint, beside those that others read (ivid.weights.ema)
+DAMAGED = "damaged"  # in a work folder: checkpoints that could not be read, as they were found
+UNFINISHED = "*.orbax-checkpoint-tmp*"  # what a save that came to no end leaves
+FULL_WORDS = ("No space left on device", "Disk quota exceeded")  # in errors of TensorStore, which have no errno
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,93 +51,222 @@ class Seen:
   flops: float | None = None
 
 
+@dataclasses.dataclass
+class _Protected:
+  """Preserves one checkpoint, whatever the other policies say of it; a preservation policy of Orbax."""
+
+  step: int | None = None
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    del context
+    return [info.step == self.step for info in checkpoints]
+
+
 class Checkpointer:
   """Checkpoints of one run, in `workdir`/checkpoints/<step>/."""
 
-  def __init__(self, workdir: pathlib.Path, spec: CheckpointSpec, stage: StageSpec, *, widths: Sequence[float] = ()):
-    """widths: relative widths of the state's power-function averages, of which snapshots are kept in `workdir`/snapshots/<step>/."""
-    self._stage, self._widths = stage, tuple(widths)
+  def __init__(self, workdir: pathlib.Path, spec: CheckpointSpec, stage: StageSpec, *, widths: Sequence[float] = (), optimizer: str = ""):
+    """Opens the folder; until `begin` or a save nothing in it is changed.
+
+    Args:
+      widths: relative widths of the state's power-function averages, of which snapshots are kept in `workdir`/snapshots/<step>/.
+      optimizer: name of its kind, for errors.
+    """
+    ema.quiet_orbax()
+    self._stage, self._widths, self._optimizer = stage, tuple(widths), optimizer
     self._folder = pathlib.Path(workdir).resolve() / FOLDER
-    kept = [keeping.LatestN(spec.max_to_keep)]
+    self._protected, self._damaged = _Protected(), list[str]()
+    kept = [keeping.LatestN(spec.max_to_keep), self._protected]
     if spec.keep_period:
       kept.append(keeping.EveryNSteps(spec.keep_period))
-    options = ocp.CheckpointManagerOptions(preservation_policy=keeping.AnyPreservationPolicy(kept))
-    self._manager = ocp.CheckpointManager(self._folder, options=options)
+    options = dict(cleanup_tmp_directories=True)  # of killed processes
+    policy = keeping.AnyPreservationPolicy(kept)
+    self._manager = ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(preservation_policy=policy, **options))
     # Barriers of its own: both managers may be writing the same step, each in a thread.
-    apart = ocp.CheckpointManagerOptions(multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=SNAPSHOTS))
-    self._snapshots = ocp.CheckpointManager(self._folder.with_name(SNAPSHOTS), options=apart) if widths else None
+    options |= dict(multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=SNAPSHOTS))
+    path = self._folder.with_name(SNAPSHOTS)
+    self._snapshots = ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(**options)) if widths else None
 
   def latest_step(self) -> int | None:
     return self._manager.latest_step()
 
+  def path(self, step: int) -> pathlib.Path:
+    """Folder of a checkpoint."""
+    return self._folder / str(step)
+
   def save(self, state: TrainState, seen: Seen) -> None:
-    """Saves the state and what it has seen. All processes call this."""
+    """Saves the state, what it has seen, and sums over the bits of its arrays. All processes call this.
+
+    Raises:
+      UserError: this or the save before could not be written, as the disk is full.
+    """
     step = int(state.step)
     if step in self._manager.all_steps():
       return
-    items = dict(
-      params=ocp.args.StandardSave(state.params),
-      ema=ocp.args.StandardSave(state.ema),
-      optimizer=ocp.args.StandardSave(state.opt_state),
-      data=ocp.args.JsonSave(formats.stamped(dataclasses.asdict(seen))),
-      meta=ocp.args.JsonSave(formats.stamped({"step": step, "stage": convert.to_dict(self._stage)})),
-    )
+    trees = _trees(state)
+    meta = {"step": step, "stage": convert.to_dict(self._stage), "optimizer": self._optimizer, SUMS: device_sums(trees)}
+    items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+    items[DATA] = ocp.args.JsonSave(formats.stamped(dataclasses.asdict(seen)))
+    items[META] = ocp.args.JsonSave(formats.stamped(meta))
     if self._widths:
-      items |= self._averages(state)
-    self._manager.save(step, args=ocp.args.Composite(**items))
+      items[WIDTHS] = ocp.args.JsonSave(formats.stamped({"widths": list(self._widths)}))
+    with self._written():
+      self._manager.save(step, args=ocp.args.Composite(**items))
 
   def snapshot(self, state: TrainState) -> None:
-    """Keeps the power-function averages of this step for good, where the run has some. All processes call this."""
-    if self._snapshots is not None and int(state.step) not in self._snapshots.all_steps():
-      self._snapshots.save(int(state.step), args=ocp.args.Composite(**self._averages(state)))
+    """Keeps the power-function averages of this step for good, where the run has some. All processes call this; errors as of `save`."""
+    step = int(state.step)
+    if self._snapshots is None or step in self._snapshots.all_steps():
+      return
+    averages = list(state.averages)
+    widths = {"widths": list(self._widths), SUMS: device_sums({AVERAGES: averages})}
+    items = {AVERAGES: ocp.args.StandardSave(averages), WIDTHS: ocp.args.JsonSave(formats.stamped(widths))}
+    with self._written():
+      self._snapshots.save(step, args=ocp.args.Composite(**items))
 
-  def _averages(self, state: TrainState) -> dict[str, ocp.args.CheckpointArgs]:
-    widths = ocp.args.JsonSave(formats.stamped({"widths": list(self._widths)}))
-    return {AVERAGES: ocp.args.StandardSave(list(state.averages)), WIDTHS: widths}
+  def protect(self, step: int | None) -> pathlib.Path | None:
+    """Keeps the last checkpoint up to `step`, and no other for that reason, until this is called again; returns its folder if any."""
+    before = [] if step is None else [saved for saved in self._manager.all_steps() if saved <= step]
+    self._protected.step = max(before, default=None)
+    return None if self._protected.step is None else self.path(self._protected.step)
 
   def restore(self, abstract: TrainState) -> tuple[TrainState, Seen]:
-    """The latest state straight into the shardings of `abstract`, and what it has seen.
+    """The newest state that is whole, straight into the shardings of `abstract`, and what it has seen. All processes call this.
 
     Raises:
-      UserError: the checkpoint is of another stage, of a run with other power-function averages, or cannot be read.
+      UserError: the checkpoint is of another stage, optimizer, or of a run with other power-function averages; or none can be read.
     """
-    step = self._manager.latest_step()
-    path = self._folder / str(step)
-    difference = stage_difference(read_spec(path), self._stage)
-    if difference:
-      raise UserError(f"checkpoint {path} is of another stage: {difference}")
-    found = tuple(read_widths(path))
-    if found != self._widths:
-      raise UserError(f"train.ema_widths={self._widths}: checkpoint {path} was trained with {found}: expected the same, or a new --workdir")
-    wanted = dict(
-      params=ocp.args.StandardRestore(abstract.params),
-      ema=ocp.args.StandardRestore(abstract.ema),
-      optimizer=ocp.args.StandardRestore(abstract.opt_state),
-      data=ocp.args.JsonRestore(),
-    )
-    if self._widths:
-      wanted[AVERAGES] = ocp.args.StandardRestore(list(abstract.averages))
-    try:
-      items = self._manager.restore(step, args=ocp.args.Composite(**wanted))
-    except Exception as error:  # Orbax and TensorStore raise many classes for damaged files
-      raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
+    damaged: list[Damaged] = []
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        state, seen = self._read(step, abstract)
+      except Damaged as error:
+        damaged.append(error)
+        continue
+      self._damaged = [str(error) for error in damaged]
+      return state, seen
+    raise UserError(f"{damaged[0]}; no other one can be: move {self._folder} away to begin anew")
+
+  def begin(self, step: int) -> None:
+    """Puts the folder into the state that a run goes on from at `step`, once it is sure that it does. All processes call this."""
+    newer = [self.path(later) for later in sorted(self._manager.all_steps(), reverse=True) if later > step]
+    for path, error in zip(newer, self._damaged, strict=True) if is_first() else ():
+      aside = self._folder.with_name(DAMAGED)
+      aside.mkdir(exist_ok=True)
+      names = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
+      place = next(aside / name for name in names if not (aside / name).exists())
+      path.rename(place)
+      ema.say(f"{error}; going back to step {step}, and it is put aside as {place}")
+    wait_for_all("begin")
+    self._manager.reload()
     for later in [] if self._snapshots is None else self._snapshots.all_steps():
       if later > step:  # of updates that the run does not go on from
         self._snapshots.delete(later)
-    step_array = jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), abstract.step.sharding)
-    state = TrainState(
-      step=step_array, params=items["params"], ema=items["ema"], opt_state=items["optimizer"], averages=tuple(items.get(AVERAGES) or ())
-    )
-    return state, Seen(**formats.migrate(items["data"], formats.Kind.DATA, source=f"checkpoint {path}"))
+
+  def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, Seen]:
+    """One checkpoint. Errors as of `restore`, and Damaged in every process if it is in one."""
+    path, error, state = self.path(step), None, None
+    try:
+      meta, data = ema.read_meta(path), ema.read_data(path, DATA)
+      seen = _seen(path, data)
+      self._check_alike(path, meta, abstract)
+      trees = {name: ema.read_arrays(path, name, tree) for name, tree in _trees(abstract).items()}
+    except Damaged as found:
+      error = found
+    if all_agree(error is None):
+      averages = tuple(trees.get(AVERAGES, ()))
+      array = jax.device_put(np.asarray(step, np.int32), abstract.step.sharding)
+      state = TrainState(step=array, params=trees[PARAMS], ema=trees[EMA], opt_state=trees[OPTIMIZER], averages=averages)
+      sums = meta.get(SUMS)
+      ema.check_sums(path, {} if sums is None else device_sums(trees), sums)  # the same in all processes
+      return state, seen
+    raise error or Damaged(f"checkpoint {path} cannot be read by another process")
+
+  def _check_alike(self, path: pathlib.Path, meta: dict[str, Any], abstract: TrainState) -> None:
+    """UserError where the checkpoint is whole but of another run."""
+    difference = stage_difference(ema.read_spec(path), self._stage)
+    if difference:
+      raise UserError(f"checkpoint {path} is of another stage: {difference}")
+    found = tuple(ema.read_widths(path))
+    if found != self._widths:
+      raise UserError(f"train.ema_widths={self._widths}: checkpoint {path} was trained with {found}: expected the same, or a new --workdir")
+    have = ema.read_shapes(path, OPTIMIZER)
+    want = {name: leaf.shape for name, leaf in named_leaves({OPTIMIZER: abstract.opt_state}).items()}
+    other = next((name for name in sorted({**have, **want}) if have.get(name) != want.get(name)), None)
+    if other:
+      trained = meta.get("optimizer") or _kind(have)
+      same = f" with other settings: {other} has shape {have.get(other)}, now {want.get(other)}" if trained == self._optimizer else ""
+      raise UserError(
+        f"train.optimizer.kind={self._optimizer}: checkpoint {path} was trained with {trained}{same}: expected the same, "
+        f"or a new --workdir and train.init_from={self._folder.parent}"
+      )
 
   def wait(self) -> None:
-    """Blocks until what was saved is on disk."""
-    for manager in self._managers():
-      manager.wait_until_finished()
+    """Blocks until what was saved is on disk; errors as of `save`."""
+    with self._written():
+      for manager in self._managers():
+        manager.wait_until_finished()
+
+  def __enter__(self) -> Checkpointer:
+    return self
+
+  def __exit__(self, kind: object, *_: object) -> None:
+    with contextlib.suppress(*() if kind is None else (Exception,)):  # what ends the run is said already
+      self.close()
 
   def close(self) -> None:
-    for manager in self._managers():
-      manager.close()
+    """Waits as `wait`, and lets go of the folder."""
+    with self._written():
+      for manager in self._managers():
+        manager.close()
+
+  @contextlib.contextmanager
+  def _written(self) -> Iterator[None]:
+    """UserError of one line where a disk is full or cannot be written; what was not finished then goes, as it takes the room."""
+    try:
+      yield
+    except Exception as error:  # Orbax raises what its threads did, TensorStore ValueError
+      reason = _disk_error(error)
+      if reason is None:
+        raise
+      if is_first():
+        for path in [*self._folder.glob(UNFINISHED), *self._folder.with_name(SNAPSHOTS).glob(UNFINISHED)]:
+          shutil.rmtree(path, ignore_errors=True)
+      last = max(ema.finished_steps(self._folder.parent), default=None)
+      whole = "no checkpoint is there yet" if last is None else f"the last checkpoint is of step {last}"
+      raise UserError(f"cannot write a checkpoint in {self._folder}: {reason}; {whole}, and the same command goes on from there") from None
 
   def _managers(self) -> list[ocp.CheckpointManager]:
     return [manager for manager in (self._manager, self._snapshots) if manager is not None]
+
+
+def _trees(state: TrainState) -> dict[str, Any]:
+  """The arrays of a checkpoint by item."""
+  averages = {AVERAGES: list(state.averages)} if state.averages else {}
+  return {PARAMS: state.params, EMA: state.ema, OPTIMIZER: state.opt_state, **averages}
+
+
+def _seen(path: pathlib.Path, data: dict[str, Any]) -> Seen:
+  try:
+    return Seen(**data)
+  except TypeError:
+    raise Damaged(f"checkpoint {path} cannot be read: {DATA}/metadata has {', '.join(data) or 'nothing'}") from None
+
+
+def _kind(names: Any) -> str:
+  """The kind of optimizer whose state has these names, of a checkpoint that does not say it."""
+  parts = {part for name in names for part in name.split("/")}
+  return "muon" if "muon" in parts else "adafactor" if "v_row" in parts else "adam" if "nu" in parts else "another one"
+
+
+def _disk_error(error: BaseException | None) -> str | None:
+  """What the system says of a disk that cannot be written, wherever in the causes of an error it stands; None if it is none of that."""
+  seen = 0
+  while error is not None and seen < 20:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EFBIG):
+      return error.strerror
+    said = next((words for words in FULL_WORDS if words in str(error)), None)
+    if said:
+      return said
+    error, seen = error.__cause__ or error.__context__, seen + 1
+  return None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
 import math
+import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,10 +16,14 @@ import jax
 
 from ivid.spec.errors import UserError
 from ivid.steps import TrainState
+from ivid.train.band import Band
 from ivid.train.checkpoint import Checkpointer, Seen
 from ivid.train.metrics import MetricWriter
 from ivid.train.phases import Phase
 from ivid.train.progress import Progress
+
+GRAD_NORM = "grad_norm"  # of a step's metrics
+SHOWN = 3  # steps before one that is not finite, of which the loss and the norm are told
 
 StepFn = Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -60,6 +66,7 @@ class Loop:
     key: stream of the loss.
     rate: learning rate by update, for the log.
     cost: for the log; None leaves arithmetic out.
+    band: of the gradient's norm, with what this phase has logged before.
   """
 
   phase: Phase
@@ -72,15 +79,18 @@ class Loop:
   hooks: Sequence[Hook] = ()
   rate: Callable[[int], Any] | None = None
   cost: Cost | None = None
+  band: Band = dataclasses.field(default_factory=Band)
 
   def run(self, state: TrainState, *, stop: Callable[[], bool] = lambda: False) -> TrainState:
     """Trains to the end of the phase, or until `stop()`; saves at the end either way.
 
     Raises:
-      NonFiniteLoss: names the first such step; the last good checkpoint stays.
+      NonFiniteLoss: names the first such step, and the last checkpoint from before the gradient's norm left its band, which stays.
     """
     spec, end = self.phase.train, self.phase.end
-    step = self._first = int(state.step)
+    step = self._first = self._checked = int(state.step)
+    self._recent: collections.deque[tuple[int, dict[str, float]]] = collections.deque(maxlen=SHOWN)
+    self._protect()
     pending: list[tuple[int, dict[str, jax.Array]]] = []
     clock = _Clock()
     progress = Progress(total=self.total, initial=step, name=self.phase.name)
@@ -126,11 +136,35 @@ class Loop:
     return self.cost.before + (step - self._first) * self.cost.flops
 
   def _check(self, pending: list[tuple[int, dict[str, jax.Array]]]) -> None:
+    """Waits for the pending steps and looks at them; the checkpoint from before the gradient's norm left its band is kept."""
     for step, metrics in pending:
+      if step <= self._checked:
+        continue
       values = {name: float(value) for name, value in metrics.items()}
       if not all(math.isfinite(value) for value in values.values()):
-        text = ", ".join(f"{name}={value}" for name, value in values.items())
-        raise NonFiniteLoss(f"step {step} is not finite ({text}): stopped; the checkpoints before it are good")
+        raise NonFiniteLoss(self._not_finite(step, values))
+      if GRAD_NORM in values:
+        self.band.observe(step, values[GRAD_NORM])
+      self._recent.append((step, values))
+      self._checked = step
+    self._protect()
+
+  def _protect(self) -> pathlib.Path | None:
+    return self.checkpointer.protect(None if self.band.left is None else self.band.left - 1)
+
+  def _not_finite(self, step: int, values: dict[str, float]) -> str:
+    """What is known of a run that cannot go on, in one line."""
+    told = [f"step {at} {', '.join(f'{name}={value:.4g}' for name, value in found.items())}" for at, found in self._recent]
+    left = self.band.left
+    kept = self._protect() if left else self.checkpointer.protect(step - 1)
+    where = f"the last checkpoint from before is {kept}" if kept else "no checkpoint is from before"
+    if left:
+      course = f"the gradient's norm left its band (up to {self.band.edge:.4g}) in step {left}: {where}"
+      course += "; move later ones away to go on from it" * bool(kept)
+    else:
+      course = f"the gradient's norm had not left its band before: {where}"
+    before = f"; before it {'; '.join(told)}" if told else ""
+    return f"step {step} is not finite ({', '.join(f'{name}={value}' for name, value in values.items())}): stopped{before}; {course}"
 
   def _log(self, pending: list[tuple[int, dict[str, jax.Array]]], clock: _Clock, progress: Progress) -> None:
     self._check(pending)  # which waits for the devices: the clock then has no work in flight

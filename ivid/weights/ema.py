@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import json
+import logging
 import pathlib
-from typing import Any
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.path import step as steps
 
+from ivid.parallel.distributed import is_first
 from ivid.spec import convert, formats
 from ivid.spec.errors import UserError
 from ivid.spec.stage import StageSpec
+from ivid.weights.sums import first_changed, host_sums, named_leaves
 
 FOLDER = "checkpoints"  # of a work folder
 SNAPSHOTS = "snapshots"  # of a work folder: power-function averages (ivid.weights.averages)
 EMA, META = "ema", "meta"  # items of a checkpoint
 AVERAGES, WIDTHS = "averages", "widths"  # items of a checkpoint and of a snapshot
+SUMS = "sums"  # in a checkpoint's meta, and in a snapshot's widths: of every array by its name (ivid.weights.sums)
+MARKER = "_CHECKPOINT_METADATA"  # Orbax's own, of a checkpoint that is finished
+
+T = TypeVar("T")
+
+
+class Damaged(UserError):
+  """A checkpoint that cannot be read, or is not what was written."""
 
 
 def is_run(folder: str | pathlib.Path) -> bool:
@@ -27,27 +40,68 @@ def is_run(folder: str | pathlib.Path) -> bool:
 
 def latest_step(workdir: str | pathlib.Path) -> int:
   """Step of a run's latest finished checkpoint; 0 where there is none."""
+  return max(finished_steps(workdir), default=0)
+
+
+def finished_steps(workdir: str | pathlib.Path) -> list[int]:
+  """Steps of a run's finished checkpoints, the newest first."""
   folder = pathlib.Path(workdir).resolve() / FOLDER
-  return max(steps.checkpoint_steps(folder), default=0) if folder.is_dir() else 0
+  return sorted(steps.checkpoint_steps(folder), reverse=True) if folder.is_dir() else []
 
 
 def load_spec(workdir: str | pathlib.Path) -> StageSpec:
-  """The stage of a run, from its latest checkpoint.
+  """The stage of a run, from its newest checkpoint that can be read.
 
   Raises:
-    UserError: no run there, no finished checkpoint, or an unreadable one.
+    UserError: no run there, no finished checkpoint, or none that can be read.
   """
-  return read_spec(_latest(workdir))
+  return newest(workdir, read_spec)
 
 
 def load_ema(workdir: str | pathlib.Path) -> tuple[StageSpec, Any, int]:
-  """The stage of a run's latest checkpoint, its EMA weights on the first local device, and the step.
+  """The stage of a run's newest checkpoint that is whole, its EMA weights on the first local device, and the step.
+
+  Nothing is changed in the folder, in which a trainer may be writing.
 
   Raises:
     UserError: as `load_spec`.
   """
-  path = _latest(workdir)
-  return read_spec(path), _restored(path, EMA), int(path.name)
+
+  def read(path: pathlib.Path) -> tuple[StageSpec, Any, int]:
+    spec = read_spec(path)
+    return spec, _restored(path, EMA, read_meta(path).get(SUMS)), int(path.name)
+
+  return newest(workdir, read)
+
+
+def newest(workdir: str | pathlib.Path, read: Callable[[pathlib.Path], T]) -> T:
+  """What `read` makes of a run's newest checkpoint for which it does not raise Damaged; says which others were passed over.
+
+  Raises:
+    UserError: no checkpoint; or Damaged, of the newest, where all are.
+  """
+  damaged: list[Damaged] = []
+  for step in finished_steps(workdir):
+    path = pathlib.Path(workdir).resolve() / FOLDER / str(step)
+    try:
+      found = read(path)
+    except Damaged as error:
+      if not path.exists():  # the run has saved others meanwhile, and deleted this one
+        return newest(workdir, read)
+      damaged.append(error)
+      continue
+    for error in damaged:
+      say(f"{error}; taking that of step {step} instead")
+    return found
+  if damaged:
+    raise damaged[0]
+  raise UserError(_no_checkpoint(workdir))
+
+
+def say(line: str) -> None:
+  """A line for the user, beside what a command prints; of process 0."""
+  if is_first():
+    print(line, file=sys.stderr, flush=True)
 
 
 def snapshot_steps(workdir: str | pathlib.Path) -> list[int]:
@@ -60,9 +114,10 @@ def load_snapshot(workdir: str | pathlib.Path, step: int) -> list[Any]:
   """The averages in a snapshot, a tree for each of its widths, on the first local device.
 
   Raises:
-    UserError: it cannot be read.
+    Damaged: it cannot be read.
   """
-  return _restored(snapshot_path(workdir, step), AVERAGES)
+  path = snapshot_path(workdir, step)
+  return _restored(path, AVERAGES, _read_json(path, WIDTHS).get(SUMS))
 
 
 def snapshot_path(workdir: str | pathlib.Path, step: int) -> pathlib.Path:
@@ -74,24 +129,36 @@ def read_widths(path: pathlib.Path) -> list[float]:
   """Relative widths of the power-function averages in a checkpoint or snapshot; [] where it has none.
 
   Raises:
-    UserError: they cannot be read.
+    Damaged: they cannot be read.
   """
-  file = path / WIDTHS / "metadata"
-  if not file.exists():
+  if not (path / WIDTHS).exists():
     return []
-  try:
-    return formats.migrate(json.loads(file.read_text(encoding="utf-8")), formats.Kind.DATA, source=file)["widths"]
-  except (OSError, json.JSONDecodeError, KeyError) as error:
-    raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
+  return list(_field(path, _read_json(path, WIDTHS), "widths"))
+
+
+def read_meta(path: pathlib.Path) -> dict[str, Any]:
+  """What a checkpoint, the folder `path`, says of itself: its stage, and the sums of its arrays.
+
+  Raises:
+    Damaged: it cannot be read, or is not finished; UserError of a newer format.
+  """
+  if not (path / MARKER).is_file():
+    raise Damaged(f"checkpoint {path} has no {MARKER}: it is not finished, or was not copied whole")
+  return _read_json(path, META, formats.Kind.CHECKPOINT)
 
 
 def read_spec(path: pathlib.Path) -> StageSpec:
-  """The stage of one checkpoint, the folder `path`; errors as of `load_spec`."""
+  """The stage of one checkpoint, the folder `path`; errors as of `read_meta`."""
+  stage = _field(path, read_meta(path), "stage")
   try:
-    found = json.loads((path / META / "metadata").read_text(encoding="utf-8"))
-  except (OSError, json.JSONDecodeError) as error:
-    raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
-  return convert.from_dict(StageSpec, formats.migrate(found, formats.Kind.CHECKPOINT, source=f"checkpoint {path}")["stage"])
+    return convert.from_dict(StageSpec, stage)
+  except UserError as error:
+    raise Damaged(f"checkpoint {path} cannot be read: {error}") from None
+
+
+def read_data(path: pathlib.Path, item: str) -> dict[str, Any]:
+  """A JSON item of a checkpoint or snapshot other than its meta; errors as of `read_meta`."""
+  return _read_json(path, item)
 
 
 def first_line(error: Exception) -> str:
@@ -99,22 +166,84 @@ def first_line(error: Exception) -> str:
   return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _restored(path: pathlib.Path, item: str) -> Any:
-  """A tree of arrays of a checkpoint or snapshot, on the first local device."""
-  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+def read_arrays(path: pathlib.Path, item: str, target: Any = None) -> Any:
+  """A tree of arrays of a checkpoint or snapshot, into the shardings of `target`; None: on the first local device.
+
+  Every process that `target` asks for calls this; none waits for another in it, so that one may fail alone.
+
+  Raises:
+    Damaged: it cannot be read.
+  """
+  quiet_orbax()
+  handler = ocp.StandardCheckpointHandler()  # a checkpointer would wait for all processes
   try:
-    with ocp.StandardCheckpointer() as checkpointer:
-      stored = ocp.StandardCheckpointHandler().metadata(path / item).tree  # the checkpointer's own warns of a file that items never have
-      target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), stored)
-      return checkpointer.restore(path / item, target)
+    if target is None:
+      sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+      target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), handler.metadata(path / item).tree)
+    return handler.restore(path / item, args=ocp.args.StandardRestore(target))
   except Exception as error:  # Orbax and TensorStore raise many classes for damaged files
-    raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
+    raise Damaged(f"checkpoint {path} cannot be read: {first_line(error)}") from None
+  finally:
+    handler.close()
 
 
-def _latest(workdir: str | pathlib.Path) -> pathlib.Path:
+def read_shapes(path: pathlib.Path, item: str) -> dict[str, tuple[int, ...]]:
+  """Shapes of a checkpoint's arrays by their names (ivid.weights.sums.named_leaves); errors as of `read_arrays`."""
+  quiet_orbax()
+  try:
+    tree = ocp.StandardCheckpointHandler().metadata(path / item).tree
+    return {name: tuple(leaf.shape) for name, leaf in named_leaves({item: tree}).items()}
+  except Exception as error:  # as above
+    raise Damaged(f"checkpoint {path} cannot be read: {first_line(error)}") from None
+
+
+def check_sums(path: pathlib.Path, have: dict[str, int], want: dict[str, int] | None) -> None:
+  """Damaged where an array is not the one that was saved, naming the first. `want` None: they were not summed, which is said."""
+  if want is None:
+    say(f"checkpoint {path} was written without sums of its arrays: they are not checked")
+  elif changed := first_changed(have, want):
+    raise Damaged(f"checkpoint {path} is damaged: {changed} is not what was saved")
+
+
+def quiet_orbax() -> None:
+  """Leaves what Orbax logs out: all of it comes as exceptions too, or is none of the user's business."""
+  logger = logging.getLogger("absl")
+  if _not_of_orbax not in logger.filters:
+    logger.addFilter(_not_of_orbax)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+  return "orbax" not in pathlib.PurePath(record.pathname).parts
+
+
+def _restored(path: pathlib.Path, item: str, sums: dict[str, int] | None) -> Any:
+  """A tree of arrays on the first local device, checked."""
+  tree = read_arrays(path, item)
+  own = None if sums is None else {name: value for name, value in sums.items() if name.startswith(f"{item}/")}
+  check_sums(path, {} if own is None else host_sums({item: tree}), own)
+  return tree
+
+
+def _read_json(path: pathlib.Path, item: str, kind: formats.Kind = formats.Kind.DATA) -> dict[str, Any]:
+  file = path / item / "metadata"
+  try:
+    found = json.loads(file.read_text(encoding="utf-8"))
+  except (OSError, ValueError, RecursionError) as error:
+    reason = f"{item}/metadata: {error.strerror}" if isinstance(error, OSError) else first_line(error)
+    raise Damaged(f"checkpoint {path} cannot be read: {reason}") from None
+  if not isinstance(found, dict):
+    raise Damaged(f"checkpoint {path} cannot be read: {item}/metadata holds no JSON object")
+  return formats.migrate(found, kind, source=f"checkpoint {path}")
+
+
+def _field(path: pathlib.Path, found: dict[str, Any], key: str) -> Any:
+  if key not in found:
+    raise Damaged(f"checkpoint {path} cannot be read: it does not say its {key}")
+  return found[key]
+
+
+def _no_checkpoint(workdir: str | pathlib.Path) -> str:
   folder = pathlib.Path(workdir).resolve() / FOLDER
-  if not latest_step(workdir):
-    students = sorted(path.parent.name for path in pathlib.Path(workdir).glob(f"*/{FOLDER}"))
-    hint = f" (a distillation: one of its folders {', '.join(students)})" if students else ""
-    raise UserError(f"no checkpoint in {folder}: expected the work folder of a run that has saved at least once{hint}")
-  return folder / str(latest_step(workdir))
+  students = sorted(path.parent.name for path in pathlib.Path(workdir).glob(f"*/{FOLDER}"))
+  hint = f" (a distillation: one of its folders {', '.join(students)})" if students else ""
+  return f"no checkpoint in {folder}: expected the work folder of a run that has saved at least once{hint}"

@@ -80,9 +80,9 @@ def test_text_encoder_that_is_nowhere(capsys, tmp_path):
 
 
 def test_work_folder_of_a_running_trainer(capsys, tmp_path):
-  with claim(tmp_path, "{}"):
+  with claim(tmp_path):
     assert f"is in use by process {os.getpid()}" in fails(capsys, TINY, f"--workdir={tmp_path}")
-  claim(tmp_path, "{}").close()  # free again
+  claim(tmp_path).close()  # free again
 
 
 @pytest.mark.parametrize(("done", "state"), [(True, "done"), (False, "stopped")])
@@ -90,7 +90,9 @@ def test_how_the_run_ended_is_left_in_the_work_folder(monkeypatch, tmp_path, don
   status, checkpoint = tmp_path / "status.json", tmp_path / "checkpoints" / "7"
   status.write_text("of the command before")
 
-  def train_stage(run, stage, workdir, *, seconds):
+  def train_stage(run, stage, workdir, begin, *, seconds):
+    assert status.exists()  # nothing has been checked yet
+    begin()
     assert not status.exists()
     (workdir / "checkpoints" / "5").mkdir(parents=True)
     checkpoint.mkdir()

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 
-from ivid.runs.workdir import claim, write_status
+from ivid.runs.workdir import begin, claim, write_status
 
 
 def main():
@@ -24,7 +24,8 @@ def main():
   values = parser.parse_args()
   concurrent.futures.ThreadPoolExecutor(1)  # as JAX does; it needs the standard library's queue
   workdir, asked = values.workdir, []
-  with claim(workdir, json.dumps({"train": {"steps": values.steps}})):
+  with claim(workdir):
+    begin(workdir, json.dumps({"train": {"steps": values.steps}}))
     if not values.not_ready:
       signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     starts = workdir / "starts.jsonl"

@@ -71,7 +71,7 @@ def main(argv):
     return {"eval/norm": float(np.linalg.norm(on_host(state.params)["w"]))}
 
   workdir = pathlib.Path(values.workdir)
-  with shared_folder(workdir, "{}"), jax.set_mesh(mesh):
+  with shared_folder(workdir, "{}") as begin, jax.set_mesh(mesh):
     checkpointer = Checkpointer(workdir, train.checkpoint, load_run("tiny:base").cascade.stage("base"))
     start = 0
     if checkpointer.latest_step() is None:
@@ -80,6 +80,8 @@ def main(argv):
       state, have = checkpointer.restore(with_shardings(jax.eval_shape(init), shardings))
       start = have.next_index // ROWS
       print(f"resuming at step {start}", flush=True)
+    begin()
+    checkpointer.begin(start)
     writer = MetricWriter(workdir, active=is_first(), from_step=start)
     step_fn = jax.jit(update, out_shardings=(shardings, replicated(mesh)))
     loop = Loop(

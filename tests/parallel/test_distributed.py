@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ivid.__main__ import main
-from ivid.parallel import distributed
+from ivid.parallel import distributed, signals
 from ivid.parallel.distributed import StopSignal, check_count, cluster_sign, join, on_host
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import batch_sharding, process_rows
@@ -114,14 +114,13 @@ def test_whole_arrays_from_shards():
   np.testing.assert_array_equal(found["a"], values)
 
 
-def test_stop_outlives_the_loop_that_it_reached(monkeypatch):
-  """SIGTERM while a student is compared with its teacher stops the next student's training."""
-  monkeypatch.setattr(distributed, "_asked", [])
-  before = signal.getsignal(signal.SIGTERM)
-  try:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_outlives_the_loop_that_it_reached(number):
+  """A signal while a student is compared with its teacher stops the next student's training."""
+  before = signal.getsignal(number)
+  with signals.listening():
     first = StopSignal(make_mesh(MeshSpec()))
     assert not first() and not first.agreed()
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)
     assert first() and first.agreed() and StopSignal(make_mesh(MeshSpec()))()
-  finally:
-    signal.signal(signal.SIGTERM, before)
+  assert signal.getsignal(number) is before and not signals.asked()

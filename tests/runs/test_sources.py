@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ivid.runs.sources import FILE, check_sources
+from ivid.runs.sources import FILE, check_sources, remember_sources
 from ivid.spec.errors import UserError
 from ivid.spec.run import DataSpec, SourceSpec
 
@@ -21,7 +21,7 @@ def test_a_source_that_has_grown_is_named(tmp_path):
   data = DataSpec(sources=(SourceSpec("tfds:one"), SourceSpec("moving_shapes"), SourceSpec("tfds:two")), dir=str(tmp_path / "data"))
   work = tmp_path / "work"
   work.mkdir()
-  check_sources(data, work, resuming=False)
+  remember_sources(check_sources(data, work, resuming=False), work)
   check_sources(data, work, resuming=True)
   described(tmp_path / "data" / "two" / "1.0.0", 10, 7)
   with pytest.raises(UserError, match="^tfds:two had 15 of train when .*work began and has 17 of train: expected the same data, or a new"):
@@ -33,5 +33,5 @@ def test_a_source_that_has_grown_is_named(tmp_path):
 
 
 def test_runs_without_prepared_data_remember_none(tmp_path):
-  check_sources(DataSpec(), tmp_path, resuming=True)
+  remember_sources(check_sources(DataSpec(), tmp_path, resuming=True), tmp_path)
   assert not (tmp_path / FILE).exists()

@@ -29,6 +29,9 @@ class Saved:
     self.steps.append((int(state.step), seen.next_index))
     self.flops = seen.flops
 
+  def protect(self, step):
+    self.protected = step
+
   def wait(self):
     self.waited = True
 

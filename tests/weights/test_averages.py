@@ -104,6 +104,8 @@ def test_averages_are_restored_and_snapshots_of_what_came_after_are_gone(tmp_pat
   checkpointer = Checkpointer(tmp_path, CheckpointSpec(), STAGE, widths=KEPT)
   sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   restored, _ = checkpointer.restore(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state))
+  assert snapshot_steps(tmp_path) == [4, 6]  # as nothing else has been checked
+  checkpointer.begin(4)
   checkpointer.close()
   assert [float(tree["a"][0]) for tree in restored.averages] == [1.0, 2.0]
   assert snapshot_steps(tmp_path) == [4]

@@ -1,0 +1,101 @@
+"""SIGTERM and SIGINT as a wish to end, which work that would lose something asks for between its parts; a second SIGINT ends at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+NUMBERS = (signal.SIGTERM, signal.SIGINT)
+EXIT_INTERRUPTED = 128 + signal.SIGINT  # as shells do
+
+_asked: list[int] = []  # signals that this process has received; they outlive the loop that one of many students runs in
+
+
+def asked() -> bool:
+  """Whether a signal has asked this process to end."""
+  return bool(_asked)
+
+
+def end_if_asked() -> None:
+  """KeyboardInterrupt if a signal has asked this process to end: for work of parts, each of which is there or not."""
+  if _asked:
+    raise KeyboardInterrupt
+
+
+def listen() -> None:
+  """Notes signals from here on. SIGINT too where a shell has started this process in the background, with SIGINT ignored."""
+  if threading.current_thread() is not threading.main_thread():
+    return  # which alone may set handlers
+  for number in NUMBERS:
+    signal.signal(number, _note)
+  _watch()
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+  """Notes signals within it; afterwards they do what they did before."""
+  before = {number: signal.getsignal(number) for number in NUMBERS}
+  listen()
+  try:
+    yield
+  finally:
+    _asked.clear()
+    if threading.current_thread() is threading.main_thread():
+      for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+  """Holds SIGINT back within it. Processes that are started there never hear one, from their first moment: it is their parent's to act."""
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def same_command() -> str:
+  """`the same command`, with it if this process is one of `ivid`."""
+  program, *args = sys.argv
+  if os.path.basename(program) == "ivid" or program.endswith(os.path.join("ivid", "__main__.py")):
+    return f"the same command: {shlex.join(['ivid', *args])}"
+  return "the same command"
+
+
+def _note(number: int, frame: object) -> None:
+  del frame
+  _asked.append(number)
+
+
+def _watch() -> None:
+  """Starts a thread that hears of signals at once, while the main thread may be in the compiler for minutes."""
+  global _pipe
+  if _pipe is None:
+    _pipe = os.pipe()
+    os.set_blocking(_pipe[1], False)
+    threading.Thread(target=_hear, args=(_pipe[0],), daemon=True, name="signals").start()
+  signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
+
+
+def _hear(source: int) -> None:
+  interrupts = 0
+  while numbers := os.read(source, 1):
+    number = numbers[0]
+    if number not in NUMBERS or signal.getsignal(number) is not _note:
+      interrupts = 0
+      continue
+    interrupts += number == signal.SIGINT
+    if interrupts > 1:
+      os.write(2, b"SIGINT once more: ended at once\n")
+      os._exit(EXIT_INTERRUPTED)
+    more = "; once more ends it at once" * (number == signal.SIGINT)
+    os.write(2, f"{signal.Signals(number).name}: ends after what it is in the middle of{more}\n".encode())
+
+
+_pipe: tuple[int, int] | None = None

@@ -131,8 +131,6 @@ def train_stage(
     checkpointer = stack.enter_context(Checkpointer(workdir, run.train.checkpoint, stage, **kept))
     sources = check_sources(run.data, workdir, resuming=checkpointer.latest_step() is not None)
     state, flops = _first_state(run, make(all_phases[0].train), all_phases, checkpointer, workdir, teacher)
-    if int(state.step) >= total:
-      _say(f"{workdir} is complete at step {int(state.step)}: train.steps={total} asks for no more")
     writer = stack.enter_context(MetricWriter(workdir, active=is_first(), from_step=int(state.step)))
     course = _Course(encoder, workdir, writer, checkpointer, all_phases, total, rate, teacher)
     begun = False
@@ -173,7 +171,9 @@ def _first_state(
     phase = phases.phase_at(all_phases, step)
     if seen.next_index != phase.index_at(step):
       raise UserError(_other_batches(phase, workdir, step, seen.next_index))
-    _say(f"resuming {workdir} at step {step}{f' of phase {phase.name}' if phase.name else ''}")
+    total, of_phase = run.train.total_steps, f" of phase {phase.name}" if phase.name else ""
+    complete = f"{workdir} is complete at step {step}: train.steps={total} asks for no more"
+    _say(f"resuming {workdir} at step {step}{of_phase}" if step < total else complete)
     return state, seen.flops
   state = training.init.jit()(stream(run.train.seed, "init"))
   weights = teacher

@@ -53,7 +53,8 @@ def first_changed(have: Mapping[str, int], want: Mapping[str, int]) -> str | Non
 @functools.lru_cache(maxsize=4)
 def _program(mesh: Mesh | None) -> Any:
   out = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-  return Program("sums", lambda leaves: jnp.stack([_device_sum(leaf) for leaf in leaves]), out_shardings=out).jit()
+  one = Program("sum", _device_sum).jit()  # traced once per shape
+  return Program("sums", lambda leaves: jnp.stack([one(leaf) for leaf in leaves]), out_shardings=out).jit()
 
 
 def _device_sum(array: jax.Array) -> jax.Array:

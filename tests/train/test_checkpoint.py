@@ -113,6 +113,13 @@ def test_truncated_checkpoint(on_eight, saved, tmp_path, what):
     Checkpointer(folder, CheckpointSpec(), SPEC).restore(on_eight[0].state)
 
 
+def test_another_optimizer_is_named(on_eight, saved):
+  adam = dataclasses.replace(RUN.train, optimizer=load_run("tiny:base").train.optimizer)
+  other = make_training(SPEC, adam, on_eight[0].mesh, max_tokens=8).state
+  with pytest.raises(ValueError, match=r"train.optimizer.kind=adam: checkpoint .*7 was trained with muon: expected the same, or a new"):
+    Checkpointer(saved, CheckpointSpec(), SPEC, optimizer="adam").restore(other)
+
+
 def test_old_steps_go_and_periods_stay(on_eight, tmp_path):
   checkpointer = Checkpointer(tmp_path, CheckpointSpec(max_to_keep=1, keep_period=4), SPEC)
   for step in (2, 4, 6, 7):

@@ -20,32 +20,33 @@ SPEC = TrainSpec(steps=6, log_every=3, checkpoint=CheckpointSpec(every=2))
 
 
 class Saved:
-  """Keeps the steps and next indices that a checkpointer is asked to save."""
+  """Keeps the steps and next indices that a checkpointer is asked to save, and what it is asked to protect."""
 
   def __init__(self):
-    self.steps = []
+    self.steps, self.protected = [], None
 
   def save(self, state, seen):
     self.steps.append((int(state.step), seen.next_index))
     self.flops = seen.flops
 
   def protect(self, step):
-    self.protected = step
+    self.protected = max((saved for saved, _ in self.steps if saved <= step), default=None) if step is not None else None
+    return self.protected and f"checkpoints/{self.protected}"
 
   def wait(self):
     self.waited = True
 
 
-def run(tmp_path, losses, *, hooks=(), stop=lambda: False, before=lambda: None, **options):
-  values = iter(losses)
+def run(tmp_path, losses, *, hooks=(), stop=lambda: False, before=lambda: None, norms=(), spec=SPEC, saved=None, **options):
+  values, lengths = iter(losses), iter(norms)
 
   def step(state, batch, key):
     before()
-    return state.replace(step=state.step + 1), {"loss": jnp.asarray(batch), "grad_norm": jnp.asarray(1.0)}
+    return state.replace(step=state.step + 1), {"loss": jnp.asarray(batch), "grad_norm": jnp.asarray(next(lengths, 1.0))}
 
-  saved = Saved()
+  saved = saved or Saved()
   writer = MetricWriter(tmp_path)
-  made = Loop(phases.resolve(SPEC)[0], SPEC.total_steps, step, values, jax.random.key(0), saved, writer, hooks, **options)
+  made = Loop(phases.resolve(spec)[0], spec.total_steps, step, values, jax.random.key(0), saved, writer, hooks, **options)
   try:
     made.run(init_state({}, optax.sgd(1.0)), stop=stop)
   finally:
@@ -97,6 +98,31 @@ def test_arithmetic_that_is_not_known_is_left_out(tmp_path):
 def test_stops_at_the_first_loss_that_is_not_finite(tmp_path, bad):
   with pytest.raises(NonFiniteLoss, match="step 4 is not finite"):
     run(tmp_path, [1.0, 1.0, 1.0, bad, 1.0, bad, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+  ("norms", "kept", "message"),
+  [
+    ([1.0] * 30, 22, "the gradient's norm had not left its band before: the last checkpoint from before is checkpoints/22"),
+    ([1.0] * 14 + [50.0] + [1e9] * 20, 14, "the gradient's norm left its band (up to 10) in step 15: the last checkpoint from before is"),
+    ([1.0] * 11 + [50.0] + [1.0] * 20, 10, "left its band (up to 10) in step 12"),  # once, and not long ago
+    ([1.0, 9.0] * 15, 22, "had not left its band"),
+  ],
+)
+def test_what_is_said_and_kept_of_a_run_that_diverges(tmp_path, norms, kept, message):
+  spec, saved = dataclasses.replace(SPEC, steps=40), Saved()
+  with pytest.raises(NonFiniteLoss) as error:
+    run(tmp_path, [1.0] * 20 + [2.0, 3.5, 4e6, float("nan")] + [1.0] * 20, norms=norms, spec=spec, saved=saved)
+  assert saved.steps[-1][0] == 22 and saved.protected == kept
+  said = str(error.value)
+  assert said.startswith("step 24 is not finite (loss=nan, grad_norm=") and "\n" not in said
+  assert "before it step 21 loss=2, grad_norm=" in said and "step 23 loss=4e+06, grad_norm=" in said
+  assert message in said and ("; move later ones away to go on from it" in said) == (kept < 22)
+
+
+def test_no_checkpoint_from_before(tmp_path):
+  with pytest.raises(NonFiniteLoss, match="stopped; the gradient's norm had not left its band before: no checkpoint is from before$"):
+    run(tmp_path, [float("nan")] * 8)
 
 
 def test_stop_saves_where_it_is(tmp_path):

@@ -14,6 +14,7 @@ NUMBERS = (signal.SIGTERM, signal.SIGINT)
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # as shells do
 
 _asked: list[int] = []  # signals that this process has received; they outlive the loop that one of many students runs in
+_interrupts: list[int] = []  # those of them that are SIGINT, as they came
 
 
 def asked() -> bool:
@@ -45,6 +46,7 @@ def listening() -> Iterator[None]:
     yield
   finally:
     _asked.clear()
+    _interrupts.clear()
     if threading.current_thread() is threading.main_thread():
       for number, handler in before.items():
         signal.signal(number, handler)
@@ -84,14 +86,13 @@ def _watch() -> None:
 
 
 def _hear(source: int) -> None:
-  interrupts = 0
   while numbers := os.read(source, 1):
     number = numbers[0]
     if number not in NUMBERS or signal.getsignal(number) is not _note:
-      interrupts = 0
       continue
-    interrupts += number == signal.SIGINT
-    if interrupts > 1:
+    if number == signal.SIGINT:
+      _interrupts.append(number)
+    if len(_interrupts) > 1:
       os.write(2, b"SIGINT once more: ended at once\n")
       os._exit(EXIT_INTERRUPTED)
     more = "; once more ends it at once" * (number == signal.SIGINT)

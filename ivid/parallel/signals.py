@@ -62,12 +62,12 @@ def held_back() -> Iterator[None]:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def same_command() -> str:
-  """`the same command`, with it if this process is one of `ivid`."""
+def command() -> str:
+  """What was typed, behind a colon, if this process is one of `ivid`; else nothing."""
   program, *args = sys.argv
   if os.path.basename(program) == "ivid" or program.endswith(os.path.join("ivid", "__main__.py")):
-    return f"the same command: {shlex.join(['ivid', *args])}"
-  return "the same command"
+    return f": {shlex.join(['ivid', *args])}"
+  return ""
 
 
 def _note(number: int, frame: object) -> None:

@@ -83,7 +83,7 @@ def until_stopped(train: Callable[..., bool], *args: Any, **options: Any) -> boo
   except KeyboardInterrupt:
     if not signals.asked():
       raise
-    _say(f"stopped before the first update; {signals.same_command()} goes on")
+    _say(f"stopped before the first update; the same command goes on{signals.command()}")
     return False
 
 
@@ -153,8 +153,8 @@ def train_stage(
     stopped = stop.agreed()
   finished = int(state.step) >= total
   if stopped and not finished:
-    resume = "the same command resumes" if jax.process_count() > 1 else f"{signals.same_command()} resumes"
-    _say(f"stopped at step {int(state.step)} and saved; {resume}")
+    typed = "" if jax.process_count() > 1 else signals.command()  # several are started by a launcher
+    _say(f"stopped at step {int(state.step)} and saved; the same command resumes{typed}")
   return finished and not stopped
 
 

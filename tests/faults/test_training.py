@@ -75,7 +75,7 @@ def test_interrupted_it_saves_and_says_how_to_go_on(tmp_path):
   assert "SIGINT: ends after what it is in the middle of; once more ends it at once" in said
   status = json.loads((workdir / "status.json").read_text())
   assert status["state"] == "stopped" and (workdir / "checkpoints" / str(status["step"])).is_dir()
-  assert said[-1] == f"stopped at step {status['step']} and saved; the same command: ivid {' '.join(command)} resumes"
+  assert said[-1] == f"stopped at step {status['step']} and saved; the same command resumes: ivid {' '.join(command)}"
 
 
 BUSY = """

@@ -154,7 +154,8 @@ def train_stage(
   finished = int(state.step) >= total
   if stopped and not finished:
     typed = "" if jax.process_count() > 1 else signals.command()  # several are started by a launcher
-    _say(f"stopped at step {int(state.step)} and saved; the same command resumes{typed}")
+    saved = f"at step {int(state.step)} and saved" if int(state.step) else "before the first update"
+    _say(f"stopped {saved}; the same command resumes{typed}")
   return finished and not stopped
 
 

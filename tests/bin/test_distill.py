@@ -110,6 +110,10 @@ def test_killed_inside_a_halving_and_between_two_it_ends_like_a_run_that_was_not
   kill_when(start(*arguments(config, tmp_path, teacher)), (inside / str(UPDATES)).is_dir)
   assert not (tmp_path / "ddim_0001" / "checkpoints" / "2").exists(), "the next halving had begun before it could be killed"
   assert start(*arguments(config, tmp_path, teacher)).wait(timeout=900) == 0
+  # A student whose last checkpoint is damaged is not the one before it: it is trained on.
+  (tmp_path / PHASES[-1] / "checkpoints" / str(UPDATES) / "_CHECKPOINT_METADATA").unlink()
+  assert start(*arguments(config, tmp_path, teacher)).wait(timeout=900) == 0
+  assert (tmp_path / PHASES[-1] / "damaged" / str(UPDATES)).is_dir()
   for phase in PHASES:
     want, have = arrays(whole / phase), arrays(tmp_path / phase)
     assert want.keys() == have.keys() and len(want) > 100

@@ -34,8 +34,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(cache, tmp_path_factory):
-  """A run that was left alone, with warm programs, and the seconds that it took."""
-  finish(train(tmp_path_factory.mktemp("cold") / "run"), cache)
+  """A run that was left alone, and the seconds that it took, with programs to compile."""
   workdir = tmp_path_factory.mktemp("whole") / "run"
   return workdir, finish(train(workdir), cache)[1]
 
@@ -55,7 +54,7 @@ def test_a_training_run(whole, cache, tmp_path, kills, cold):
     is_done(workdir, STEPS)
 
   compiled = (lambda number: tmp_path / f"cache{number}") if cold else lambda number: cache
-  span = seconds * (2.0 if cold else 1.1)
+  span = seconds if cold else seconds / 2
   killed(train, folders(tmp_path), kills=kills, seconds=span, seed=kills + cold, cache=compiled, check=check)
 
 

@@ -15,7 +15,7 @@ from orbax.checkpoint.path import step as steps
 
 from ivid.parallel.distributed import is_first
 from ivid.spec import convert, formats
-from ivid.spec.errors import UserError
+from ivid.spec.errors import UserError, first_line
 from ivid.spec.stage import StageSpec
 from ivid.weights.sums import first_changed, host_sums, named_leaves
 
@@ -159,11 +159,6 @@ def read_spec(path: pathlib.Path) -> StageSpec:
 def read_data(path: pathlib.Path, item: str) -> dict[str, Any]:
   """A JSON item of a checkpoint or snapshot other than its meta; errors as of `read_meta`."""
   return _read_json(path, item)
-
-
-def first_line(error: Exception) -> str:
-  """What went wrong, in short: Orbax's messages have pages."""
-  return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def read_arrays(path: pathlib.Path, item: str, target: Any = None) -> Any:

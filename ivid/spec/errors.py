@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 80  # characters of a value in an error
+
 
 class UserError(ValueError):
   """What a user gave is wrong: one line with the value, what was expected and the nearest right one. Any other exception is our fault."""
@@ -14,9 +16,15 @@ class UsageError(UserError):
   """A command line that cannot be read: a flag that is unknown, missing or contradicts another, a stray word. Its exit status is 2."""
 
 
+def shown(value: object) -> str:
+  """A value as an error shows it: a part of what is long."""
+  text = repr(value)
+  return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
   """`did you mean X?` for the known word closest to `word`, followed by all of them."""
   words = [str(k) for k in known]
-  close = difflib.get_close_matches(str(word), words, n=1, cutoff=0.5)
+  close = difflib.get_close_matches(str(word)[:SHOWN], words, n=1, cutoff=0.5)
   listing = "expected one of " + ", ".join(words)
   return f"did you mean {close[0]!r}? ({listing})" if close else listing

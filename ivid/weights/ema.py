@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.path import step as steps
 
-from ivid.spec import convert, formats
+from ivid.spec import formats
 from ivid.spec.errors import UserError
+from ivid.spec.files import read_spec as read_file
+from ivid.spec.phase import Updates
+from ivid.spec.run import Width
 from ivid.spec.stage import StageSpec
+from ivid.weights.finite import check_finite
 
+T = TypeVar("T")
 FOLDER = "checkpoints"  # of a work folder
 SNAPSHOTS = "snapshots"  # of a work folder: power-function averages (ivid.weights.averages)
 EMA, META = "ema", "meta"  # items of a checkpoint
@@ -77,21 +83,35 @@ def read_widths(path: pathlib.Path) -> list[float]:
     UserError: they cannot be read.
   """
   file = path / WIDTHS / "metadata"
-  if not file.exists():
-    return []
-  try:
-    return formats.migrate(json.loads(file.read_text(encoding="utf-8")), formats.Kind.DATA, source=file)["widths"]
-  except (OSError, json.JSONDecodeError, KeyError) as error:
-    raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
+  return list(_metadata(_Widths, file, formats.Kind.DATA, path).widths) if file.exists() else []
 
 
 def read_spec(path: pathlib.Path) -> StageSpec:
   """The stage of one checkpoint, the folder `path`; errors as of `load_spec`."""
+  return _metadata(_Meta, path / META / "metadata", formats.Kind.CHECKPOINT, path).stage
+
+
+@dataclasses.dataclass(frozen=True)
+class _Meta:
+  """The item META."""
+
+  stage: StageSpec
+  step: Updates
+
+
+@dataclasses.dataclass(frozen=True)
+class _Widths:
+  """The item WIDTHS."""
+
+  widths: tuple[Width, ...]
+
+
+def _metadata(cls: type[T], file: pathlib.Path, kind: formats.Kind, path: pathlib.Path) -> T:
+  """The spec in a JSON item of the checkpoint `path`."""
   try:
-    found = json.loads((path / META / "metadata").read_text(encoding="utf-8"))
-  except (OSError, json.JSONDecodeError) as error:
+    return read_file(cls, file, kind, source=f"checkpoint {path}")
+  except OSError as error:
     raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
-  return convert.from_dict(StageSpec, formats.migrate(found, formats.Kind.CHECKPOINT, source=f"checkpoint {path}")["stage"])
 
 
 def first_line(error: Exception) -> str:
@@ -100,15 +120,18 @@ def first_line(error: Exception) -> str:
 
 
 def _restored(path: pathlib.Path, item: str) -> Any:
-  """A tree of arrays of a checkpoint or snapshot, on the first local device."""
+  """A tree of arrays of a checkpoint or snapshot, on the first local device; UserError if it cannot be read or holds what is no number."""
   sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       stored = ocp.StandardCheckpointHandler().metadata(path / item).tree  # the checkpointer's own warns of a file that items never have
       target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), stored)
-      return checkpointer.restore(path / item, target)
+      tree = checkpointer.restore(path / item, target)
   except Exception as error:  # Orbax and TensorStore raise many classes for damaged files
     raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
+  for keys, array in jax.tree_util.tree_leaves_with_path(tree):
+    check_finite(np.asarray(array), f"checkpoint {path}: {item} {jax.tree_util.keystr(keys, simple=True, separator='/')}")
+  return tree
 
 
 def _latest(workdir: str | pathlib.Path) -> pathlib.Path:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 
 from ivid.spec.errors import UserError
+from ivid.spec.files import parse_json
 
 
 @contextlib.contextmanager
@@ -67,7 +68,19 @@ def to_comment(metadata: dict | None) -> str:
 def from_comment(comment: str | None) -> dict | None:
   """The dictionary in a comment tag; None where there is none or where somebody else's text stands."""
   try:
-    value = json.loads(comment or "null")
-  except ValueError:
+    value = parse_json(comment or "null", source="a comment")
+  except UserError:
     return None
   return value if isinstance(value, dict) else None
+
+
+def at_home(path: str | os.PathLike, *, instead: str) -> pathlib.Path:
+  """The path, `~` in it replaced by the user's folder.
+
+  Raises:
+    UserError: the user has none, as where a container runs as a number that no user has; `instead`: what can be given then.
+  """
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError:
+    raise UserError(f"{path}: there is no home folder, neither in HOME nor of this user: expected {instead}") from None

@@ -9,11 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from ivid.sample.tiling import stage_tiling, stretched
+from ivid.spec.cascade import TextSpec
 from ivid.spec.errors import UserError, nearest
+from ivid.spec.limits import MOST_SAMPLING_STEPS
+from ivid.spec.ranges import Range
 from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec, ThresholdKind
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
 
+STEPS = Range(1, MOST_SAMPLING_STEPS)
 STATE_BYTES = 10  # of a value of the clip: z_t and the previous x_hat in float32, input and output in bytes
 OTHERS = "*"  # in a mapping by stage: all that are not named
 WHOLE = (0, 0, 0)  # of a tile: no tiles
@@ -107,6 +111,18 @@ def longest_seconds(stages: Sequence[StageSpec], memory: int) -> float:
   return min(memory / (spec.output.fps * spec.output.height * spec.output.width * 3 * STATE_BYTES) for spec in stages)
 
 
+def check_memory(text: TextSpec, stages: Sequence[StageSpec], *, samples: int, batch_size: int, memory: float) -> None:
+  """UserError if what is held between stages, the samples' embeddings and clips, and a batch's state do not fit `memory` bytes."""
+  values = [math.prod(spec.output.array) for spec in stages]
+  held = samples * (2 * text.max_tokens * text.dim + max(values[:-1], default=0))
+  state = min(batch_size or 1, samples) * max(values) * STATE_BYTES
+  if held + state > memory:
+    raise UserError(
+      f"{samples} clips, {batch_size or 1} at a time, need {(held + state) / 1e9:.3g} GB between two steps: expected fewer, as there are "
+      f"{memory / 1e9:.3g} GB for them"
+    )
+
+
 def by_name(option: str, value: Any, names: Sequence[str]) -> dict[str, Any]:
   """The values of an option by stage: `value` for all of `names`, or a mapping's, where OTHERS stands for those that it does not name.
 
@@ -144,8 +160,7 @@ def _override(spec: StageSpec, values: Mapping[str, Any]) -> StageSpec:
 def _steps(value: Any) -> int:
   if isinstance(value, bool) or not isinstance(value, int):
     raise UserError(f"steps={value}: expected a whole number")
-  if value < 1:
-    raise UserError(f"steps={value}: expected 1 or more")
+  STEPS.check(value, "steps")
   return value
 
 

@@ -31,6 +31,12 @@ class Range:
   def __contains__(self, value: float) -> bool:
     return (self.low < value if self.above else self.low <= value) and (value < self.high if self.below else value <= self.high)
 
+  def check(self, value: float, said: str) -> None:
+    """UserError for a value outside; `said`: its name."""
+    if value not in self:
+      text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
+      raise UserError(f"{said}={text}: expected {self.expected(value)}")
+
   def expected(self, value: float) -> str:
     """What to give instead of a value outside."""
     if self.words:
@@ -50,8 +56,8 @@ def check_ranges(spec: Any, prefix: str) -> None:
   for name, allowed in _ranges(type(spec)).items():
     value = getattr(spec, name)
     for item in value if isinstance(value, tuple) else (value,):
-      if item is not None and item not in allowed:
-        raise UserError(f"{prefix}{name}={item!r}: expected {allowed.expected(item)}")
+      if item is not None:
+        allowed.check(item, f"{prefix}{name}")
 
 
 @functools.cache

@@ -8,8 +8,10 @@ while another is in progress. Orbax 1.0 makes it the only API: hence the upper b
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import orbax.checkpoint as ocp
@@ -18,6 +20,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 from ivid.spec import convert, formats
 from ivid.spec.compare import stage_difference
 from ivid.spec.errors import UserError
+from ivid.spec.files import as_spec
+from ivid.spec.limits import LARGEST_SEED
+from ivid.spec.ranges import Range, check_ranges
 from ivid.spec.run import CheckpointSpec
 from ivid.spec.stage import StageSpec
 from ivid.steps import TrainState
@@ -33,8 +38,11 @@ class Seen:
     flops: of all updates so far; None: begun before this was counted.
   """
 
-  next_index: int
-  flops: float | None = None
+  next_index: Annotated[int, Range(0, LARGEST_SEED)]
+  flops: Annotated[float, Range(0, math.inf, below=True)] | None = None
+
+  def __post_init__(self):
+    check_ranges(self, "")
 
 
 class Checkpointer:
@@ -114,7 +122,8 @@ class Checkpointer:
     state = TrainState(
       step=step_array, params=items["params"], ema=items["ema"], opt_state=items["optimizer"], averages=tuple(items.get(AVERAGES) or ())
     )
-    return state, Seen(**formats.migrate(items["data"], formats.Kind.DATA, source=f"checkpoint {path}"))
+    source = f"checkpoint {path}"
+    return state, as_spec(Seen, formats.migrate(items["data"], formats.Kind.DATA, source=source), source=source)
 
   def wait(self) -> None:
     """Blocks until what was saved is on disk."""

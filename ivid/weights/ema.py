@@ -109,7 +109,7 @@ class _Widths:
 def _metadata(cls: type[T], file: pathlib.Path, kind: formats.Kind, path: pathlib.Path) -> T:
   """The spec in a JSON item of the checkpoint `path`."""
   try:
-    return read_file(cls, file, kind, source=f"checkpoint {path}")
+    return read_file(cls, file, kind, source=f"checkpoint {path} cannot be read: its {file.parent.name}")
   except OSError as error:
     raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from None
 

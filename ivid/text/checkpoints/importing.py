@@ -26,7 +26,7 @@ _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 def open_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Leaf], HuggingFaceConfig]:
-  """The encoder's Leaves by T5X's names (flat), and Hugging Face's config (its defaults where none lies beside them). Nothing large is read.
+  """The encoder's Leaves by T5X's names (flat), and Hugging Face's config (its defaults where there is none). Nothing large is read.
 
   Raises:
     UserError: not there, in no form that is known, damaged, or a decoder alone.

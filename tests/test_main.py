@@ -1,6 +1,7 @@
 """The command line: what is listed, dispatched and printed when a user is wrong."""
 
 import sys
+import types
 
 import pytest
 
@@ -125,3 +126,20 @@ def test_starts_again_with_huge_pages_once(monkeypatch):
   monkeypatch.setenv(command_line.TUNABLES, "glibc.malloc.check=1")
   command_line.ask_for_huge_pages()
   assert len(started) == 1
+
+
+def test_a_platform_that_is_not_there_is_one_line(fake, capsys, monkeypatch):
+  """What JAX raises of it is a RuntimeError or an AssertionError, by the platform."""
+  for wrong in (RuntimeError("Unable to initialize backend 'rocm': no such\nthing"), AssertionError()):
+
+    def devices(wrong=wrong):
+      raise wrong
+
+    monkeypatch.setenv(command_line.PLATFORMS, "rocm")
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(devices=devices))
+    assert command_line.main(["fakery", "bug"]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("ivid fakery: error: JAX_PLATFORMS=rocm: JAX finds no such devices") and line.count("\n") == 1
+  monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(devices=lambda: ["cpu"]))
+  with pytest.raises(RuntimeError):
+    command_line.main(["fakery", "bug"])

@@ -18,6 +18,7 @@ from ivid.spec.names import LONGEST_FILE, check_name
 
 DESCRIPTION, FEATURES = "dataset_info.json", "features.json"
 CLASS, CLASSES = "pythonClassName", "tensorflow_datasets."  # TFDS imports the modules that features.json names: none but its own
+USED = (records.CLIP, records.SHAPE, "video", records.MEDIA, records.SECONDS, records.CAPTION, records.CAPTIONS)
 MOST_SHARDS = 1 << 20  # of a split
 LARGEST_COUNT = 1 << 48  # records of a shard
 TABLE = {
@@ -116,29 +117,30 @@ class Records(Sequence[Mapping[str, Any]]):
   """The records of a split by their places."""
 
   def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *, decoders: Mapping[str, Any] | None = None):
-    """Raises UserError: shards are missing, cut or of other lengths than dataset_info.json says."""
+    """Raises UserError: shards are missing."""
     folder = pathlib.Path(builder.data_dir)
     self._said = f"split {split} of {folder}"
-    want = next(info.items for info in read_splits(folder) if info.name == split)
     try:
       self._source = builder.as_data_source(split=split, decoders=decoders)
-      have = len(self._source)
+      self._count = len(self._source)
     except Exception as error:  # TFDS and array_record raise many classes for files that are damaged
       raise UserError(f"{self._said} cannot be read: {_line(error)}") from None
-    if have != want:
-      raise UserError(f"{self._said} has {have} records: expected the {want} of {DESCRIPTION}")
 
   def __len__(self) -> int:
-    return len(self._source)
+    return self._count
 
   def __getitem__(self, place: int) -> Mapping[str, Any]:
-    """The record; UserError if it is damaged."""
+    """The record; UserError if it is damaged, or is not in its shard, which is then shorter than dataset_info.json says."""
     if not 0 <= place < len(self):
       raise IndexError(place)
     try:
-      return self._source[place]
+      record = self._source[place]
     except Exception as error:  # as above, and what numpy raises of bytes that are no array
       raise UserError(f"record {place} of {self._said} cannot be read: {_line(error)}") from None
+    # Where a shard was cut array_record gives nothing, and TFDS makes a record without values of it.
+    if empty := next((name for name in USED if name in record and record[name] is None), None):
+      raise UserError(f"record {place} of {self._said} is damaged: it has no {empty!r}")
+    return record
 
 
 def read_table(path: pathlib.Path, columns: Sequence[str], *, rows: int) -> Iterator[pyarrow.RecordBatch]:

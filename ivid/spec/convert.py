@@ -84,7 +84,9 @@ def typed(hint: Any, value: Any, path: str) -> Any:
   if issubclass(hint, enum.Enum):
     return _enum(hint, value, path)
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
-    return float(value) if abs(value) <= sys.float_info.max else math.copysign(math.inf, value)
+    if abs(value) > sys.float_info.max:
+      return math.inf if value > 0 else -math.inf
+    return float(value)
   if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
     raise UserError(f"{path}={shown(value)}: expected {hint.__name__}")
   return value

@@ -66,7 +66,7 @@ def read_spec(cls: type[T], path: str | os.PathLike, kind: formats.Kind, *, sour
 def _deeper(value: Any, levels: int) -> bool:
   """Whether there are more than so many lists and dictionaries one inside the other."""
   layer = [value]
-  for _ in range(levels + 1):
+  for _ in range(levels):
     layer = [item for one in layer if isinstance(one, dict | list) for item in (one.values() if isinstance(one, dict) else one)]
     layer = [item for item in layer if isinstance(item, dict | list)]
     if not layer:

@@ -10,7 +10,7 @@ import functools
 import typing
 from typing import Annotated, Any
 
-from ivid.spec.errors import UserError
+from ivid.spec.errors import UserError, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Range:
   def check(self, value: float, said: str) -> None:
     """UserError for a value outside; `said`: its name."""
     if value not in self:
-      text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
+      text = f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else shown(value)
       raise UserError(f"{said}={text}: expected {self.expected(value)}")
 
   def expected(self, value: float) -> str:

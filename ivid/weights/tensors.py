@@ -79,7 +79,8 @@ def write_weights(
   with whole_file(path) as temporary, open(temporary, "wb") as file:
     _write_header(file, header)
     for name in names:
-      array = np.ascontiguousarray(np.asarray(flat[name]).astype(stored[name], copy=False))
+      with np.errstate(over="ignore"):  # which the next line says in full
+        array = np.ascontiguousarray(np.asarray(flat[name]).astype(stored[name], copy=False))
       check_finite(array, f"{pathlib.Path(path).name} is not written: parameter {name}")
       file.write(array.reshape(-1).view(np.uint8).data)
       if digest:
@@ -157,7 +158,9 @@ def read_weights(path: str | os.PathLike, *, dtype: Any = np.float32) -> dict[st
   for name, leaf in open_weights(path).items():
     array = np.asarray(leaf)
     if array.dtype.kind not in "iub" and array.dtype != dtype:
-      array = check_finite(array.astype(dtype), f"{path}: parameter {name} as {np.dtype(dtype).name}")
+      with np.errstate(over="ignore"):
+        array = array.astype(dtype)
+      check_finite(array, f"{path}: parameter {name} as {np.dtype(dtype).name}")
     found[name] = array
   return traverse_util.unflatten_dict(found, sep="/")
 

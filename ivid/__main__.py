@@ -28,6 +28,7 @@ from ivid.spec.errors import UsageError, UserError, nearest
 
 HELP = ("help", "-h", "-help", "--help")
 TRACEBACK = "IVID_TRACEBACK"  # environment: 1 shows the whole traceback of a user error
+PLATFORMS = "JAX_PLATFORMS"  # environment: which devices JAX takes
 TUNABLES, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 
 EXIT_ERROR = 1  # a value was wrong
@@ -99,6 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.environ.get(TRACEBACK) == "1" or not caused_by_user(error):
       raise
     return _fail(f"ivid {name}", f"error: {_one_line(error)}", EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR)
+  except (RuntimeError, AssertionError):  # what JAX raises of platforms that it does not find
+    if os.environ.get(TRACEBACK) == "1" or not (missing := missing_platform()):
+      raise
+    return _fail(f"ivid {name}", f"error: {missing}", EXIT_ERROR)
 
 
 def caused_by_user(error: UserError | OSError) -> bool:
@@ -108,6 +113,19 @@ def caused_by_user(error: UserError | OSError) -> bool:
   if error.filename is None or isinstance(error.filename, int):
     return False
   return not pathlib.Path(os.fsdecode(error.filename)).is_relative_to(pathlib.Path(ivid.__file__).parent)
+
+
+def missing_platform() -> str:
+  """What is wrong with the platforms that JAX was told to take; empty if it has devices of one, or was told nothing."""
+  told = os.environ.get(PLATFORMS, "")
+  if not told or "jax" not in sys.modules:
+    return ""
+  try:
+    sys.modules["jax"].devices()
+  except (RuntimeError, AssertionError) as error:
+    reason = f" ({_one_line(error)[:200]})" if str(error) else ""
+    return f"{PLATFORMS}={told}: JAX finds no such devices{reason}: expected a platform of this machine such as cpu, or it unset"
+  return ""
 
 
 def _run(name: str, args: list[str]) -> int:

@@ -7,6 +7,7 @@ import pytest
 from ivid.config import load_run, read_config, shipped_configs
 from ivid.measure.dry_run import dry_run_report
 from ivid.parallel.mesh import make_mesh
+from ivid.spec.errors import UserError
 from ivid.spec.run import CropSpec, DataSpec, MeshSpec
 from ivid.spec.sampling import ThresholdKind
 from ivid.spec.stage import Filter
@@ -200,3 +201,39 @@ def test_wrong_input(config, overrides, message):
   with pytest.raises(ValueError, match=message) as error:
     load_run(config, overrides)
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("x = (1\n", r"--config=.*wrong.py:a: .*wrong.py, line 1: no Python: '\(' was never closed"),
+    ("\n\nimport nowhere_at_all\n", "wrong.py, line 3: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    ("def get_config(stage):\n  return 1 / 0\n", "wrong.py, line 2: ZeroDivisionError: division by zero"),
+    ("def get_config():\n  return {}\n", r"wrong.py: TypeError: get_config\(\) takes 0"),
+    ("get_config = 3\n", r"expected .*wrong.py to have a function get_config\(stage\)"),
+    ("x = 1\n", r"expected .*wrong.py to have a function get_config\(stage\)"),
+    ("\0", "wrong.py.*: .*null bytes"),
+    ("# \xff", "wrong.py"),
+  ],
+)
+def test_files_that_cannot_be_run(tmp_path, text, message):
+  (tmp_path / "wrong.py").write_bytes(text.encode("latin-1"))
+  with pytest.raises(UserError, match=message) as error:
+    load_run(f"{tmp_path / 'wrong.py'}:a")
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("override", "message"),
+  [
+    ("cascade.stages.base.unet.head_dim=0", "unet.head_dim=0: expected 1 or more"),
+    ("train.optimizer.learning_rate=1e400", "train.optimizer.learning_rate=inf: expected at most"),
+    ("train.eval_batches=-1", "train.eval_batches=-1: expected 0 or more"),
+    ("train.seed=-1", "train.seed=-1: expected 0 or more"),
+    ("data.prefetch=0", "data.prefetch=0: expected 1 or more"),
+    ("mesh.data=-2", "mesh.data=-2: expected 1 or more, or -1"),
+  ],
+)
+def test_numbers_out_of_their_range(override, message):
+  with pytest.raises(UserError, match=message):
+    load_run("nano:base", [override])

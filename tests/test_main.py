@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -143,3 +144,20 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly():
     command.stdout.close()
     said = command.stderr.read()
   assert (command.returncode, said) == (command_line.EXIT_PIPE, b"")
+
+
+def test_a_platform_that_is_not_there_is_one_line(fake, capsys, monkeypatch):
+  """What JAX raises of it is a RuntimeError or an AssertionError, by the platform."""
+  for wrong in (RuntimeError("Unable to initialize backend 'rocm': no such\nthing"), AssertionError()):
+
+    def devices(wrong=wrong):
+      raise wrong
+
+    monkeypatch.setenv(command_line.PLATFORMS, "rocm")
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(devices=devices))
+    assert command_line.main(["fakery", "bug"]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("ivid fakery: error: JAX_PLATFORMS=rocm: JAX finds no such devices") and line.count("\n") == 1
+  monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(devices=lambda: ["cpu"]))
+  with pytest.raises(RuntimeError):
+    command_line.main(["fakery", "bug"])

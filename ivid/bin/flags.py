@@ -10,6 +10,7 @@ from absl import flags
 
 from ivid.spec.errors import UsageError
 from ivid.spec.hosts import Hosts
+from ivid.spec.options import check_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ def parse_flags(
     rest = values([arg for arg in argv if not arg.startswith(prefix)])[1:]
   except flags.Error as error:
     raise UsageError(str(error).partition("\n")[0] + (_as_override(argv) if overrides else "")) from None
+  check_numbers({name: values[name].value for name in values})
   if rest and not words:
     raise UsageError(f"unexpected argument {rest[0]!r}: expected flags alone{_with_dashes(rest[0], values)}")
   return CommandLine(values, changed, rest)

@@ -12,7 +12,7 @@ import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Annotated
 
 import pyarrow
 from pyarrow import parquet
@@ -22,7 +22,10 @@ from ivid.data.store import Store
 from ivid.media.files import naming_disk_errors
 from ivid.spec import formats
 from ivid.spec.errors import UserError
+from ivid.spec.files import as_spec, parse_json
+from ivid.spec.limits import LARGEST_SEED
 from ivid.spec.prepare import PrepareSpec, colour
+from ivid.spec.ranges import Range, check_ranges
 
 MANIFEST, PLAN = "manifest.parquet", "plan.json"
 VERSION = "1.0.0"
@@ -52,9 +55,12 @@ class Plan:
 
   folder: str
   spec: PrepareSpec
-  items: int
+  items: Annotated[int, Range(0, LARGEST_SEED)]
   columns: tuple[str, ...]
   digest: str
+
+  def __post_init__(self):
+    check_ranges(self, "")
 
   @property
   def shards(self) -> int:
@@ -114,9 +120,9 @@ def make_plan(spec: PrepareSpec, out: str, *, overwrite: bool = False) -> Plan:
 
 
 def _read(folder: str) -> Plan:
-  found = formats.migrate(json.loads(Store(folder).read(PLAN)), formats.Kind.PREPARED, source=posixpath.join(folder, PLAN))
-  spec = PrepareSpec(**found.pop("spec"))
-  return Plan(folder=folder, spec=spec, **found | {"columns": tuple(found["columns"])})
+  source = posixpath.join(folder, PLAN)
+  found = formats.migrate(parse_json(Store(folder).read(PLAN), source=source), formats.Kind.PREPARED, source=source)
+  return as_spec(Plan, {**found, "folder": folder}, source=source)
 
 
 def _written(path: str, spec: PrepareSpec, folder: str) -> Plan:

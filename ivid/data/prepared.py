@@ -9,16 +9,19 @@ from typing import Any
 
 import grain
 import numpy as np
+import pyarrow
 import tensorflow_datasets as tfds
-from pyarrow import parquet
 
 from ivid.data import records
 from ivid.data.example import CHOICES, STREAMS, Split
+from ivid.data.folder import DESCRIPTION, Records, open_builder, read_splits, read_table
 from ivid.data.view import random_corner
 from ivid.data.windows import frames_at, looped
+from ivid.media.files import at_home
 from ivid.media.fit import fit
 from ivid.media.scratch import is_scratch
 from ivid.spec.errors import UserError, nearest
+from ivid.spec.names import check_path
 from ivid.spec.prepare import colour
 from ivid.spec.run import TFDS, Short
 from ivid.spec.view import View
@@ -45,13 +48,13 @@ class Prepared:
       UserError: not there, without such a split, or with nothing in it that can be used.
     """
     folder = find_folder(name, dir)
-    self._builder = tfds.builder_from_directory(folder)
-    names = list(self._builder.info.splits)
+    builder = open_builder(folder)
+    names = list(builder.info.splits)
     wanted = ("train",) if split is Split.TRAIN else EVAL_SPLITS
     found = next((name for name in wanted if name in names), None)
     if split is Split.HELD_OUT or found is None:
       raise UserError(f"{name} has no split for {split.value!r}: it has {', '.join(names)}")
-    self._records = self._builder.as_data_source(split=found)
+    self._records = Records(builder, found)
     if not len(self._records):
       raise UserError(f"{name}: split {found} is empty")
     self._name, self._view, self._split, self._short = name, view, split, short
@@ -65,7 +68,8 @@ class Prepared:
 
   def _usable(self, index: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Places of clips, of images, and of all clips, whose frames may be images, that are large enough, the first also long enough."""
-    table = parquet.read_table(index, columns=["frames", "seconds", "height", "width"])
+    columns = ("frames", "seconds", "height", "width")
+    table = pyarrow.Table.from_batches(read_table(index, columns, rows=len(self._records)))
     frames, seconds, heights, widths = (column.to_numpy() for column in table.columns)
     want = self._view.clip
     aspect = want.width / want.height
@@ -182,19 +186,19 @@ def all_captions(name: str, dir: str) -> Iterator[str]:
   if not name.startswith(TFDS):
     raise UserError(f"data.name={name!r} has no end of captions: expected tfds:NAME (`ivid data prepare` makes one)")
   folder = find_folder(name, dir)
-  builder = tfds.builder_from_directory(folder)
-  indices = [folder / records.index_name(split) for split in builder.info.splits]
+  builder = open_builder(folder)
+  indices = [folder / records.index_name(split.name) for split in read_splits(folder)]
   if all(index.is_file() for index in indices):
-    for index in indices:
-      for batch in parquet.ParquetFile(index).iter_batches(columns=[records.CAPTIONS]):
-        yield from (text for several in batch.column(0).to_pylist() for text in several)
+    for index, split in zip(indices, read_splits(folder), strict=True):
+      for batch in read_table(index, (records.CAPTIONS,), rows=split.items):
+        yield from (text for several in batch.column(0).to_pylist() for text in several if text is not None)
     return
   wanted = (records.CAPTION, records.IMAGE_CAPTION, records.CAPTIONS)
   if not any(key in builder.info.features for key in (records.CAPTION, records.CAPTIONS)):
     raise UserError(f"data.name={name!r} has no {records.CAPTION!r}: its records hold {', '.join(sorted(builder.info.features))}")
   decoders = {key: tfds.decode.SkipDecoding() for key in builder.info.features if key not in wanted}
   for split in builder.info.splits:
-    for record in builder.as_data_source(split=split, decoders=decoders):
+    for record in Records(builder, split, decoders=decoders):
       yield from (records.text_of(record, key) for key in wanted[:2] if key in record)
       yield from (records.text_of({"caption": text}, "caption") for text in record.get(records.CAPTIONS, ()))
 
@@ -207,15 +211,15 @@ def find_folder(name: str, dir: str) -> pathlib.Path:
   """
   if "://" in dir:
     raise UserError(f"data.dir={dir!r}: expected a folder: ArrayRecord files are read here and there; mount the bucket, as by gcsfuse")
-  root = pathlib.Path(dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DIR).expanduser()
-  short = name.removeprefix(TFDS)
-  prepared = [path.parent for path in (root / short).rglob("dataset_info.json") if not is_scratch(path)]
+  short = check_path(name.removeprefix(TFDS), f"data.name={name!r}: data set")
+  root = at_home(dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DIR, instead="data.dir, or TFDS_DATA_DIR")
+  prepared = [path.parent for path in (root / short).rglob(DESCRIPTION) if not is_scratch(path)]
   if not prepared:
-    known = sorted(path.parent.parent.relative_to(root).as_posix() for path in root.rglob("dataset_info.json")) if root.is_dir() else []
+    known = sorted(path.parent.parent.relative_to(root).as_posix() for path in root.rglob(DESCRIPTION)) if root.is_dir() else []
     hint = nearest(short, known) if known else "nothing is prepared there; `ivid data prepare --out=DIR` makes one"
     raise UserError(f"data.name={name!r} is not under data.dir={str(root)!r}: {hint}")
   configs = sorted({path.parent for path in prepared})
   if len(configs) > 1:
     named = ", ".join(TFDS + path.relative_to(root).as_posix() for path in configs)
     raise UserError(f"data.name={name!r} has several configs: expected one of {named}")
-  return max(prepared, key=lambda path: [int(part) if part.isdigit() else 0 for part in path.name.split(".")])
+  return max(prepared, key=lambda path: [int(part) if part.isdecimal() else 0 for part in path.name.split(".")])

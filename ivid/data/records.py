@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -66,7 +67,16 @@ def clip_of(record: Mapping[str, Any]) -> np.ndarray:
     UserError: neither entry is there.
   """
   if CLIP in record:
-    return np.frombuffer(zlib.decompress(record[CLIP]), np.uint8).reshape([int(n) for n in record[SHAPE]])
+    shape = [int(n) for n in record[SHAPE]]
+    if len(shape) != 4 or min(shape) < 1 or shape[3] != 3:
+      raise UserError(f"a record has a clip of shape {shape}: expected frames, height, width and 3")
+    try:
+      unpacked = zlib.decompressobj().decompress(record[CLIP], math.prod(shape) + 1)  # no more memory than the shape says
+    except zlib.error as error:
+      raise UserError(f"a record has a clip that cannot be unpacked: {error}") from None
+    if len(unpacked) != math.prod(shape):
+      raise UserError(f"a record has a clip of {len(unpacked)} bytes: expected the {math.prod(shape)} of its shape {shape}")
+    return np.frombuffer(unpacked, np.uint8).reshape(shape)
   if "video" in record:
     return np.asarray(record["video"], np.uint8)
   raise UserError(f"a record holds {', '.join(sorted(record))}: expected 'clip' (as `ivid data prepare` writes it) or 'video'")

@@ -70,11 +70,6 @@ class MovingShapes:
         f"stage {stage.name}: {stage.output} lasts {stage.output.seconds:g} s; moving_shapes lasts {moving_shapes.CLIP_SECONDS:.4g} s, "
         f"so expected at least {stage.output.frames / moving_shapes.CLIP_SECONDS:g} fps"
       )
-    for name in ("paraphrase", "two_objects"):
-      if not 0.0 <= getattr(data, name) <= 1.0:
-        raise UserError(f"data.{name}={getattr(data, name)}: expected 0 to 1")
-    if train.seed < 0:
-      raise UserError(f"train.seed={train.seed}: expected 0 or more")
     self.view: View = make_view(train, stage)
     self._data, self._train, self._split, self._first_index = data, train, split, first_index
     self._pool = training_pool(data, train.seed) if split is Split.TRAIN else None

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from ivid.media.scratch import BEFORE, SCRATCH, is_scratch, put, remove, scratch_folder
 from ivid.spec.errors import UserError
+from ivid.spec.files import parse_json
 
 # What a disk says; errors of other numbers are of something that is read meanwhile.
 DISK = (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -230,7 +231,19 @@ def to_comment(metadata: dict | None) -> str:
 def from_comment(comment: str | None) -> dict | None:
   """The dictionary in a comment tag; None where there is none or where somebody else's text stands."""
   try:
-    value = json.loads(comment or "null")
-  except ValueError:
+    value = parse_json(comment or "null", source="a comment")
+  except UserError:
     return None
   return value if isinstance(value, dict) else None
+
+
+def at_home(path: str | os.PathLike, *, instead: str) -> pathlib.Path:
+  """The path, `~` in it replaced by the user's folder.
+
+  Raises:
+    UserError: the user has none, as where a container runs as a number that no user has; `instead`: what can be given then.
+  """
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError:
+    raise UserError(f"{path}: there is no home folder, neither in HOME nor of this user: expected {instead}") from None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Mapping
 
 from ivid.runs.workdir import CONFIG
 from ivid.sample.cascades import write_cascade
-from ivid.spec import convert, formats
+from ivid.spec import formats
 from ivid.spec.errors import UserError, nearest
+from ivid.spec.files import read_spec
 from ivid.spec.run import RunSpec
 from ivid.text.encoder import load_encoder
 from ivid.weights.cascades import CASCADE_FILE, CascadeFolder, open_cascade
@@ -56,8 +56,7 @@ def open_named(name: str) -> CascadeFolder:
   workdir = pathlib.Path(name)
   if not (workdir / CONFIG).is_file() or not ema.is_run(name):
     return find_cascade(name)
-  written = formats.migrate(json.loads((workdir / CONFIG).read_text(encoding="utf-8")), formats.Kind.RUN, source=workdir / CONFIG)
-  run, folder = convert.from_dict(RunSpec, written), workdir / CASCADE
+  run, folder = read_spec(RunSpec, workdir / CONFIG, formats.Kind.RUN), workdir / CASCADE
   if (folder / CASCADE_FILE).is_file():
     made = open_cascade(folder)
     if made.trained(run.stage) and made.check(run.stage).step == ema.latest_step(name):

@@ -7,12 +7,15 @@ import os
 import pathlib
 import platform
 
+from ivid.media.files import at_home
+from ivid.spec.errors import UserError
+
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def user_cache() -> pathlib.Path:
-  """$XDG_CACHE_HOME/ivid or ~/.cache/ivid; not made here."""
-  return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "ivid"
+  """$XDG_CACHE_HOME/ivid or ~/.cache/ivid; not made here. UserError where neither is known."""
+  return at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache", instead="XDG_CACHE_HOME, or data.cache for embeddings") / "ivid"
 
 
 def cache_folder() -> pathlib.Path:
@@ -27,10 +30,10 @@ def enable_compilation_cache() -> pathlib.Path | None:
   """Turns the cache on and returns its folder; None where that cannot be written (compilation then just takes its time)."""
   import jax
 
-  folder = cache_folder()
   try:
+    folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-  except OSError:
+  except (UserError, OSError):
     return None
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

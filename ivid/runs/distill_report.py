@@ -20,6 +20,7 @@ from ivid.media.sheet import contact_sheet
 from ivid.runs.samples import SHEET_COLUMNS, held_out_clips
 from ivid.runs.text import open_text
 from ivid.spec import formats
+from ivid.spec.files import read_mapping
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
 from ivid.spec.view import training_view
@@ -50,7 +51,7 @@ class Report:
   def add(self, phase: Phase, student: Student, teacher: Student) -> None:
     """Samples the student and its teacher, and writes what came of it into the student's folder."""
     path = self._workdir / phase.name / ROW_FILE
-    row = formats.migrate(json.loads(path.read_text(encoding="utf-8")), formats.Kind.REPORT, source=path) if path.is_file() else {}
+    row = read_mapping(path, formats.Kind.REPORT) if path.is_file() else {}
     made = (row.get("updates"), row.get("teacher_hash"), GUIDANCE in row)
     if made != (phase.updates, student[0].student.teacher, True):  # none yet, trained further since, or from before guidance was in it
       row = self._compare(phase, student, teacher)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pathlib
 
@@ -10,7 +9,9 @@ from ivid.media.files import write_whole
 from ivid.parallel.distributed import is_first
 from ivid.spec import formats
 from ivid.spec.errors import UserError
+from ivid.spec.files import read_mapping
 from ivid.spec.run import DataSpec
+from ivid.weights.cascades import file_sha256
 
 FILE = "sources.json"
 DESCRIPTION = "dataset_info.json"  # TFDS's, with the records of every file
@@ -30,12 +31,13 @@ def check_sources(data: DataSpec, workdir: pathlib.Path, *, resuming: bool) -> d
       found[f"{number} {source.name}"] = _described(find_folder(source.name, source.dir) / DESCRIPTION)
   path = workdir / FILE
   if resuming and path.is_file():
-    before = formats.migrate(json.loads(path.read_text(encoding="utf-8")), formats.Kind.DATA, source=path)
+    before = read_mapping(path, formats.Kind.DATA)
     for key, now in found.items():
       was, name = before.get(key, now), key.partition(" ")[2]
       if was != now:
+        had = was.get("records") if isinstance(was, dict) else was
         raise UserError(
-          f"{name} had {was['records']} when {workdir} began and has {now['records']}{' others' * (was['records'] == now['records'])}: "
+          f"{name} had {had} when {workdir} began and has {now['records']}{' others' * (had == now['records'])}: "
           "expected the same data, or a new --workdir and train.init_from"
         )
   return found
@@ -48,7 +50,7 @@ def remember_sources(found: dict[str, dict[str, str]], workdir: pathlib.Path) ->
 
 
 def _described(path: pathlib.Path) -> dict[str, str]:
-  text = path.read_text(encoding="utf-8")
-  splits = json.loads(text)["splits"]
-  records = ", ".join(f"{sum(map(int, split.get('shardLengths', [])))} of {split['name']}" for split in splits)
-  return {"records": records, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+  from ivid.data.folder import read_splits  # as above
+
+  records = ", ".join(f"{split.items} of {split.name}" for split in read_splits(path.parent))
+  return {"records": records, "sha256": file_sha256(path)}

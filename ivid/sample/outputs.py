@@ -24,13 +24,14 @@ from ivid.sample.runner import Clip
 from ivid.sample.tiling import stage_tiling
 from ivid.spec import convert, formats
 from ivid.spec.errors import UserError, nearest
-from ivid.spec.paths import check_file, read_text
+from ivid.spec.files import as_spec, read_json
+from ivid.spec.paths import check_file
+from ivid.spec.record import ClipRecord
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
 
 FORMATS = ("mp4", "webm", "gif", "png")
 SLUG_LENGTH = 40  # characters of the prompt in a file's name
-REQUIRED = ("prompt", "seed", "sample", "cascade", "stages", "batch")
 
 
 class Outputs:
@@ -191,17 +192,20 @@ def load_metadata(path: str) -> dict[str, Any]:
   """The metadata of a clip that ivid sampled: from the JSON beside it, or from the clip itself.
 
   Raises:
-    UserError: no such file, or no metadata of ivid in it.
+    UserError: no such file, or no metadata of ivid in it, or other than it writes.
   """
   file = check_file(path, "metadata")
   if file.suffix.lower() == ".json":
-    try:
-      found = json.loads(read_text(file, "metadata"))
-    except json.JSONDecodeError as error:
-      raise UserError(f"{path} is no JSON: {error}") from None
+    found = read_json(file)
   else:
     found = read_metadata(path)
-  missing = [key for key in REQUIRED if not isinstance(found, dict) or key not in found]
-  if missing:
-    raise UserError(f"{path} carries no metadata of ivid sample: {missing[0]!r} is missing")
-  return formats.migrate(found, formats.Kind.CLIP, source=path)
+  if not isinstance(found, dict):
+    raise UserError(f"{path} carries no metadata of ivid sample: expected a JSON object with a prompt, a seed and stages")
+  read_record(found, source=path)
+  return found
+
+
+def read_record(metadata: Mapping[str, Any], *, source: Any) -> ClipRecord:
+  """A clip's metadata by their schema; UserError, which names `source`, if they are not what ivid writes."""
+  found = formats.migrate(metadata, formats.Kind.CLIP, source=source)
+  return as_spec(ClipRecord, found, source=f"{source} carries no metadata of ivid sample")

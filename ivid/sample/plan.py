@@ -10,12 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from ivid.sample.tiling import stage_tiling, stretched
+from ivid.spec.cascade import TextSpec
 from ivid.spec.errors import UserError, nearest
+from ivid.spec.limits import MOST_SAMPLING_STEPS
+from ivid.spec.ranges import Range
 from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec, ThresholdKind
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
 
 MEMORY_SHARE = 0.6  # of the machine's memory that a clip and what is kept of it may take
+STEPS = Range(1, MOST_SAMPLING_STEPS)
 STATE_BYTES = 10  # of a value of the clip: z_t and the previous x_hat in float32, input and output in bytes
 OTHERS = "*"  # in a mapping by stage: all that are not named
 WHOLE = (0, 0, 0)  # of a tile: no tiles
@@ -105,9 +109,26 @@ def plan_length(stages: Sequence[StageSpec], frames: int) -> tuple[StageSpec, ..
 
 
 def longest_seconds(stages: Sequence[StageSpec]) -> float:
-  """Seconds of clip whose state between two steps, and its bytes, fit MEMORY_SHARE of the machine's memory in every stage."""
-  memory = MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  return min(memory / (spec.output.fps * spec.output.height * spec.output.width * 3 * STATE_BYTES) for spec in stages)
+  """Seconds of clip whose state between two steps, and its bytes, fit the memory that clips may take, in every stage."""
+  return min(clip_memory() / (spec.output.fps * spec.output.height * spec.output.width * 3 * STATE_BYTES) for spec in stages)
+
+
+def clip_memory() -> float:
+  """Bytes of the machine's memory that clips, and what is kept of them, may take."""
+  return MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_memory(text: TextSpec, stages: Sequence[StageSpec], *, samples: int, batch_size: int) -> None:
+  """UserError if what is held between stages, the samples' embeddings and clips, and a batch's state do not fit clip_memory()."""
+  memory = clip_memory()
+  values = [math.prod(spec.output.array) for spec in stages]
+  held = samples * (2 * text.max_tokens * text.dim + max(values[:-1], default=0))
+  state = min(batch_size or 1, samples) * max(values) * STATE_BYTES
+  if held + state > memory:
+    raise UserError(
+      f"{samples} clips, {batch_size or 1} at a time, need {(held + state) / 1e9:.3g} GB between two steps: expected fewer, as there are "
+      f"{memory / 1e9:.3g} GB for them"
+    )
 
 
 def by_name(option: str, value: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -147,8 +168,7 @@ def _override(spec: StageSpec, values: Mapping[str, Any]) -> StageSpec:
 def _steps(value: Any) -> int:
   if isinstance(value, bool) or not isinstance(value, int):
     raise UserError(f"steps={value}: expected a whole number")
-  if value < 1:
-    raise UserError(f"steps={value}: expected 1 or more")
+  STEPS.check(value, "steps")
   return value
 
 

@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
+from ivid.sample import plan
 from ivid.sample.keys import Sample
-from ivid.spec import convert
 from ivid.spec.errors import UserError
-from ivid.spec.sampling import SamplingSpec
+from ivid.spec.record import ClipRecord, StageRecord
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
 
 
-def repeated_sample(metadata: dict[str, Any]) -> tuple[Sample, int, int]:
-  """The sample, and the size of the batch it was computed in and its row there: to the last bit a clip depends on those too."""
-  return Sample(metadata["prompt"], metadata["seed"], metadata["sample"]), metadata["batch"]["size"], metadata["batch"]["row"]
+def repeated_sample(record: ClipRecord) -> Sample:
+  """The sample; to the last bit a clip depends on the size of the batch and its row there too."""
+  return Sample(record.prompt, record.seed, record.sample)
 
 
-def repeated_stages(cascade: CascadeFolder, metadata: dict[str, Any]) -> tuple[StageSpec, ...]:
+def repeated_stages(cascade: CascadeFolder, record: ClipRecord) -> tuple[StageSpec, ...]:
   """The stages that made the clip, sampled as they were.
 
   Raises:
-    UserError: the cascade's weights are not those that the clip was made with.
+    UserError: the cascade's weights are not those that the clip was made with, or the stages do not follow one another in it.
   """
-  return tuple(_stage(cascade, record) for record in metadata["stages"])
+  names, known = tuple(stage.name for stage in record.stages), cascade.spec.stage_names
+  first = known.index(cascade.spec.stage(names[0]).name)
+  if names != known[first : first + len(names)]:
+    raise UserError(f"the clip was made by stages {', '.join(names)}: expected some that follow one another of {', '.join(known)}")
+  return tuple(_stage(cascade, stage) for stage in record.stages)
 
 
-def repeated_tiles(metadata: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-  """The tiles that made the clip, by stage."""
-  return {record["name"]: tuple(record["tile"]) for record in metadata["stages"] if "tile" in record}
+def repeated_tiles(record: ClipRecord, stages: tuple[StageSpec, ...]) -> dict[str, tuple[int, ...]]:
+  """The tiles that made the clip, by stage; UserError for one that cannot be used."""
+  return plan.plan_tiles(stages, {stage.name: stage.tile for stage in record.stages if stage.tile})
 
 
-def _stage(cascade: CascadeFolder, record: dict[str, Any]) -> StageSpec:
-  name, want = record["name"], record["weights_sha256"]
+def _stage(cascade: CascadeFolder, record: StageRecord) -> StageSpec:
+  name, want = record.name, record.weights_sha256
   have = cascade.check(name).sha256
   if have != want:
     raise UserError(
       f"the clip was made with weights {want[:12]} of stage {name}, {cascade.folder} has {have[:12]}: expected the cascade it was made with"
     )
   spec = cascade.spec.stage(name)
-  lowres = spec.lowres and dataclasses.replace(spec.lowres, aug_snr=record["aug_snr"])
-  return dataclasses.replace(spec, sampling=convert.from_dict(SamplingSpec, record["sampling"], f"stages.{name}.sampling"), lowres=lowres)
+  if (record.aug_snr is None) != (spec.lowres is None):
+    expected = "null, as it starts from noise alone" if spec.lowres is None else "the power ratio that its input was augmented with"
+    raise UserError(f"stage {name} has aug_snr={record.aug_snr}: expected {expected}")
+  lowres = spec.lowres and dataclasses.replace(spec.lowres, aug_snr=record.aug_snr)
+  return dataclasses.replace(spec, sampling=record.sampling, lowres=lowres)

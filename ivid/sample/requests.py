@@ -17,9 +17,16 @@ from ivid.sample import outputs, plan, repeat
 from ivid.sample.entry import read_entry
 from ivid.sample.keys import Sample
 from ivid.sample.runner import Clip, run_cascade
+from ivid.spec import convert
 from ivid.spec.errors import UserError
+from ivid.spec.limits import LARGEST_SEED, MOST_CLIPS, MOST_SAMPLES
+from ivid.spec.ranges import Range
+from ivid.spec.record import check_prompt
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder, file_sha256
+
+SEEDS, NUMBERS, COUNTS = Range(-LARGEST_SEED, LARGEST_SEED), Range(0, LARGEST_SEED), Range(1, MOST_SAMPLES)
+BATCHES = Range(0, MOST_CLIPS, words=f"1 or more, at most {MOST_CLIPS}, or 0 for one clip on each device")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +78,12 @@ class Draw:
   count: int = 1
 
   def __post_init__(self):
-    if self.count < 1:
-      raise UserError(f"num_samples={self.count}: expected 1 or more")
-    if self.number < 0:
-      raise UserError(f"first_sample={self.number}: expected 0 or more")
+    for name, value, allowed in (("seed", self.seed, SEEDS), ("first_sample", self.number, NUMBERS), ("num_samples", self.count, COUNTS)):
+      allowed.check(value, name)
+    if len(self.prompts) * self.count > MOST_SAMPLES:
+      raise UserError(f"num_samples={self.count} of {len(self.prompts)} prompts: expected at most {MOST_SAMPLES} clips in all")
+    for prompt in self.prompts:
+      check_prompt(prompt)
 
   @property
   def samples(self) -> tuple[Sample, ...]:
@@ -105,13 +114,13 @@ def make_request(
   Raises:
     UserError: a stage that is unknown or untrained, an override that cannot be, a clip that is missing, superfluous or unreadable.
   """
-  if batch_size < 0:
-    raise UserError(f"batch_size={batch_size}: expected 1 or more, or 0 for one clip on each device")
+  BATCHES.check(batch_size, "batch_size")
   overrides = overrides or plan.Overrides()
   stages = plan.plan_stages(cascade, start=start, stop=stop, overrides=overrides)
   stages, first_input, source = enter(cascade, stages, first)
   tiles = plan.plan_tiles(stages, overrides.tile)
   samples = draw.samples
+  plan.check_memory(cascade.spec.text, stages, samples=len(samples), batch_size=batch_size)
   return Request(cascade, stages, samples, batch_size, frozenset(range(len(samples))), tiles, first_input, source)
 
 
@@ -125,12 +134,14 @@ def repeat_request(cascade: CascadeFolder, metadata: dict[str, Any], first: str 
   Raises:
     UserError: other weights, or another clip to start from.
   """
-  source = metadata.get("input") or {}
-  stages, first_input, found = enter(cascade, repeat.repeated_stages(cascade, metadata), first or source.get("file", ""))
+  record = outputs.read_record(metadata, source=said_by)
+  source = convert.to_dict(record.input) or {}
+  stages, first_input, found = enter(cascade, repeat.repeated_stages(cascade, record), first or source.get("file", ""))
   if found and found["sha256"] != source.get("sha256"):
     raise UserError(f"{found['file']} is not the clip that {said_by} started from: its SHA-256 is {found['sha256'][:12]}")
-  sample, size, row = repeat.repeated_sample(metadata)
-  tiles = repeat.repeated_tiles(metadata)
+  sample, size, row = repeat.repeated_sample(record), record.batch.size, record.batch.row
+  tiles = repeat.repeated_tiles(record, stages)
+  plan.check_memory(cascade.spec.text, stages, samples=size, batch_size=size)
   # The batch is filled with copies: a clip's last bits may depend on the batch's size and its row there, not on the other rows.
   return Request(cascade, stages, (sample,) * size, size, frozenset([row]), tiles, first_input, source or None)
 

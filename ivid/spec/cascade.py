@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 from ivid.spec.errors import UserError, nearest
+from ivid.spec.limits import MOST_CHANNELS, MOST_LAYERS, MOST_TOKENS, MOST_VOCABULARY
+from ivid.spec.names import check_name
+from ivid.spec.ranges import Range, check_ranges
 from ivid.spec.stage import StageSpec, Task
 
 
@@ -14,19 +18,26 @@ class TextSpec:
 
   name: str = "nano"
   tokenizer: str = "bytes"  # "bytes" as in ByT5, or the path of a SentencePiece .model file
-  vocab_size: int = 384
-  dim: int = 256
-  layers: int = 5
-  heads: int = 8
-  head_dim: int = 32
-  mlp_dim: int = 832
-  relative_buckets: int = 32
-  relative_distance: int = 128
-  max_tokens: int = 128
+  vocab_size: Annotated[int, Range(1, MOST_VOCABULARY)] = 384
+  dim: Annotated[int, Range(1, MOST_CHANNELS)] = 256
+  layers: Annotated[int, Range(1, MOST_LAYERS)] = 5
+  heads: Annotated[int, Range(1, MOST_CHANNELS)] = 8
+  head_dim: Annotated[int, Range(1, MOST_CHANNELS)] = 32
+  mlp_dim: Annotated[int, Range(1, MOST_CHANNELS)] = 832
+  relative_buckets: Annotated[int, Range(4, MOST_TOKENS)] = 32  # half of them for either direction, half of those for one distance each
+  relative_distance: Annotated[int, Range(2, MOST_TOKENS)] = 128
+  max_tokens: Annotated[int, Range(1, MOST_TOKENS)] = 128
   dtype: str = "float32"  # that the network computes in
   param_dtype: str = "bfloat16"  # that the weights are stored and rounded to
 
   def __post_init__(self):
+    check_name(self.name, "text encoder")
+    check_ranges(self, "text.")
+    if self.relative_distance <= self.relative_buckets // 4:
+      raise UserError(
+        f"text.relative_distance={self.relative_distance}: expected more than the {self.relative_buckets // 4} that "
+        f"relative_buckets={self.relative_buckets} tell apart"
+      )
     for name in ("dtype", "param_dtype"):
       if getattr(self, name) not in ("float32", "bfloat16"):
         raise UserError(f"text.{name}={getattr(self, name)!r}: expected 'float32' or 'bfloat16' (T5 overflows in float16)")
@@ -41,6 +52,7 @@ class CascadeSpec:
   stages: tuple[StageSpec, ...]
 
   def __post_init__(self):
+    check_name(self.name, "cascade")
     if not self.stages:
       raise UserError(f"cascade {self.name}: no stages")
     names = self.stage_names

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Annotated
 
-from ivid.spec.errors import UserError
+from ivid.spec.limits import MOST_FPS, MOST_FRAMES, MOST_SIDE
+from ivid.spec.ranges import Range, check_ranges
 
 REFERENCE_SIZE = 64  # side of the picture that the unshifted schedule is made for (simple diffusion, 2301.11093)
 
@@ -14,15 +16,13 @@ REFERENCE_SIZE = 64  # side of the picture that the unshifted schedule is made f
 class ClipShape:
   """Size of a clip as the paper writes it, frames x height x width, and its frames per second."""
 
-  frames: int
-  height: int
-  width: int
-  fps: float
+  frames: Annotated[int, Range(1, MOST_FRAMES)]
+  height: Annotated[int, Range(1, MOST_SIDE)]
+  width: Annotated[int, Range(1, MOST_SIDE)]
+  fps: Annotated[float, Range(0, MOST_FPS, above=True)]
 
   def __post_init__(self):
-    for name in ("frames", "height", "width", "fps"):
-      if getattr(self, name) <= 0:
-        raise UserError(f"clip {name}={getattr(self, name)}: expected a positive number")
+    check_ranges(self, "clip ")
 
   @property
   def seconds(self) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from ivid.spec.errors import UserError, nearest
+from ivid.spec.errors import UserError, nearest, shown
 from ivid.spec.formats import expected_key
 
 T = TypeVar("T")
@@ -35,18 +37,19 @@ def from_dict(cls: type[T], mapping: Mapping[str, Any], path: str = "") -> T:
   Raises:
     UserError: unknown or missing key (named with its path and the nearest known key), or a value of the wrong type.
   """
+  mapping = _mapping(mapping, path or cls.__name__.lstrip("_"))
   hints = typing.get_type_hints(cls)
   known = {f.name: f for f in dataclasses.fields(cls)}
   for key in mapping:
     if key not in known:
-      raise UserError(f"unknown key {_join(path, key)!r}: {expected_key(key, known)}")
+      raise UserError(f"unknown key {shown(_join(path, key))}: {expected_key(key, known)}")
   missing = [
     name
     for name, f in known.items()
     if name not in mapping and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
   ]
   if missing:
-    raise UserError(f"missing key {_join(path, missing[0])!r} of {cls.__name__}")
+    raise UserError(f"missing key {_join(path, missing[0])!r} of {cls.__name__.lstrip('_')}")
   values = {key: typed(hints[key], mapping[key], _join(path, key)) for key in mapping}
   try:
     return cls(**values)
@@ -67,12 +70,12 @@ def typed(hint: Any, value: Any, path: str) -> Any:
     UserError: it cannot be; with the path.
   """
   hint, optional = without_none(hint)
-  if value is None and optional:
-    return None
+  if hint is Any or (value is None and optional):
+    return value
   origin = typing.get_origin(hint)
   if origin is tuple:
     if not isinstance(value, list | tuple):
-      raise UserError(f"{path}={value!r}: expected a list")
+      raise UserError(f"{path}={shown(value)}: expected a list")
     return tuple(typed(typing.get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
   if origin is dict:
     return {key: typed(typing.get_args(hint)[1], item, _join(path, key)) for key, item in _mapping(value, path).items()}
@@ -81,9 +84,11 @@ def typed(hint: Any, value: Any, path: str) -> Any:
   if issubclass(hint, enum.Enum):
     return _enum(hint, value, path)
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if abs(value) > sys.float_info.max:
+      return math.inf if value > 0 else -math.inf
     return float(value)
   if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-    raise UserError(f"{path}={value!r}: expected {hint.__name__}")
+    raise UserError(f"{path}={shown(value)}: expected {hint.__name__}")
   return value
 
 
@@ -96,7 +101,7 @@ def without_none(hint: Any) -> tuple[Any, bool]:
 
 def _mapping(value: Any, path: str) -> Mapping[str, Any]:
   if not isinstance(value, Mapping):
-    raise UserError(f"{path}={value!r}: expected a section with keys of its own")
+    raise UserError(f"{path}={shown(value)}: expected a section with keys of its own")
   return value
 
 
@@ -106,4 +111,4 @@ def _enum(hint: type[enum.Enum], value: Any, path: str) -> enum.Enum:
   try:
     return hint(value)
   except ValueError:
-    raise UserError(f"{path}={value!r}: {nearest(str(value), [m.value for m in hint])}") from None
+    raise UserError(f"{path}={shown(value)}: {nearest(str(value), [m.value for m in hint])}") from None

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Annotated
 
 from ivid.spec.errors import UserError
-from ivid.spec.phase import PhaseSpec, check_course
-from ivid.spec.sampling import is_power_of_two
+from ivid.spec.limits import LARGEST_NUMBER, MOST_SAMPLES
+from ivid.spec.phase import Clips, PhaseSpec, Rate, Updates, check_course
+from ivid.spec.ranges import Range, check_ranges
+from ivid.spec.sampling import Steps, is_power_of_two
 from ivid.spec.stage import LossWeight
 
 DEFAULT_UPDATES = 10_000
+Weight = Annotated[float, Range(0, LARGEST_NUMBER)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,47 +24,42 @@ class DistillSpec:
   Batches, crops, data and all that is not named here are those of the stage's training.
   """
 
-  teacher_steps: int = 256  # N0, of the DDIM sampler that the first halving compares with; a distilled teacher brings its own
-  final_steps: int = 8
-  stochastic: tuple[int, ...] = ()  # step counts for which a student of the stochastic sampler is made too
-  w_min: float = 0.0  # guidance weights drawn in training; with oscillation the range holds both
-  w_max: float = 0.0  # both 0: the stage is sampled without guidance, and none is distilled
+  teacher_steps: Steps = 256  # N0, of the DDIM sampler that the first halving compares with; a distilled teacher brings its own
+  final_steps: Steps = 8
+  stochastic: tuple[Steps, ...] = ()  # step counts for which a student of the stochastic sampler is made too
+  w_min: Weight = 0.0  # guidance weights drawn in training; with oscillation the range holds both
+  w_max: Weight = 0.0  # both 0: the stage is sampled without guidance, and none is distilled
   loss_weight: LossWeight = LossWeight.TRUNCATED_SNR  # of the halvings
   # Of guidance, over (1 + w)^2. Most of what guidance adds lies where there is most noise, which weights by SNR hardly count; and its
   # square grows with w, so that large weights would drown small ones.
   guidance_loss_weight: LossWeight = LossWeight.X
   guidance_phases: tuple[PhaseSpec, ...] = ()  # as train.phases, for guidance alone: many single frames are cheap and teach most of it
-  guidance_updates: int | None = None  # None: those of guidance_phases, or DEFAULT_UPDATES without any; fewer end it early
-  guidance_learning_rate: float | None = None  # None: learning_rate
-  updates: int = DEFAULT_UPDATES  # of each halving
-  last_updates: int = 20_000  # of the halvings to 2 and to 1 steps (Progressive Distillation, section 5, doubles them)
-  learning_rate: float = 3e-4
-  num_samples: int = 4  # clips of the report
-  adherence_prompts: int = 0  # of each group, for each student; moving_shapes alone
+  guidance_updates: Updates | None = None  # None: those of guidance_phases, or DEFAULT_UPDATES without any; fewer end it early
+  guidance_learning_rate: Rate | None = None  # None: learning_rate
+  updates: Updates = DEFAULT_UPDATES  # of each halving
+  last_updates: Updates = 20_000  # of the halvings to 2 and to 1 steps (Progressive Distillation, section 5, doubles them)
+  learning_rate: Rate = 3e-4
+  num_samples: Clips = 4  # clips of the report
+  adherence_prompts: Annotated[int, Range(0, MOST_SAMPLES)] = 0  # of each group, for each student; moving_shapes alone
 
   def __post_init__(self):
+    check_ranges(self, "distill.")
     for name in ("teacher_steps", "final_steps"):
       value = getattr(self, name)
       if not is_power_of_two(value):
         raise UserError(f"distill.{name}={value}: expected a power of two, the nearest is {nearest_power_of_two(value)}")
     if self.final_steps >= self.teacher_steps:
       raise UserError(f"distill.final_steps={self.final_steps}: expected fewer than teacher_steps={self.teacher_steps}")
-    if not 0.0 <= self.w_min <= self.w_max < float("inf"):
+    if self.w_min > self.w_max:
       raise UserError(f"distill.w_min={self.w_min}, w_max={self.w_max} is an empty range: expected 0 <= w_min <= w_max")
     if self.loss_weight not in (LossWeight.TRUNCATED_SNR, LossWeight.V):
       raise UserError(f"distill.loss_weight={self.loss_weight.value}: expected truncated_snr or v (SNR + 1)")
     if self.guidance_loss_weight not in (LossWeight.X, LossWeight.TRUNCATED_SNR, LossWeight.V):
       raise UserError(f"distill.guidance_loss_weight={self.guidance_loss_weight.value}: expected x, truncated_snr or v (SNR + 1)")
-    for name in ("guidance_updates", "updates", "last_updates", "num_samples"):
-      if getattr(self, name) is not None and getattr(self, name) < 1:
-        raise UserError(f"distill.{name}={getattr(self, name)}: expected 1 or more")
     for phase in self.guidance_phases:
       if phase.logsnr_std is not None:
         raise UserError(f"distill.guidance_phases: phase {phase.name!r} has logsnr_std={phase.logsnr_std:g}: expected None, the schedule's")
     check_course(self.guidance_phases, self.guidance_updates, names=("distill.guidance_phases", "distill.guidance_updates"))
-    for name in ("learning_rate", "guidance_learning_rate"):
-      if getattr(self, name) is not None and getattr(self, name) <= 0:
-        raise UserError(f"distill.{name}={getattr(self, name)}: expected a positive number")
     for steps in self.stochastic:
       if not (is_power_of_two(steps) and max(2, self.final_steps) <= steps < self.teacher_steps):
         raise UserError(

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 LONGEST = 200  # characters of what a library says
+SHOWN = 80  # characters of a value in an error
 
 
 class UserError(ValueError):
@@ -21,9 +22,15 @@ def first_line(error: BaseException) -> str:
   return str(error).strip().partition("\n")[0][:LONGEST] or type(error).__name__
 
 
+def shown(value: object) -> str:
+  """A value as an error shows it: a part of what is long."""
+  text = repr(value)
+  return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
   """`did you mean X?` for the known word closest to `word`, followed by all of them."""
   words = [str(k) for k in known]
-  close = difflib.get_close_matches(str(word), words, n=1, cutoff=0.5)
+  close = difflib.get_close_matches(str(word)[:SHOWN], words, n=1, cutoff=0.5)
   listing = "expected one of " + ", ".join(words)
   return f"did you mean {close[0]!r}? ({listing})" if close else listing

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 from ivid.spec.errors import UserError
+from ivid.spec.limits import LARGEST_NUMBER, MOST_CLIPS, MOST_FRAMES, MOST_UPDATES
+from ivid.spec.ranges import Range, Share, check_ranges
+from ivid.spec.stage import Logsnr
+
+Updates = Annotated[int, Range(1, MOST_UPDATES)]
+Clips = Annotated[int, Range(1, MOST_CLIPS)]
+Rate = Annotated[float, Range(0, LARGEST_NUMBER, above=True)]  # of learning
+Deviation = Annotated[float, Range(0, LARGEST_NUMBER, above=True, words="a positive number such as 2.0, or None")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,28 +29,20 @@ class PhaseSpec:
   """
 
   name: str
-  steps: int
-  frames: int | None = None
+  steps: Updates
+  frames: Annotated[int, Range(0, MOST_FRAMES)] | None = None
   neighbours: bool | None = None
-  image_fraction: float | None = None
-  batch_size: int | None = None
-  accumulation: int | None = None
-  learning_rate: float | None = None
-  logsnr_shift: float | None = None
-  logsnr_std: float | None = None
+  image_fraction: Share | None = None
+  batch_size: Clips | None = None
+  accumulation: Clips | None = None
+  learning_rate: Rate | None = None
+  logsnr_shift: Logsnr | None = None
+  logsnr_std: Deviation | None = None
 
   def __post_init__(self):
-    if self.steps < 1:
-      raise UserError(f"phases: phase {self.name!r} has steps={self.steps}: expected 1 or more")
+    check_ranges(self, f"phases: phase {self.name!r} has ")
     if self.neighbours and not self.frames:
       raise UserError(f"phases: phase {self.name!r} has neighbours=True and frames={self.frames}: expected how many, such as 4")
-    check_logsnr_std(self.logsnr_std, f"phases: phase {self.name!r} has logsnr_std")
-
-
-def check_logsnr_std(std: float | None, said: str) -> None:
-  """UserError unless it is None or a deviation; `said`: what the message calls it."""
-  if std is not None and not 0.0 < std < float("inf"):
-    raise UserError(f"{said}={std}: expected a positive number such as 2.0, or None")
 
 
 def check_course(phases: tuple[PhaseSpec, ...], steps: int | None, *, names: tuple[str, str]) -> None:

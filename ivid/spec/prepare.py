@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
+from typing import Annotated
 
 from ivid.spec.errors import UserError
+from ivid.spec.limits import LARGEST_NUMBER, MOST_SIDE, MOST_TOKENS
+from ivid.spec.names import check_name
 from ivid.spec.options import option
+from ivid.spec.ranges import Range, check_ranges
 
 SHARD_ITEMS, MOST_ITEMS = 1000, 1_000_000
+_Test = Annotated[int, Range(-1, MOST_ITEMS)]
+_Side = Annotated[int, Range(0, MOST_SIDE)]
+_Seconds = Annotated[float, Range(0, LARGEST_NUMBER, above=True, words="a positive number of seconds")]
+_Least = Annotated[float, Range(0, LARGEST_NUMBER)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,32 +29,24 @@ class PrepareSpec:
   caption_column: str = option("caption", "of a list: a caption, or several")
   background: str = option("#000000", "what transparent pictures lie on: a colour, or the column that has it")
   split_by: str = option("", "a column whose values stay together in one split; empty: each item by its path")
-  num_test: int = option(-1, "items of the validation split; -1: a twentieth of them, at least 1 and at most 1000, from three items on")
-  max_side: int = option(0, "encode anew what is larger, clips with a key frame for every second; 0: the files' own bytes")
-  min_seconds: float = option(0.0, "of clips")
-  max_seconds: float = option(0.0, "of clips; 0: any")
-  min_side: int = option(0, "of the shorter side, in pixels")
-  max_aspect: float = option(0.0, "longer over shorter side; 0: any")
-  min_fps: float = option(0.0, "of clips")
-  max_fps: float = option(0.0, "of clips; 0: any")
-  min_characters: int = option(1, "of captions")
+  num_test: _Test = option(-1, "items of the validation split; -1: a twentieth of them, at least 1 and at most 1000, from three items on")
+  max_side: _Side = option(0, "encode anew what is larger, clips with a key frame for every second; 0: the files' own bytes")
+  min_seconds: _Least = option(0.0, "of clips")
+  max_seconds: _Least = option(0.0, "of clips; 0: any")
+  min_side: _Side = option(0, "of the shorter side, in pixels")
+  max_aspect: _Least = option(0.0, "longer over shorter side; 0: any")
+  min_fps: _Least = option(0.0, "of clips")
+  max_fps: _Least = option(0.0, "of clips; 0: any")
+  min_characters: Annotated[int, Range(1, MOST_TOKENS)] = option(1, "of captions")
   caption_without: str = option("", "a regular expression: captions in which it is found are left out")
-  timeout: float = option(60.0, "seconds for which one file may take to arrive")
-  shard_items: int = option(SHARD_ITEMS, "lines of the list, or files, of one shard")
+  timeout: _Seconds = option(60.0, "seconds for which one file may take to arrive")
+  shard_items: Annotated[int, Range(1, MOST_ITEMS)] = option(SHARD_ITEMS, "lines of the list, or files, of one shard")
 
   def __post_init__(self):
     if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
       raise UserError(f"--name={self.name}: expected small letters, digits and underscores, such as my_clips")
-    for name, least in (("num_test", -1), ("max_side", 0), ("min_side", 0), ("min_characters", 1), ("shard_items", 1)):
-      if getattr(self, name) < least:
-        raise UserError(f"--{name}={getattr(self, name)}: expected {least} or more")
-    for name in ("min_seconds", "max_seconds", "min_fps", "max_fps", "max_aspect"):
-      if not 0 <= getattr(self, name) < math.inf:
-        raise UserError(f"--{name}={getattr(self, name):g}: expected 0 or more")
-    if self.shard_items > MOST_ITEMS:
-      raise UserError(f"--shard_items={self.shard_items}: expected at most {MOST_ITEMS}")
-    if not 0 < self.timeout < math.inf:
-      raise UserError(f"--timeout={self.timeout:g}: expected a positive number of seconds")
+    check_name(self.name, "--name")
+    check_ranges(self, "--")
     if self.max_side == 1:
       raise UserError("--max_side=1: expected 2 or more, or 0 for the files' own bytes")
     try:

@@ -5,15 +5,30 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+from typing import Annotated
 
 from ivid.spec.batch import CaptionLayout
 from ivid.spec.cascade import CascadeSpec
-from ivid.spec.distill import DistillSpec
+from ivid.spec.distill import DistillSpec, Weight
 from ivid.spec.errors import UserError
-from ivid.spec.phase import PhaseSpec, check_course, check_logsnr_std
+from ivid.spec.limits import LARGEST_SEED, MOST_FRAMES, MOST_PROCESSES, MOST_SAMPLES, MOST_SIDE, MOST_UPDATES
+from ivid.spec.phase import Clips, Deviation, PhaseSpec, Rate, Updates, check_course
+from ivid.spec.ranges import Range, Share, check_ranges
+from ivid.spec.sampling import Steps
+from ivid.spec.stage import Logsnr
 
 DEFAULT_STEPS = 10_000
 WIDEST_EMA = 12**-0.5  # relative width of the mean of all updates
+MOST_CAPTIONS = 100_000_000  # of a pool: their digests alone take gigabytes
+MOST_WORKERS = 4096  # processes or threads of one machine
+
+Many = Annotated[int, Range(0, MOST_UPDATES)]
+Memory = Annotated[float, Range(0, 1, below=True, words="0 up to but not 1")]
+Width = Annotated[float, Range(0, WIDEST_EMA, above=True, below=True, words=f"above 0 and below {WIDEST_EMA:.3f}, such as 0.05 and 0.1")]
+Aspect = Annotated[float, Range(0, MOST_SIDE)]
+Pool = Annotated[int, Range(0, MOST_CAPTIONS, words=f"0 or an even number, at most {MOST_CAPTIONS}")]
+Workers = Annotated[int, Range(0, MOST_WORKERS)]
+Devices = Annotated[int, Range(-1, MOST_PROCESSES, words="1 or more, or -1 for all devices that the other axes leave")]
 
 
 class OptimizerKind(enum.Enum):
@@ -44,104 +59,79 @@ class OptimizerSpec:
   """
 
   kind: OptimizerKind = OptimizerKind.ADAM
-  learning_rate: float = 1e-3
-  warmup_steps: int = 100
+  learning_rate: Rate = 1e-3
+  warmup_steps: Many = 100
   decay: Decay = Decay.COSINE
-  final_fraction: float = 0.05
-  decay_share: float = 0.2
-  b1: float = 0.9
-  b2: float = 0.99
-  weight_decay: float = 0.0
-  clip_norm: float = 1.0
+  final_fraction: Share = 0.05
+  decay_share: Annotated[float, Range(0, 1, above=True, words="above 0, at most 1")] = 0.2
+  b1: Memory = 0.9
+  b2: Memory = 0.99
+  weight_decay: Weight = 0.0
+  clip_norm: Annotated[float, Range(0, math.inf, above=True, words="a positive number; inf cuts nothing")] = 1.0
 
   def __post_init__(self):
-    if self.learning_rate <= 0:
-      raise UserError(f"train.optimizer.learning_rate={self.learning_rate}: expected a positive number")
-    for name in ("b1", "b2"):
-      if not 0.0 <= getattr(self, name) < 1.0:
-        raise UserError(f"train.optimizer.{name}={getattr(self, name)}: expected 0 up to but not 1")
-    if self.clip_norm <= 0:
-      raise UserError(f"train.optimizer.clip_norm={self.clip_norm}: expected a positive number; inf cuts nothing")
-    if self.weight_decay < 0:
-      raise UserError(f"train.optimizer.weight_decay={self.weight_decay}: expected 0 or more")
-    if self.warmup_steps < 0:
-      raise UserError(f"train.optimizer.warmup_steps={self.warmup_steps}: expected 0 or more")
-    if not 0.0 <= self.final_fraction <= 1.0:
-      raise UserError(f"train.optimizer.final_fraction={self.final_fraction}: expected 0 to 1")
-    if not 0.0 < self.decay_share <= 1.0:
-      raise UserError(f"train.optimizer.decay_share={self.decay_share}: expected above 0, at most 1")
+    check_ranges(self, "train.optimizer.")
 
 
 @dataclasses.dataclass(frozen=True)
 class CropSpec:
   """Random crop in space and time that training takes of the stage's output; 0 keeps the whole axis."""
 
-  frames: int = 0
-  height: int = 0
-  width: int = 0
+  frames: Annotated[int, Range(0, MOST_FRAMES)] = 0
+  height: Annotated[int, Range(0, MOST_SIDE)] = 0
+  width: Annotated[int, Range(0, MOST_SIDE)] = 0
+
+  def __post_init__(self):
+    check_ranges(self, "train.crop.")
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSpec:
-  every: int = 500
-  max_to_keep: int = 2
-  keep_period: int = 0  # additionally keep every step that is a multiple of this; 0: none
+  every: Updates = 500
+  max_to_keep: Updates = 2
+  keep_period: Many = 0  # additionally keep every step that is a multiple of this; 0: none
 
   def __post_init__(self):
-    for name, least in (("every", 1), ("max_to_keep", 1), ("keep_period", 0)):
-      if getattr(self, name) < least:
-        raise UserError(f"train.checkpoint.{name}={getattr(self, name)}: expected {least} or more")
+    check_ranges(self, "train.checkpoint.")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainSpec:
   """One training run of one stage."""
 
-  seed: int = 0
-  steps: int | None = None  # None: those of the phases, or DEFAULT_STEPS without any; fewer than the phases have end the run early
+  seed: Annotated[int, Range(0, LARGEST_SEED)] = 0
+  steps: Updates | None = None  # None: those of the phases, or DEFAULT_STEPS without any; fewer than the phases have end the run early
   phases: tuple[PhaseSpec, ...] = ()  # named parts of the run, one after the other; none: the run is one, of the values below
-  batch_size: int = 16  # clips a step, over all devices
-  accumulation: int = 1  # a batch is split into this many microbatches
-  frames: int = 0  # 0: all; fewer: that many frames spread evenly over the clip ("fewer frames first")
-  image_fraction: float = 0.0  # share of a batch's rows that are packed independent images
+  batch_size: Clips = 16  # clips a step, over all devices
+  accumulation: Clips = 1  # a batch is split into this many microbatches
+  frames: Annotated[int, Range(0, MOST_FRAMES)] = 0  # 0: all; fewer: that many frames spread evenly over the clip ("fewer frames first")
+  image_fraction: Share = 0.0  # share of a batch's rows that are packed independent images
   crop: CropSpec = CropSpec()
   optimizer: OptimizerSpec = OptimizerSpec()
-  ema_decay: float = 0.999
+  ema_decay: Memory = 0.999
   # Relative widths of power-function averages that are kept beside the EMA, such as (0.05, 0.1), and the updates between two snapshots
   # of them, from which `ivid bundle --ema=` makes an average of a width near those (EDM2, 2312.02696, section 3). None by default: each is
   # a copy of the weights in float32.
-  ema_widths: tuple[float, ...] = ()
-  ema_snapshot_every: int = 1000
-  logsnr_shift: float | None = None  # of the noise in training; None: the stage's own, which sampling has
-  logsnr_std: float | None = None  # levels of training are normal about that shift with this deviation; None: they are the schedule's
+  ema_widths: tuple[Width, ...] = ()
+  ema_snapshot_every: Updates = 1000
+  logsnr_shift: Logsnr | None = None  # of the noise in training; None: the stage's own, which sampling has
+  logsnr_std: Deviation | None = None  # levels of training are normal about that shift with this deviation; None: they are the schedule's
   init_from: str = ""  # another run's work folder (its EMA weights), or a cascade's folder or name, to start from
-  log_every: int = 50
-  eval_every: int = 1000
-  eval_batches: int = 4
-  sample_every: int = 2000
-  num_samples: int = 8
-  sample_steps: int = 16
-  adherence_every: int = 0  # 0: never; moving_shapes alone
-  adherence_prompts: int = 16  # of each group
+  log_every: Updates = 50
+  eval_every: Many = 1000  # 0: never
+  eval_batches: Many = 4
+  sample_every: Many = 2000  # 0: never
+  num_samples: Clips = 8
+  sample_steps: Steps = 16
+  adherence_every: Many = 0  # 0: never; moving_shapes alone
+  adherence_prompts: Annotated[int, Range(1, MOST_SAMPLES)] = 16  # of each group
   checkpoint: CheckpointSpec = CheckpointSpec()
 
   def __post_init__(self):
-    for name in ("steps", "batch_size", "accumulation", "log_every", "adherence_prompts"):
-      if getattr(self, name) is not None and getattr(self, name) < 1:
-        raise UserError(f"train.{name}={getattr(self, name)}: expected 1 or more")
+    check_ranges(self, "train.")
     check_course(self.phases, self.steps, names=("train.phases", "train.steps"))
     if self.batch_size % self.accumulation:
       raise UserError(f"train.batch_size={self.batch_size} is no multiple of train.accumulation={self.accumulation}")
-    if not 0.0 <= self.image_fraction <= 1.0:
-      raise UserError(f"train.image_fraction={self.image_fraction}: expected 0 to 1")
-    if not 0.0 <= self.ema_decay < 1.0:
-      raise UserError(f"train.ema_decay={self.ema_decay}: expected 0 up to but not 1")
-    for width in self.ema_widths:
-      if not 0.0 < width < WIDEST_EMA:
-        raise UserError(f"train.ema_widths: {width:g}: expected above 0 and below {WIDEST_EMA:.3f}, such as 0.05 and 0.1")
-    check_logsnr_std(self.logsnr_std, "train.logsnr_std")
-    if self.ema_snapshot_every < 1:
-      raise UserError(f"train.ema_snapshot_every={self.ema_snapshot_every}: expected 1 or more")
 
   @property
   def total_steps(self) -> int:
@@ -168,11 +158,14 @@ class MeshSpec:
   sampling what one device does not hold.
   """
 
-  data: int = -1
-  fsdp: int = 1
-  tensor: int = 1
-  frames: int = 1
-  height: int = 1
+  data: Devices = -1
+  fsdp: Devices = 1
+  tensor: Devices = 1
+  frames: Devices = 1
+  height: Devices = 1
+
+  def __post_init__(self):
+    check_ranges(self, "mesh.")
 
 
 class Draw(enum.Enum):
@@ -204,8 +197,8 @@ class SourceSpec:
 
   name: str = ""
   dir: str = ""
-  clips: float = 1.0
-  images: float = 1.0
+  clips: Weight = 1.0
+  images: Weight = 1.0
 
   @property
   def is_prepared(self) -> bool:
@@ -213,9 +206,7 @@ class SourceSpec:
     return self.name.startswith(TFDS)
 
   def __post_init__(self):
-    for name in ("clips", "images"):
-      if not 0.0 <= getattr(self, name) < math.inf:
-        raise UserError(f"data.sources: {self.name} has the weight {name}={getattr(self, name)}: expected 0 or more")
+    check_ranges(self, f"data.sources: {self.name} has the weight ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,24 +215,23 @@ class DataSpec:
   dir: str = ""  # of TFDS; empty: $TFDS_DATA_DIR or its default
   sources: tuple[SourceSpec, ...] = ()  # several of those by weight, in place of `name`
   short: Short = Short.REJECT  # of clips of files
-  aspect: float = 0.0  # width over height of what a picture of moving_shapes shows; 0: the picture's own, else it is squeezed
-  paraphrase: float = 0.3  # share of training captions that are paraphrased
-  two_objects: float = 0.3  # share of scenes with two objects
+  aspect: Aspect = 0.0  # width over height of what a picture of moving_shapes shows; 0: the picture's own, else it is squeezed
+  paraphrase: Share = 0.3  # share of training captions that are paraphrased
+  two_objects: Share = 0.3  # share of scenes with two objects
   text_encoder: str = "nano"  # folder of a frozen text encoder, or the name of a shipped cascade
-  caption_pool: int = 0  # moving_shapes: training captions come from a pool of so many, embedded once; 0: each is made anew
+  caption_pool: Pool = 0  # moving_shapes: training captions come from a pool of so many, embedded once; 0: each is made anew
   cache: str = ""  # folder for the pool's embeddings; empty: $XDG_CACHE_HOME/ivid or ~/.cache/ivid
   embeddings: str = ""  # folder that `ivid data embed` wrote; the text encoder is then not loaded
   draw: Draw = Draw.HOST
-  workers: int = 0  # processes that make training's batches; 0: `threads` of the training process itself do
-  threads: int = 1
-  prefetch: int = 2
+  workers: Workers = 0  # processes that make training's batches; 0: `threads` of the training process itself do
+  threads: Annotated[int, Range(1, MOST_WORKERS)] = 1
+  prefetch: Annotated[int, Range(1, MOST_WORKERS)] = 2
 
   def __post_init__(self):
-    if self.workers < 0:
-      raise UserError(f"data.workers={self.workers}: expected 0 or more")
+    check_ranges(self, "data.")
     if self.draw is Draw.DEVICE and (self.sources or self.name != "moving_shapes"):
       raise UserError(f"data.draw=device: data.name={self.name!r} is not drawn: expected moving_shapes, or data.draw=host")
-    if self.caption_pool < 0 or self.caption_pool % 2:
+    if self.caption_pool % 2:
       raise UserError(
         f"data.caption_pool={self.caption_pool}: expected 0 or an even number, half of it for images "
         f"(nearest: {max(0, self.caption_pool + 1)})"

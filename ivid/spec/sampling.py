@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from typing import Annotated
 
 from ivid.spec.errors import UserError
+from ivid.spec.limits import LARGEST_NUMBER, MOST_SAMPLING_STEPS
+from ivid.spec.ranges import Range, Share, check_ranges
+
+Steps = Annotated[int, Range(1, MOST_SAMPLING_STEPS)]
+_GUIDANCE = Range(0, LARGEST_NUMBER, words="0 or more; 0 is the model as it was trained")
 
 
 class SamplerKind(enum.Enum):
@@ -31,17 +37,12 @@ class ThresholdKind(enum.Enum):
 class GuidanceSpec:
   """Classifier-free guidance, (1 + w) x_cond - w x_uncond, constant or oscillating (section 2.6)."""
 
-  weight: float = 0.0
-  low: float | None = None  # None: constant; else `weight` and `low` alternate after the first steps
-  constant_part: float = 0.2  # share of the steps that keep `weight` before the alternation
+  weight: Annotated[float, _GUIDANCE] = 0.0
+  low: Annotated[float, _GUIDANCE] | None = None  # None: constant; else `weight` and `low` alternate after the first steps
+  constant_part: Share = 0.2  # share of the steps that keep `weight` before the alternation
 
   def __post_init__(self):
-    for name in ("weight", "low"):
-      value = getattr(self, name)
-      if value is not None and not 0.0 <= value < float("inf"):
-        raise UserError(f"sampling.guidance.{name}={value:g}: expected 0 or more; 0 is the model as it was trained")
-    if not 0.0 <= self.constant_part <= 1.0:
-      raise UserError(f"sampling.guidance.constant_part={self.constant_part}: expected 0 to 1")
+    check_ranges(self, "sampling.guidance.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,17 +50,14 @@ class SamplingSpec:
   """Default way to sample a stage."""
 
   sampler: SamplerKind = SamplerKind.DDIM
-  steps: int = 32
-  gamma: float = 0.3  # ancestral: log variance = gamma log(upper) + (1 - gamma) log(lower)
+  steps: Steps = 32
+  gamma: Share = 0.3  # ancestral: log variance = gamma log(upper) + (1 - gamma) log(lower)
   guidance: GuidanceSpec = GuidanceSpec()
   threshold: ThresholdKind = ThresholdKind.STATIC
-  percentile: float = 99.5  # dynamic threshold
+  percentile: Annotated[float, Range(0, 100, words="0 to 100")] = 99.5  # dynamic threshold
 
   def __post_init__(self):
-    if self.steps < 1:
-      raise UserError(f"sampling.steps={self.steps}: expected 1 or more")
-    if not 0.0 <= self.gamma <= 1.0:
-      raise UserError(f"sampling.gamma={self.gamma}: expected 0 to 1")
+    check_ranges(self, "sampling.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +72,13 @@ class StudentSpec:
   """
 
   teacher: str
-  steps: int = 0
+  steps: Annotated[int, Range(0, MOST_SAMPLING_STEPS)] = 0
   sampler: SamplerKind = SamplerKind.DDIM
-  w_min: float = 0.0
-  w_max: float = 0.0
+  w_min: Annotated[float, _GUIDANCE] = 0.0
+  w_max: Annotated[float, _GUIDANCE] = 0.0
 
   def __post_init__(self):
+    check_ranges(self, "student.")
     if self.steps and not is_power_of_two(self.steps):
       raise UserError(f"student.steps={self.steps}: expected a power of two, or 0 for guidance distillation alone")
     if self.sampler not in (SamplerKind.DDIM, SamplerKind.STOCHASTIC):

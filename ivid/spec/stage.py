@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import math
+from typing import Annotated
 
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UserError, nearest
+from ivid.spec.limits import LARGEST_NUMBER, MOST_CHANNELS, MOST_LAYERS, MOST_LEVELS, MOST_SIDE
+from ivid.spec.names import check_name
+from ivid.spec.ranges import Range, Share, check_ranges
 from ivid.spec.sampling import SamplerKind, SamplingSpec, StudentSpec, any_stage_samplers
+
+LONGEST_STAGE = 40  # bytes of its name, which stands in the names of clips
+LARGEST_LOGSNR = 80.0  # float32 holds e^80, but not e^89
+Channels = Annotated[int, Range(1, MOST_CHANNELS)]
+Layers = Annotated[int, Range(1, MOST_LAYERS)]
+Patch = Annotated[int, Range(1, MOST_SIDE)]
+PowerRatio = Annotated[float, Range(0, LARGEST_NUMBER, above=True, words="a positive power ratio such as 3 or 5")]
+Logsnr = Annotated[float, Range(-LARGEST_LOGSNR, LARGEST_LOGSNR, words=f"a finite number from {-LARGEST_LOGSNR:g} to {LARGEST_LOGSNR:g}")]
 
 
 class Task(enum.Enum):
@@ -87,15 +98,15 @@ class LevelSpec:
   pass; one compiles fastest.
   """
 
-  channels: int
-  blocks: int = 1
-  residuals: int = 1
+  channels: Channels
+  blocks: Layers = 1
+  residuals: Layers = 1
   time: TimeMixing = TimeMixing.NONE
   spatial_attention: bool = False
   cross_attention: bool = False
   remat: bool = False
   saved: tuple[str, ...] = ()
-  unroll: int = 1
+  unroll: Layers = 1
 
   def __post_init__(self):
     for name in self.saved:
@@ -108,22 +119,22 @@ class UNetSpec:
   """The Video U-Net (Imagen Video, section 2.3; Efficient U-Net of Imagen, appendix B)."""
 
   levels: tuple[LevelSpec, ...]
-  patch: int = 1  # space-to-depth at the input, in space only
-  io_kernel: int = 3  # of the first and the last convolution; 1 makes them a plain patch embedding
+  patch: Patch = 1  # space-to-depth at the input, in space only
+  io_kernel: Annotated[int, Range(1, 64)] = 3  # of the first and the last convolution; 1 makes them a plain patch embedding
   scale_input: bool = False  # reads alpha_t z_t, the best linear guess of x, instead of z_t: noise fades out where it is all there is
   # Distance expected between x and the conditioning clip, in units of x. Above 0 a super-resolution network that outputs x adds its output
   # to the best guess from z_t and that clip, scaled by what is uncertain about it: EDM's preconditioning (2206.00364, table 1) about the
   # clip instead of zero. 0: gates that are learnt.
-  residual_std: float = 0.0
-  embed_dim: int = 128  # width of the conditioning vector
-  head_dim: int = 32
+  residual_std: Annotated[float, Range(0, LARGEST_NUMBER)] = 0.0
+  embed_dim: Channels = 128  # width of the conditioning vector
+  head_dim: Channels = 32
   norm: Norm = Norm.GROUP
-  norm_groups: int = 8
-  text_dim: int = 256
+  norm_groups: Channels = 8
+  text_dim: Channels = 256
   # Width that the tokens are brought to, once, before every block's cross-attention projects them; 0: they are read as they are. A wide
   # encoder's tokens cost each block more than its own positions do where every frame has a caption of its own.
-  text_width: int = 0
-  text_patch: int = 1  # with text_width: neighbouring tokens joined to one by that projection, as a byte by itself says little
+  text_width: Annotated[int, Range(0, MOST_CHANNELS)] = 0
+  text_patch: Patch = 1  # with text_width: neighbouring tokens joined to one by that projection, as a byte by itself says little
   frame_time: bool = False  # every block is told each frame's time too, not time mixing alone: where a caption's motion has come to by then
   # Reads frames that are given (those before a clip that is to go on, both ends of one between them) and their mask by a convolution of its
   # own, zero at initialisation.
@@ -134,22 +145,16 @@ class UNetSpec:
   def __post_init__(self):
     if not self.levels:
       raise UserError("unet.levels is empty: expected at least one level")
-    if self.residual_std < 0:
-      raise UserError(f"unet.residual_std={self.residual_std}: expected 0 or more")
-    if self.text_width < 0:
-      raise UserError(f"unet.text_width={self.text_width}: expected 0 or more")
-    if self.text_patch < 1 or (self.text_patch > 1 and not self.text_width):
+    if len(self.levels) > MOST_LEVELS:
+      raise UserError(f"unet.levels has {len(self.levels)}: expected at most {MOST_LEVELS}")
+    check_ranges(self, "unet.")
+    if self.text_patch > 1 and not self.text_width:
       raise UserError(f"unet.text_patch={self.text_patch}, text_width={self.text_width}: expected 1, or more with a text_width")
-    for name in ("patch", "io_kernel", "embed_dim", "head_dim", "norm_groups", "text_dim"):
-      if getattr(self, name) < 1:
-        raise UserError(f"unet.{name}={getattr(self, name)}: expected 1 or more")
     for name in ("dtype", "param_dtype"):
       if getattr(self, name) not in ("float32", "bfloat16"):
         raise UserError(f"unet.{name}={getattr(self, name)!r}: expected 'float32' or 'bfloat16'")
     for i, level in enumerate(self.levels):
-      for name in ("channels", "blocks", "residuals", "unroll"):
-        if getattr(level, name) < 1:
-          raise UserError(f"unet.levels[{i}].{name}={getattr(level, name)}: expected 1 or more")
+      check_ranges(level, f"unet.levels[{i}].")
       if self.norm is Norm.GROUP and level.channels % self.norm_groups:
         raise UserError(f"unet.levels[{i}].channels={level.channels} is no multiple of norm_groups={self.norm_groups}")
       if level.spatial_attention and level.time is TimeMixing.JOINT:
@@ -186,23 +191,19 @@ class DiffusionSpec:
 
   prediction: Prediction = Prediction.V
   loss_weight: LossWeight = LossWeight.V
-  logsnr_min: float = -20.0
-  logsnr_max: float = 20.0
+  logsnr_min: Logsnr = -20.0
+  logsnr_max: Logsnr = 20.0
   # Added to logsnr at every time, so that the ends move with it, as simple diffusion has it (2301.11093); below 0: more noise. What it
   # proposes for a resolution: ivid.spec.clip.resolution_logsnr_shift.
-  logsnr_shift: float = 0.0
-  sigma_floor: float = 0.05  # with x output, smallest sigma in the loss weight's denominator
-  text_drop: float = 0.1  # share of examples trained without text, for guidance
-  given_share: float = 0.3  # with unet.given: share of clips trained with some of their frames given
+  logsnr_shift: Logsnr = 0.0
+  sigma_floor: Annotated[float, Range(0, 1, above=True)] = 0.05  # with x output, smallest sigma in the loss weight's denominator
+  text_drop: Share = 0.1  # share of examples trained without text, for guidance
+  given_share: Share = 0.3  # with unet.given: share of clips trained with some of their frames given
 
   def __post_init__(self):
+    check_ranges(self, "diffusion.")
     if not self.logsnr_min < self.logsnr_max:
       raise UserError(f"diffusion.logsnr_min={self.logsnr_min} is not below logsnr_max={self.logsnr_max}")
-    if not math.isfinite(self.logsnr_shift):
-      raise UserError(f"diffusion.logsnr_shift={self.logsnr_shift}: expected a finite number such as 0.0")
-    for name in ("text_drop", "given_share"):
-      if not 0.0 <= getattr(self, name) <= 1.0:
-        raise UserError(f"diffusion.{name}={getattr(self, name)}: expected 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,13 +213,14 @@ class LowresSpec:
   input: ClipShape
   time_fill: TimeFill = TimeFill.REPEAT
   shrink: Filter = Filter.BOX  # how training makes the low-resolution clip from the real one
-  aug_logsnr_min: float = -2.0  # the level is drawn uniformly in logsnr during training
-  aug_logsnr_max: float = 10.0
-  aug_snr: float = 5.0  # the fixed power ratio of sampling: alpha^2 = snr / (1 + snr)
+  aug_logsnr_min: Logsnr = -2.0  # the level is drawn uniformly in logsnr during training
+  aug_logsnr_max: Logsnr = 10.0
+  aug_snr: PowerRatio = 5.0  # the fixed power ratio of sampling: alpha^2 = snr / (1 + snr)
 
   def __post_init__(self):
-    if self.aug_snr <= 0:
-      raise UserError(f"lowres.aug_snr={self.aug_snr}: expected a positive power ratio such as 3 or 5")
+    check_ranges(self, "lowres.")
+    if not self.aug_logsnr_min <= self.aug_logsnr_max:
+      raise UserError(f"lowres.aug_logsnr_min={self.aug_logsnr_min} is above aug_logsnr_max={self.aug_logsnr_max}: expected a range")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +238,7 @@ class StageSpec:
   student: StudentSpec | None = None  # of a distilled stage
 
   def __post_init__(self):
+    check_name(self.name, "stage", longest=LONGEST_STAGE)
     if self.student is not None:
       self.student.check(self.sampling, self.name)
     elif self.sampling.sampler is SamplerKind.STOCHASTIC:

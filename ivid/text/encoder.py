@@ -23,12 +23,15 @@ from ivid.programs import Program
 from ivid.spec import convert, formats
 from ivid.spec.cascade import TextSpec
 from ivid.spec.errors import UserError
+from ivid.spec.files import read_spec
+from ivid.spec.names import LONGEST_FILE, check_name
 from ivid.spec.paths import instead_of_file, not_missing
 from ivid.text import t5
 from ivid.text.identity import EncoderDigest, check_params, encoder_hash
 from ivid.text.placement import Placement, place
 from ivid.text.tokenizer import BYTES, make_tokenizer, pad_tokens
-from ivid.weights import tensors as weights
+from ivid.weights.header import HASH, read_header
+from ivid.weights.tensors import open_weights, write_weights
 
 STORED = ml_dtypes.bfloat16  # embeddings, everywhere outside the network
 LENGTH_STEP = 16  # captions run padded to a multiple of this, so there are at most max_tokens / 16 compiled shapes
@@ -167,6 +170,9 @@ def save_encoder(folder: str | os.PathLike, spec: TextSpec, params: Any) -> None
 
   Args:
     params: arrays, or Leaves, of which one is in memory at a time.
+
+  Raises:
+    UserError: parameters that do not fit the spec, or are NaN or infinite; the folder is then as it was.
   """
   check_params(spec, params)
   digest = EncoderDigest(spec)
@@ -177,7 +183,7 @@ def save_encoder(folder: str | os.PathLike, spec: TextSpec, params: Any) -> None
         with whole_file(target) as temporary:
           shutil.copyfile(spec.tokenizer, temporary)
       spec = dataclasses.replace(spec, tokenizer=TOKENIZER_FILE)
-    weights.write_weights(fresh / WEIGHTS_FILE, params, dtype=np.dtype(spec.param_dtype), digest=digest)
+    write_weights(fresh / WEIGHTS_FILE, params, dtype=np.dtype(spec.param_dtype), digest=digest)
     write_whole(fresh / SPEC_FILE, json.dumps(formats.stamped(convert.to_dict(spec)), indent=1) + "\n")
 
 
@@ -193,7 +199,7 @@ def load_encoder(folder: str | os.PathLike, *, placement: Callable[[TextSpec], P
   """
   spec, leaves = open_encoder(folder)
   if placement is not None:
-    options |= dict(placement=placement(spec), digest=weights.read_header(pathlib.Path(folder) / WEIGHTS_FILE)[1].get(weights.HASH, ""))
+    options |= dict(placement=placement(spec), digest=read_header(pathlib.Path(folder) / WEIGHTS_FILE)[1].get(HASH, ""))
   return TextEncoder(spec, leaves, **options)
 
 
@@ -203,11 +209,7 @@ def open_encoder(folder: str | os.PathLike) -> tuple[TextSpec, dict[str, Any]]:
   path = folder / SPEC_FILE
   if instead_of_file(path):
     raise UserError(f"no text encoder at {folder}: expected {SPEC_FILE} and {WEIGHTS_FILE}{not_missing(path)}")
-  try:
-    found = json.loads(path.read_text())
-  except json.JSONDecodeError as error:
-    raise UserError(f"{path} is no JSON: {error}") from None
-  spec = convert.from_dict(TextSpec, formats.migrate(found, formats.Kind.TEXT, source=path))
+  spec = read_spec(TextSpec, path, formats.Kind.TEXT)
   if spec.tokenizer != BYTES:
-    spec = dataclasses.replace(spec, tokenizer=str(folder / spec.tokenizer))
-  return spec, traverse_util.unflatten_dict(weights.open_weights(folder / WEIGHTS_FILE), sep="/")
+    spec = dataclasses.replace(spec, tokenizer=str(folder / check_name(spec.tokenizer, f"{path}: tokenizer", longest=LONGEST_FILE)))
+  return spec, traverse_util.unflatten_dict(open_weights(folder / WEIGHTS_FILE), sep="/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -20,7 +21,7 @@ from ivid.text.tokenizer import BYTES
 
 def check_params(spec: TextSpec, params: Any) -> None:
   """UserError naming the first parameter that is missing, unknown or of another shape than the spec's."""
-  want = traverse_util.flatten_dict(nn.meta.unbox(t5.abstract_params(spec)), sep="/")
+  want = _abstract(spec)
   have = traverse_util.flatten_dict(params, sep="/")
   for name in sorted(want.keys() | have.keys()):
     if name not in have:
@@ -29,6 +30,12 @@ def check_params(spec: TextSpec, params: Any) -> None:
       raise UserError(f"text encoder {spec.name}: unknown parameter {name}, expected {len(want)} parameters of {spec.layers} layers")
     if have[name].shape != want[name].shape:
       raise UserError(f"text encoder {spec.name}: parameter {name} has shape {have[name].shape}, expected {want[name].shape}")
+
+
+@functools.lru_cache(maxsize=8)
+def _abstract(spec: TextSpec) -> dict[str, Any]:
+  """Shapes of the spec's parameters by their flat names; tracing them takes longer than reading a small encoder."""
+  return traverse_util.flatten_dict(nn.meta.unbox(t5.abstract_params(spec)), sep="/")
 
 
 class EncoderDigest:

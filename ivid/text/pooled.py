@@ -17,6 +17,7 @@ import numpy as np
 from ivid.media.files import whole_file
 from ivid.media.scratch import lock_file, sweep
 from ivid.spec.errors import UserError
+from ivid.text.arrays import load_array
 from ivid.text.encoder import STORED, TextEncoder
 from ivid.text.stored import KEY_FILE, Key, make_key, read_key, write_key
 
@@ -87,8 +88,9 @@ class PooledEmbedder:
     self._places: dict[str, np.ndarray] = {}
     for n in range(key.shards):
       part = texts[n * key.shard_size : (n + 1) * key.shard_size]
-      counts, rows = np.load(_counts_file(self.folder, n)), np.load(_rows_file(self.folder, n), mmap_mode="r")
-      if len(counts) != len(part) or rows.shape != (counts.sum(), key.dim):
+      counts = load_array(_counts_file(self.folder, n), (len(part),), np.int32)
+      rows = load_array(_rows_file(self.folder, n), (-1, key.dim), BITS)
+      if counts.min() < 1 or counts.max() > key.length or len(rows) != counts.sum():
         raise UserError(f"{_rows_file(self.folder, n)} is damaged: {rows.shape}, expected {(int(counts.sum()), key.dim)}; delete it")
       self._places.update(zip(part, np.split(np.asarray(rows), np.cumsum(counts)[:-1]), strict=True))
 

@@ -11,67 +11,30 @@ import bisect
 import dataclasses
 import hashlib
 import itertools
-import json
-import math
 import os
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgpack
 import numpy as np
 from array_record.python import array_record_data_source
 
-from ivid.media.files import naming_errors, whole_file, write_whole
+from ivid.media.files import naming_errors, whole_file
 from ivid.media.records import writing_records
 from ivid.media.scratch import sweep
-from ivid.spec import formats
-from ivid.spec.errors import UserError
+from ivid.spec.errors import UserError, first_line
+from ivid.text.arrays import load_array
 from ivid.text.encoder import STORED, TextEncoder
 from ivid.text.identity import tokenizer_hash
+from ivid.text.key import KEY_FILE, Key, read_key, write_key
 
-KEY_FILE, INDEX_FILE, SECOND_FILE, SUFFIX = "key.json", "index.npy", "index-second.npy", ".array_record"
+INDEX_FILE, SECOND_FILE = "index.npy", "index-second.npy"
 SHARD_SIZE = 1024  # captions; 0.5 GB where T5-XXL makes 64 tokens of each
 HELD = 1 << 18  # captions whose texts are in memory at a time
 POLL_SECONDS = 0.2
 SHOWN_CHARACTERS = 60
-
-
-@dataclasses.dataclass(frozen=True)
-class Key:
-  """What embeddings depend on, and how they are cut up.
-
-  Attributes:
-    encoder: its name.
-    weights: its hash (ivid.text.identity).
-    tokenizer: "bytes", or SHA-256 of the SentencePiece model.
-    length: captions are truncated to so many tokens.
-    dim: of an embedding.
-    captions: different ones, blank ones apart.
-    shard_size: captions a shard.
-    digest: SHA-256 of all captions, or of their digests.
-  """
-
-  encoder: str
-  weights: str
-  tokenizer: str
-  length: int
-  dim: int
-  captions: int
-  shard_size: int
-  digest: str
-
-  @property
-  def shards(self) -> int:
-    return max(1, math.ceil(self.captions / self.shard_size))
-
-  @property
-  def folder(self) -> str:
-    """Name of the folder: embeddings of other weights, tokenizers or lengths never meet in one."""
-    return f"{self.encoder}-{self.weights[:12]}-{self.tokenizer[:12]}-{self.length}"
-
-  def shard(self, n: int) -> str:
-    return f"embeddings-{n:05}-of-{self.shards:05}{SUFFIX}"
 
 
 def caption_digest(caption: str) -> int:
@@ -165,7 +128,7 @@ def write_shards(
   mine = range(process_index, key.shards, process_count)
   missing = [n for n in mine if not (folder / key.shard(n)).is_file()]
   progress(len(mine) - len(missing), len(mine))
-  bounds = [np.load(folder / name, mmap_mode="r") for name in (INDEX_FILE, SECOND_FILE)]
+  bounds = [load_array(folder / name, (key.captions,), np.uint64) for name in (INDEX_FILE, SECOND_FILE)]
   held = max(1, HELD // key.shard_size)
   for start in range(0, len(missing), held):
     chosen = missing[start : start + held]
@@ -226,8 +189,12 @@ class StoredEmbeddings:
     there = sum(file.is_file() for file in files)
     if there < len(files):
       raise UserError(f"{self.folder} is unfinished: {there} of {len(files)} shards; the same `ivid data embed` goes on with it")
-    self._index = np.load(self.folder / INDEX_FILE)
-    self._records = array_record_data_source.ArrayRecordDataSource([str(file) for file in files])
+    self._index = load_array(self.folder / INDEX_FILE, (self.key.captions,), np.uint64)
+    try:
+      self._records = array_record_data_source.ArrayRecordDataSource([str(file) for file in files])
+      len(self._records)
+    except (RuntimeError, ValueError, OSError) as error:  # what array_record raises of a file that is cut or damaged
+      raise UserError(f"{self.folder} is damaged: {first_line(error)}") from None
     if len(self._index) != len(self._records):
       raise UserError(f"{self.folder} is damaged: {len(self._records)} records, expected {len(self._index)} as in {INDEX_FILE}")
 
@@ -253,12 +220,24 @@ class StoredEmbeddings:
     digest = np.uint64(caption_digest(caption))
     place = int(np.searchsorted(self._index, digest))
     while place < len(self._index) and self._index[place] == digest:
-      record = msgpack.unpackb(self._records[place])
+      record = self._record(place)
       if record["caption"] == caption:
         return np.frombuffer(record["rows"], STORED).reshape(-1, self.key.dim)
       place += 1
     shown = caption if len(caption) <= SHOWN_CHARACTERS else caption[:SHOWN_CHARACTERS] + "..."
     raise UserError(f"{self.folder} has no embedding of {shown!r}: expected one of the {self.key.captions} captions it was made from")
+
+  def _record(self, place: int) -> dict[str, Any]:
+    """A caption and its rows; UserError if they are damaged."""
+    try:
+      record = msgpack.unpackb(self._records[place])
+    except (RuntimeError, ValueError, msgpack.UnpackException) as error:
+      raise UserError(f"record {place} of {self.folder} is damaged: {first_line(error)}") from None
+    rows = record.get("rows") if isinstance(record, dict) else None
+    whole = isinstance(rows, bytes) and isinstance(record.get("caption"), str)
+    if not whole or len(rows) % (2 * self.key.dim) or not 0 < len(rows) <= 2 * self.key.dim * self.key.length:
+      raise UserError(f"record {place} of {self.folder} is damaged: expected a caption, and rows of {self.key.dim} values")
+    return record
 
 
 def _find(folder: pathlib.Path) -> pathlib.Path:
@@ -270,22 +249,3 @@ def _find(folder: pathlib.Path) -> pathlib.Path:
   if len(inner) > 1:
     raise UserError(f"{folder} holds several embeddings: expected the path of one of {', '.join(path.name for path in inner)}")
   return inner[0]
-
-
-def write_key(folder: pathlib.Path, key: Key) -> None:
-  """Writes what the embeddings in a folder are of."""
-  write_whole(folder / KEY_FILE, json.dumps(formats.stamped(dataclasses.asdict(key)), indent=1) + "\n")
-
-
-def read_key(folder: pathlib.Path) -> Key:
-  """What `write_key` wrote; UserError if it is something else, or of a newer format."""
-  path = folder / KEY_FILE
-  try:
-    found = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise UserError(f"{path} is no key of embeddings: {error}") from None
-  found = formats.migrate(found, formats.Kind.EMBEDDINGS, source=path)
-  try:
-    return Key(**found)
-  except TypeError as error:
-    raise UserError(f"{path} is no key of embeddings: {error}") from None

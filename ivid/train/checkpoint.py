@@ -11,10 +11,11 @@ import contextlib
 import dataclasses
 import errno
 import itertools
+import math
 import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -25,6 +26,9 @@ from ivid.parallel.distributed import all_agree, is_first, wait_for_all
 from ivid.spec import convert, formats
 from ivid.spec.compare import stage_difference
 from ivid.spec.errors import UserError
+from ivid.spec.files import as_spec
+from ivid.spec.limits import LARGEST_SEED
+from ivid.spec.ranges import Range, check_ranges
 from ivid.spec.run import CheckpointSpec
 from ivid.spec.stage import StageSpec
 from ivid.steps import TrainState
@@ -47,8 +51,11 @@ class Seen:
     flops: of all updates so far; None: begun before this was counted.
   """
 
-  next_index: int
-  flops: float | None = None
+  next_index: Annotated[int, Range(0, LARGEST_SEED)]
+  flops: Annotated[float, Range(0, math.inf, below=True)] | None = None
+
+  def __post_init__(self):
+    check_ranges(self, "")
 
 
 @dataclasses.dataclass
@@ -248,9 +255,9 @@ def _trees(state: TrainState) -> dict[str, Any]:
 
 def _seen(path: pathlib.Path, data: dict[str, Any]) -> Seen:
   try:
-    return Seen(**data)
-  except TypeError:
-    raise Damaged(f"checkpoint {path} cannot be read: {DATA}/metadata has {', '.join(data) or 'nothing'}") from None
+    return as_spec(Seen, data, source=f"its {DATA}/metadata")
+  except UserError as error:
+    raise Damaged(f"checkpoint {path} cannot be read: {error}") from None
 
 
 def _kind(names: Any) -> str:

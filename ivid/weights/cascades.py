@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
-from typing import Any
+from typing import Annotated, Any
 
 import ml_dtypes
 
-from ivid.spec import convert, formats
+from ivid.spec import formats
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.compare import stage_difference
 from ivid.spec.errors import UserError
+from ivid.spec.files import read_spec
+from ivid.spec.limits import MOST_UPDATES
 from ivid.spec.paths import instead_of_file, not_missing
+from ivid.spec.ranges import Range, check_ranges
 from ivid.spec.stage import StageSpec
-from ivid.weights.tensors import read_header, read_weights
+from ivid.weights.header import read_header
+from ivid.weights.tensors import read_weights
 
 CASCADE_FILE, SPEC_FILE, WEIGHTS_FILE, TEXT_FOLDER = "cascade.json", "spec.json", "weights.safetensors", "text"
 HASH_CHUNK = 1 << 24
@@ -34,8 +37,19 @@ class TrainedStage:
   """
 
   spec: StageSpec
-  step: int
-  sha256: str
+  step: Annotated[int, Range(0, MOST_UPDATES)] = 0
+  sha256: str = ""
+
+  def __post_init__(self):
+    check_ranges(self, "")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Manifest:
+  """What cascade.json says. The manifest is for people: what counts is the record beside the weights."""
+
+  cascade: CascadeSpec
+  manifest: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class CascadeFolder:
@@ -96,7 +110,7 @@ def open_cascade(folder: str | os.PathLike) -> CascadeFolder:
   path = folder / CASCADE_FILE
   if instead_of_file(path):
     raise UserError(f"no cascade at {folder}: expected a folder with {CASCADE_FILE}{not_missing(path)}")
-  return CascadeFolder(folder, convert.from_dict(CascadeSpec, _read_json(path, formats.Kind.CASCADE, "cascade")["cascade"]))
+  return CascadeFolder(folder, read_spec(_Manifest, path, formats.Kind.CASCADE).cascade)
 
 
 def file_sha256(path: pathlib.Path) -> str:
@@ -110,15 +124,4 @@ def file_sha256(path: pathlib.Path) -> str:
 
 def read_entry(path: pathlib.Path) -> TrainedStage:
   """What a stage's spec.json says."""
-  found = _read_json(path, formats.Kind.STAGE, "spec")
-  return TrainedStage(convert.from_dict(StageSpec, found["spec"]), int(found.get("step", 0)), str(found.get("sha256", "")))
-
-
-def _read_json(path: pathlib.Path, kind: formats.Kind, key: str) -> dict[str, Any]:
-  try:
-    found = json.loads(path.read_text(encoding="utf-8"))
-  except (UnicodeDecodeError, json.JSONDecodeError) as error:
-    raise UserError(f"{path} is no JSON: {error}") from None
-  if not isinstance(found, dict) or key not in found:
-    raise UserError(f"{path} has no {key!r} section: expected a file that ivid bundle wrote")
-  return formats.migrate(found, kind, source=path)
+  return read_spec(TrainedStage, path, formats.Kind.STAGE)

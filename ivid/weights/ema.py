@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import logging
 import pathlib
 import sys
@@ -10,13 +10,17 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.path import step as steps
 
 from ivid.parallel.distributed import is_first
 from ivid.spec import convert, formats
 from ivid.spec.errors import UserError, first_line
+from ivid.spec.files import read_json
+from ivid.spec.run import Width
 from ivid.spec.stage import StageSpec
+from ivid.weights.finite import check_finite
 from ivid.weights.sums import first_changed, host_sums, named_leaves
 
 FOLDER = "checkpoints"  # of a work folder
@@ -133,7 +137,14 @@ def read_widths(path: pathlib.Path) -> list[float]:
   """
   if not (path / WIDTHS).exists():
     return []
-  return list(_field(path, _read_json(path, WIDTHS), "widths"))
+  return list(_as_spec(_Widths, path, {"widths": _field(path, _read_json(path, WIDTHS), "widths")}).widths)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Widths:
+  """The item WIDTHS, without its sums."""
+
+  widths: tuple[Width, ...]
 
 
 def read_meta(path: pathlib.Path) -> dict[str, Any]:
@@ -149,11 +160,7 @@ def read_meta(path: pathlib.Path) -> dict[str, Any]:
 
 def read_spec(path: pathlib.Path) -> StageSpec:
   """The stage of one checkpoint, the folder `path`; errors as of `read_meta`."""
-  stage = _field(path, read_meta(path), "stage")
-  try:
-    return convert.from_dict(StageSpec, stage)
-  except UserError as error:
-    raise Damaged(f"checkpoint {path} cannot be read: {error}") from None
+  return _as_spec(StageSpec, path, _field(path, read_meta(path), "stage"))
 
 
 def read_data(path: pathlib.Path, item: str) -> dict[str, Any]:
@@ -212,23 +219,34 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 def _restored(path: pathlib.Path, item: str, sums: dict[str, int] | None) -> Any:
-  """A tree of arrays on the first local device, checked."""
+  """A tree of arrays on the first local device, checked; UserError if it holds what is no number."""
   tree = read_arrays(path, item)
   own = None if sums is None else {name: value for name, value in sums.items() if name.startswith(f"{item}/")}
   check_sums(path, {} if own is None else host_sums({item: tree}), own)
+  for name, array in named_leaves({item: tree}).items():
+    check_finite(np.asarray(array), f"checkpoint {path}: {name}")
   return tree
 
 
 def _read_json(path: pathlib.Path, item: str, kind: formats.Kind = formats.Kind.DATA) -> dict[str, Any]:
   file = path / item / "metadata"
   try:
-    found = json.loads(file.read_text(encoding="utf-8"))
-  except (OSError, ValueError, RecursionError) as error:
-    reason = f"{item}/metadata: {error.strerror}" if isinstance(error, OSError) else first_line(error)
-    raise Damaged(f"checkpoint {path} cannot be read: {reason}") from None
+    found = read_json(file, source=f"its {item}/metadata")
+  except OSError as error:
+    raise Damaged(f"checkpoint {path} cannot be read: {item}/metadata: {error.strerror}") from None
+  except UserError as error:
+    raise Damaged(f"checkpoint {path} cannot be read: {error}") from None
   if not isinstance(found, dict):
     raise Damaged(f"checkpoint {path} cannot be read: {item}/metadata holds no JSON object")
   return formats.migrate(found, kind, source=f"checkpoint {path}")
+
+
+def _as_spec(cls: type[T], path: pathlib.Path, found: Any) -> T:
+  """The spec that an item describes; Damaged if it is none."""
+  try:
+    return convert.from_dict(cls, found)
+  except UserError as error:
+    raise Damaged(f"checkpoint {path} cannot be read: {error}") from None
 
 
 def _field(path: pathlib.Path, found: dict[str, Any], key: str) -> Any:

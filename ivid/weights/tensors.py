@@ -7,32 +7,18 @@ import hashlib
 import json
 import math
 import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, Protocol
 
-import ml_dtypes
 import numpy as np
-import safetensors.numpy
 from flax import traverse_util
 
 from ivid.media.files import whole_file
 from ivid.spec.errors import UserError
-from ivid.spec.paths import check_file
+from ivid.weights.finite import check_finite
+from ivid.weights.header import DTYPES, HASH, METADATA, read_header
 
-# Types of the format that a parameter may have; the others (such as F8_E4M3, of quantised weights) are refused by name.
-DTYPES = {
-  "F64": np.dtype(np.float64),
-  "F32": np.dtype(np.float32),
-  "F16": np.dtype(np.float16),
-  "BF16": np.dtype(ml_dtypes.bfloat16),
-  "I64": np.dtype(np.int64),
-  "I32": np.dtype(np.int32),
-  "U8": np.dtype(np.uint8),
-  "I8": np.dtype(np.int8),
-  "BOOL": np.dtype(bool),
-}
-METADATA, HASH = "__metadata__", "hash"
-HEADER_LIMIT = 100_000_000  # bytes, the format's own
 READ_BLOCK = 1 << 26  # bytes read at once where only some columns are wanted
 
 
@@ -69,13 +55,16 @@ class Digest(Protocol):
 def write_weights(
   path: str | os.PathLike, params: Any, *, dtype: Any = None, metadata: Mapping[str, str] | None = None, digest: Digest | None = None
 ) -> None:
-  """Writes a nested dictionary of arrays, one in memory at a time; temporary name first, then rename.
+  """Writes a nested dictionary of arrays, one in memory at a time; temporary name first, then rename: on an error nothing stays.
 
   Args:
     params: arrays or Leaves.
     dtype: floating ones are cast to it.
     digest: fed with names and stored arrays, in the order of the names if all have one type; its hexdigest (64 characters) becomes
       metadata["hash"].
+
+  Raises:
+    UserError: a value that is NaN or infinite, or becomes so in `dtype`; or the file cannot be written.
   """
   flat = traverse_util.flatten_dict(params, sep="/")
   kinds = {name: np.dtype(value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype) for name, value in flat.items()}
@@ -90,7 +79,9 @@ def write_weights(
   with whole_file(path) as temporary, open(temporary, "wb") as file:
     _write_header(file, header)
     for name in names:
-      array = np.ascontiguousarray(np.asarray(flat[name]).astype(stored[name], copy=False))
+      with np.errstate(over="ignore"):  # which the next line says in full
+        array = np.ascontiguousarray(np.asarray(flat[name]).astype(stored[name], copy=False))
+      check_finite(array, f"{pathlib.Path(path).name} is not written: parameter {name}")
       file.write(array.reshape(-1).view(np.uint8).data)
       if digest:
         digest.update(name, array)
@@ -110,30 +101,8 @@ def _type_name(dtype: np.dtype) -> str:
   return next(name for name, known in DTYPES.items() if known == dtype)
 
 
-def read_header(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str], int]:
-  """Entries of a safetensors file by name, its metadata, and where its data start.
-
-  Raises:
-    UserError: no such file, not this format, or truncated.
-  """
-  target = check_file(path, "weights", "a .safetensors file")
-  size = target.stat().st_size
-  try:
-    with open(target, "rb") as file:
-      length = int.from_bytes(file.read(8), "little")
-      header = json.loads(file.read(length)) if length <= min(HEADER_LIMIT, size) else None
-    metadata = header.pop(METADATA, {})
-    ends = [entry["data_offsets"][1] for entry in header.values()]
-  except (ValueError, KeyError, TypeError, AttributeError):
-    raise UserError(f"{target} is no readable safetensors file ({size} bytes)") from None
-  want = 8 + length + max(ends, default=0)
-  if size != want:
-    raise UserError(f"{target} is {'truncated' if size < want else 'too long'}: {size} bytes, expected {want}")
-  return header, metadata, 8 + length
-
-
 def open_weights(path: str | os.PathLike) -> dict[str, Leaf]:
-  """Leaves of a safetensors file by their flat names; only its header is read.
+  """Leaves of a safetensors file by their flat names, each a finite_leaf; only its header is read.
 
   Raises:
     UserError: as `read_header`; or a type that parameters do not have, naming the first.
@@ -143,8 +112,14 @@ def open_weights(path: str | os.PathLike) -> dict[str, Leaf]:
   for name, entry in header.items():
     if entry["dtype"] not in DTYPES:
       raise UserError(f"{path}: parameter {name} has type {entry['dtype']}, expected one of {', '.join(DTYPES)}")
-    leaves[name] = file_leaf(path, start + entry["data_offsets"][0], tuple(entry["shape"]), DTYPES[entry["dtype"]])
+    leaf = file_leaf(path, start + entry["data_offsets"][0], tuple(entry["shape"]), DTYPES[entry["dtype"]])
+    leaves[name] = finite_leaf(leaf, f"{path}: parameter {name}")
   return leaves
+
+
+def finite_leaf(leaf: Leaf, said: str) -> Leaf:
+  """The Leaf, of which every part that is read is looked through for what is NaN or infinite: a UserError that begins with `said`."""
+  return Leaf(leaf.shape, leaf.dtype, lambda index: check_finite(leaf.read(index), said))
 
 
 def file_leaf(path: str | os.PathLike, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> Leaf:
@@ -177,15 +152,17 @@ def read_weights(path: str | os.PathLike, *, dtype: Any = np.float32) -> dict[st
   """The nested dictionary of numpy arrays in the file, floating ones as `dtype`.
 
   Raises:
-    UserError: missing, truncated or foreign file.
+    UserError: missing, truncated or foreign file; a value that is NaN or infinite, also as `dtype`.
   """
-  target = check_file(path, "weights", "a .safetensors file")
-  try:
-    flat = safetensors.numpy.load_file(target)
-  except Exception as error:  # the library raises its own class, ValueError or KeyError by the kind of damage
-    raise UserError(f"{target} is no readable safetensors file ({target.stat().st_size} bytes): {error}") from None
-  cast = {name: a if a.dtype.kind in "iub" else a.astype(dtype) for name, a in flat.items()}
-  return traverse_util.unflatten_dict(cast, sep="/")
+  found = {}
+  for name, leaf in open_weights(path).items():
+    array = np.asarray(leaf)
+    if array.dtype.kind not in "iub" and array.dtype != dtype:
+      with np.errstate(over="ignore"):
+        array = array.astype(dtype)
+      check_finite(array, f"{path}: parameter {name} as {np.dtype(dtype).name}")
+    found[name] = array
+  return traverse_util.unflatten_dict(found, sep="/")
 
 
 def tree_hash(params: Any) -> str:

@@ -57,3 +57,25 @@ def test_a_folder_that_cannot_be_made_costs_time_alone(tmp_path, monkeypatch):
   (tmp_path / "file").write_text("in the way")
   monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file" / "cache"))
   assert cache.enable_compilation_cache() is None
+
+
+def test_a_user_without_a_home(monkeypatch, tmp_path):
+  """As where a container runs as a number that no user has."""
+  import pwd
+
+  from ivid.data.prepared import find_folder
+  from ivid.spec.errors import UserError
+
+  def nobody(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+  for name in ("HOME", "XDG_CACHE_HOME", "TFDS_DATA_DIR", cache.VARIABLE):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setattr(pwd, "getpwuid", nobody)
+  assert cache.enable_compilation_cache() is None
+  with pytest.raises(UserError, match="~/.cache: there is no home folder, .*: expected XDG_CACHE_HOME, or data.cache for embeddings"):
+    cache.user_cache()
+  with pytest.raises(UserError, match="there is no home folder, .*: expected data.dir, or TFDS_DATA_DIR"):
+    find_folder("tfds:clips", "")
+  with pytest.raises(UserError, match="there is nothing|is not under data.dir"):
+    find_folder("tfds:clips", str(tmp_path))

@@ -112,5 +112,5 @@ def test_averages_are_restored_and_snapshots_of_what_came_after_are_gone(tmp_pat
 
 
 def test_widths_out_of_range_are_refused():
-  with pytest.raises(UserError, match="train.ema_widths: 0.3: expected above 0 and below 0.289"):
+  with pytest.raises(UserError, match="train.ema_widths=0.3: expected above 0 and below 0.289"):
     dataclasses.replace(TrainSpec(), ema_widths=(0.05, 0.3))

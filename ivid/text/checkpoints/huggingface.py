@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import pathlib
 import re
-from typing import Any
+from typing import Annotated, Any
 
-from ivid.spec.errors import UserError
+from ivid.spec.errors import UserError, shown
+from ivid.spec.files import as_spec, read_json
+from ivid.spec.limits import MOST_TOKENS
+from ivid.spec.names import LONGEST_FILE, check_name
+from ivid.spec.ranges import Range, check_ranges
+from ivid.text.t5 import NORM_EPS as EPSILON
 from ivid.weights.tensors import Leaf, open_weights
 
 INDEX_SUFFIX = ".safetensors.index.json"
 CONFIG, SENTENCEPIECE = "config.json", "spiece.model"
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # the same table, under one name or both
+TABLE_BLOCK = 1 << 22  # values that are compared at a time
 IGNORED = ("decoder.", "lm_head.")
 
 # Torch's name below encoder.block.N, ours below encoder/layers_N. Torch's matrices are [out, in], ours [in, out].
@@ -52,10 +58,23 @@ def open_huggingface(path: pathlib.Path) -> dict[str, Leaf]:
       leaves.update([_renamed(name, leaf)])
   if tables:
     first, *others = (tables[name] for name in EMBEDDINGS if name in tables)
-    if others and others[0].shape != first.shape:
-      raise UserError(f"{path}: {' and '.join(EMBEDDINGS)} have shapes {first.shape} and {others[0].shape}: expected the same table")
+    if others:
+      _check_same(first, others[0], f"{path}: {' and '.join(EMBEDDINGS)}")
     leaves[EMBEDDING] = first
   return leaves
+
+
+def _check_same(one: Leaf, other: Leaf, said: str) -> None:
+  """UserError unless two tables are one, which is read in parts of TABLE_BLOCK values."""
+  if one.shape != other.shape or len(one.shape) != 2:
+    raise UserError(f"{said} have shapes {one.shape} and {other.shape}: expected the same table")
+  rows, columns = one.shape
+  step = max(1, TABLE_BLOCK // max(1, columns))
+  for start in range(0, rows, step):
+    part = (slice(start, min(start + step, rows)), slice(0, columns))
+    differ = (one.read(part) != other.read(part)).any(axis=1)
+    if differ.any():
+      raise UserError(f"{said} differ, first in row {start + int(differ.argmax())}: expected the same table")
 
 
 def _renamed(name: str, leaf: Leaf) -> tuple[str, Leaf]:
@@ -78,8 +97,10 @@ def _all(path: pathlib.Path) -> dict[str, Leaf]:
   if not path.name.endswith(INDEX_SUFFIX):
     return open_weights(path)
   weight_map = _json(path).get("weight_map")
-  if not isinstance(weight_map, dict) or not weight_map:
-    raise UserError(f"{path} has no 'weight_map': expected the index of a sharded checkpoint")
+  if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(file, str) for file in weight_map.values()):
+    raise UserError(f"{path} has no 'weight_map' of file names: expected the index of a sharded checkpoint")
+  for name, file in weight_map.items():
+    check_name(file, f"{path}: file of parameter {shown(name)}", longest=LONGEST_FILE)
   shards = {file: open_weights(path.parent / file) for file in sorted(set(weight_map.values()))}
   for name, file in weight_map.items():
     if name not in shards[file]:
@@ -91,27 +112,41 @@ def _all(path: pathlib.Path) -> dict[str, Leaf]:
   return {name: shards[file][name] for name, file in weight_map.items()}
 
 
-def read_config(path: pathlib.Path) -> dict[str, Any]:
-  """config.json beside the checkpoint, {} if there is none.
+@dataclasses.dataclass(frozen=True)
+class HuggingFaceConfig:
+  """What of a config.json changes what an encoder of these shapes computes, with T5Config's defaults; the rest the shapes say.
+
+  What our encoder does not compute otherwise is refused: the activation, and the epsilon of its norms.
+  """
+
+  feed_forward_proj: str = "gated-gelu"
+  layer_norm_epsilon: float = EPSILON
+  relative_attention_max_distance: Annotated[int, Range(2, MOST_TOKENS)] = 128
+
+  def __post_init__(self):
+    check_ranges(self, "")
+    if self.feed_forward_proj != "gated-gelu":
+      raise UserError(f"feed_forward_proj={shown(self.feed_forward_proj)}: expected 'gated-gelu', as T5 v1.1 and ByT5 have it")
+    if self.layer_norm_epsilon != EPSILON:
+      raise UserError(f"layer_norm_epsilon={self.layer_norm_epsilon!r}: expected {EPSILON!r}, which all published T5 and ByT5 have")
+
+
+def read_config(path: pathlib.Path) -> HuggingFaceConfig:
+  """config.json beside the checkpoint, the defaults if there is none.
 
   Raises:
-    UserError: a model that is no T5 v1.1 or ByT5.
+    UserError: no JSON, wrong types, or a model that is no T5 v1.1 or ByT5.
   """
   file = (path if path.is_dir() else path.parent) / CONFIG
   if not file.is_file():
-    return {}
-  config = _json(file)
-  activation = config.get("feed_forward_proj", "gated-gelu")
-  if activation != "gated-gelu":
-    raise UserError(f"{file}: feed_forward_proj={activation!r}: expected 'gated-gelu', as T5 v1.1 and ByT5 have it")
-  return config
+    return HuggingFaceConfig()
+  found = _json(file)
+  names = [field.name for field in dataclasses.fields(HuggingFaceConfig)]
+  return as_spec(HuggingFaceConfig, {name: found[name] for name in names if name in found}, source=file)
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    found = json.loads(path.read_text(encoding="utf-8"))
-  except (UnicodeDecodeError, json.JSONDecodeError) as error:
-    raise UserError(f"{path} is no JSON: {error}") from None
+  found = read_json(path)
   if not isinstance(found, dict):
     raise UserError(f"{path} holds a {type(found).__name__}: expected a JSON object")
   return found

@@ -7,7 +7,6 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from flax import traverse_util
 
@@ -17,6 +16,7 @@ from ivid.spec.paths import instead_of_file, not_missing
 from ivid.spec.t5 import BYT5_ROWS, BYTES, MAX_TOKENS, SPECS, published_name, t5_spec
 from ivid.text.checkpoints import huggingface
 from ivid.text.checkpoints import t5x as t5x_format
+from ivid.text.checkpoints.huggingface import HuggingFaceConfig
 from ivid.text.encoder import check_params, save_encoder
 from ivid.text.tokenizer import make_tokenizer
 from ivid.weights.tensors import Leaf
@@ -26,8 +26,8 @@ FORMS = "a T5X folder (`checkpoint` and zarr arrays), a T5X msgpack file, or Hug
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
-def open_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Leaf], dict[str, Any]]:
-  """The encoder's Leaves by T5X's names (flat), and Hugging Face's config if one lies beside them. Nothing large is read.
+def open_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Leaf], HuggingFaceConfig]:
+  """The encoder's Leaves by T5X's names (flat), and Hugging Face's config (its defaults where there is none). Nothing large is read.
 
   Raises:
     UserError: not there, in no form that is known, damaged, or a decoder alone.
@@ -40,9 +40,9 @@ def open_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Leaf], dict[str,
   return leaves, config
 
 
-def _open(path: str | os.PathLike) -> tuple[dict[str, Leaf], dict[str, Any]]:
+def _open(path: str | os.PathLike) -> tuple[dict[str, Leaf], HuggingFaceConfig]:
   if t5x_format.is_url(path):
-    return t5x_format.open_t5x(path), {}
+    return t5x_format.open_t5x(path), HuggingFaceConfig()
   path = pathlib.Path(path)
   if not path.is_dir() and instead_of_file(path):
     raise UserError(f"no checkpoint at {path}: expected {FORMS}{not_missing(path)}")
@@ -51,11 +51,11 @@ def _open(path: str | os.PathLike) -> tuple[dict[str, Leaf], dict[str, Any]]:
   if path.is_file():
     if path.suffix in TORCH_SUFFIXES:
       raise UserError(f"{path} is a torch pickle, which can run code when read: expected safetensors (save_pretrained writes them)")
-    return t5x_format.open_t5x(path), {}
+    return t5x_format.open_t5x(path), HuggingFaceConfig()
   if any(path.glob("*.safetensors")):
     return huggingface.open_huggingface(path), huggingface.read_config(path)
   if t5x_format.is_t5x_folder(path):
-    return t5x_format.open_t5x(path), {}
+    return t5x_format.open_t5x(path), HuggingFaceConfig()
   inner = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and t5x_format.is_t5x_folder(folder))
   if inner:
     raise UserError(f"{path} is a folder of checkpoints: expected one of {', '.join(str(path / name) for name in inner)}")
@@ -89,7 +89,7 @@ def infer_spec(
   heads, buckets = shape("encoder/relpos_bias/rel_embedding")
   joined = shape("encoder/layers_0/attention/query/kernel")[1]
   numbers = [int(found[1]) for found in (re.match(r"encoder/layers_(\d+)/", name) for name in leaves) if found]
-  if joined % heads:
+  if not heads or joined % heads:
     raise UserError(
       f"encoder/layers_0/attention/query/kernel has {joined} columns: expected a multiple of the {heads} heads of rel_embedding"
     )
@@ -140,8 +140,11 @@ def import_encoder(
   try:
     if size:
       spec = t5_spec(size, **kinds)
+      if config.relative_attention_max_distance != spec.relative_distance:
+        distance = config.relative_attention_max_distance
+        raise UserError(f"relative_attention_max_distance={distance}: expected {spec.relative_distance}, which {size} has")
     else:
-      spec = infer_spec(leaves, tokenizer=BYTES, distance=config.get("relative_attention_max_distance", 128), **kinds)
+      spec = infer_spec(leaves, tokenizer=BYTES, distance=config.relative_attention_max_distance, **kinds)
     spec = dataclasses.replace(spec, name=name or spec.name, tokenizer=tokenizer or _tokenizer_beside(source, spec))
     params = traverse_util.unflatten_dict(leaves, sep="/")
     check_params(spec, params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -12,8 +13,10 @@ import msgpack
 import numpy as np
 
 from ivid.spec.errors import UserError
+from ivid.spec.limits import DEEPEST_FILE
 from ivid.weights.tensors import Leaf
 
+MOST_ITEMS = 1 << 20  # of one list or dictionary: memory is taken for as many as a list says it has
 LARGEST = 2**31 - 1  # bytes of one object: flax splits arrays above 1 GiB
 CHUNKED = "__msgpack_chunked_array__"
 _MAPS = {*range(0x80, 0x90), 0xDE, 0xDF}  # first bytes of a map
@@ -38,14 +41,18 @@ def open_msgpack(source: str | os.PathLike | bytes, *, name: str = "") -> dict[t
     first = peek.read(1)
     if not first or first[0] not in _MAPS:
       raise UserError(f"{shown} is no T5X checkpoint: expected a msgpack dictionary, as flax.serialization writes it")
-    unpacker = msgpack.Unpacker(stream, raw=False, max_buffer_size=LARGEST, strict_map_key=False)
+    limits = dict(max_buffer_size=LARGEST, max_array_len=MOST_ITEMS, max_map_len=MOST_ITEMS)
+    unpacker = msgpack.Unpacker(stream, raw=False, strict_map_key=False, **limits)
     try:
-      values = dict(_walk(unpacker, peek, open_file, ()))
+      return _joined(dict(_walk(unpacker, peek, open_file, ())))
+    except UserError as error:
+      raise UserError(f"{shown}: {error}") from None
     except msgpack.OutOfData:
       raise UserError(f"{shown} is truncated: it ends inside the dictionary") from None
-    except (msgpack.UnpackException, ValueError, TypeError) as error:
-      raise UserError(f"{shown} is no readable msgpack file: {error or type(error).__name__}") from None
-  return _joined(values)
+    # What msgpack raises of foreign bytes, and numpy and flax of an array that is described wrong.
+    except (msgpack.UnpackException, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError) as error:
+      reason = str(error).partition("\n")[0] or type(error).__name__
+      raise UserError(f"{shown} is no readable msgpack file: {reason}") from None
 
 
 def _first_byte(file: BinaryIO, offset: int) -> int:
@@ -57,6 +64,8 @@ def _first_byte(file: BinaryIO, offset: int) -> int:
 
 
 def _walk(unpacker: msgpack.Unpacker, peek: BinaryIO, open_file: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+  if len(path) >= DEEPEST_FILE:
+    raise UserError(f"dictionaries more than {DEEPEST_FILE} deep: expected a checkpoint of flax.serialization")
   for _ in range(unpacker.read_map_header()):
     key = (*path, str(unpacker.unpack()))
     start = unpacker.tell()
@@ -83,6 +92,10 @@ def _leaf(open_file: Any, peek: BinaryIO, start: int, stop: int) -> Any:
   inner.feed(peek.read(1 << 10))
   inner.read_array_header()
   shape, dtype = tuple(inner.unpack()), np.dtype(_dtype(inner.unpack()))
+  place = start + head + 1 + inner.tell()  # of the bytes' own header
+  held = stop - place - {0xC4: 2, 0xC5: 3, 0xC6: 5}.get(_first_byte(peek, place), 0)
+  if min(shape, default=0) < 0 or held != math.prod(shape) * dtype.itemsize:
+    raise ValueError(f"an array of shape {shape} and type {dtype.name} in {held} bytes")
 
   def read(index: tuple[slice, ...]) -> np.ndarray:
     with open_file() as file:

@@ -18,8 +18,9 @@ from flax import traverse_util
 
 from ivid.media.files import whole_folder, write_whole
 from ivid.spec.errors import UserError, first_line
+from ivid.spec.names import check_path
 from ivid.text.checkpoints.msgpack_leaves import open_msgpack
-from ivid.weights.tensors import Leaf
+from ivid.weights.tensors import Leaf, finite_leaf
 
 FILE = "checkpoint"
 PLACEHOLDER = "PLACEHOLDER"  # newer files hold PLACEHOLDER://NAME where an array of that name lies beside them
@@ -40,7 +41,7 @@ def is_t5x_folder(folder: pathlib.Path) -> bool:
 
 
 def open_t5x(path: str | os.PathLike) -> dict[str, Leaf]:
-  """Leaves by T5X's names below the target, such as encoder/layers_0/attention/query/kernel; decoders included.
+  """Leaves by T5X's names below the target, such as encoder/layers_0/attention/query/kernel, each a finite_leaf; decoders included.
 
   Args:
     path: a folder, local or on cloud storage (gs://, s3://, http://), or a local msgpack file.
@@ -48,6 +49,10 @@ def open_t5x(path: str | os.PathLike) -> dict[str, Leaf]:
   Raises:
     UserError: no checkpoint, a truncated one, or an array that is not where the checkpoint says; names it.
   """
+  return {name: finite_leaf(leaf, f"{path}: parameter {name}") for name, leaf in _open(path).items()}
+
+
+def _open(path: str | os.PathLike) -> dict[str, Leaf]:
   if not is_url(path) and pathlib.Path(path).is_file():
     return _arrays(_parameters(open_msgpack(path), str(path)), str(path))
   url = f"{path}/".replace("//", "/").replace(":/", "://") if is_url(path) else f"file://{pathlib.Path(path).resolve()}/"
@@ -113,7 +118,7 @@ def _arrays(values: Mapping[str, Any], path: str, url: str = "") -> dict[str, Le
       if not url:
         raise UserError(f"{path}: parameter {name} is in an array beside the file: expected the folder of the checkpoint")
       folder = value.partition("://")[2] if value.startswith(PLACEHOLDER) else value
-      folder = folder or "target." + name.replace("/", ".")
+      folder = check_path(folder or "target." + name.replace("/", "."), f"{path}: array of parameter {name}")
       spec = {"driver": "zarr", "kvstore": f"{url}{folder}/"}
       waiting[name] = folder, ts.open(spec, open=True, read=True)
     elif isinstance(value, Leaf):

@@ -226,3 +226,69 @@ def test_two_gigabytes_take_less_than_one_beyond_a_shard(tmp_path):
   run = subprocess.run([sys.executable, "-c", code, *importing_it], capture_output=True, text=True, check=True)
   assert int(run.stdout.split()[-1]) * 1024 < shard + 1e9
   assert (tmp_path / "out" / "weights.safetensors").stat().st_size > 0.99e9  # in bfloat16
+
+
+def test_tables_that_differ_are_two(tmp_path, monkeypatch):
+  table = STATE["shared.weight"].copy()
+  safetensors.numpy.save_file(STATE | {"encoder.embed_tokens.weight": table}, tmp_path / "model.safetensors")
+  monkeypatch.setattr(importing.huggingface, "TABLE_BLOCK", 64)  # so that they are compared in several parts
+  importing.open_checkpoint(tmp_path)
+  table[123, 4] += 1
+  safetensors.numpy.save_file(STATE | {"encoder.embed_tokens.weight": table}, tmp_path / "model.safetensors")
+  with pytest.raises(ValueError, match="shared.weight and encoder.embed_tokens.weight differ, first in row 123: expected the same table"):
+    importing.open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    ({"layer_norm_epsilon": 1e-5}, "config.json: layer_norm_epsilon=1e-05: expected 1e-06"),
+    ({"layer_norm_epsilon": None}, "layer_norm_epsilon=None: expected float"),
+    ({"relative_attention_max_distance": None}, "config.json: relative_attention_max_distance=None: expected int"),
+    ({"relative_attention_max_distance": 0}, "relative_attention_max_distance=0: expected 2 or more"),
+    ({"relative_attention_max_distance": 10**9}, "relative_attention_max_distance=1000000000: expected at most"),
+    ({"relative_attention_max_distance": "far"}, "relative_attention_max_distance='far': expected int"),
+    ({"feed_forward_proj": ["gated-gelu"]}, "feed_forward_proj=.*: expected str"),
+    ([], "config.json holds a list: expected a JSON object"),
+  ],
+)
+def test_configs_are_read_by_a_schema(tmp_path, config, message):
+  safetensors.numpy.save_file(STATE, tmp_path / "model.safetensors")
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  with pytest.raises(ValueError, match=message) as error:
+    importing.import_encoder(tmp_path, tmp_path / "out", tokenizer="bytes")
+  assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_a_distance_is_honoured_and_one_that_a_published_size_does_not_have_is_refused(tmp_path):
+  safetensors.numpy.save_file(STATE, tmp_path / "model.safetensors")
+  (tmp_path / "config.json").write_text('{"relative_attention_max_distance": 64, "layer_norm_epsilon": 1e-6, "d_model": 16}')
+  assert importing.import_encoder(tmp_path, tmp_path / "out", tokenizer="bytes").relative_distance == 64
+  with pytest.raises(ValueError, match="relative_attention_max_distance=64: expected 128, which byt5_small has"):
+    importing.import_encoder(tmp_path, tmp_path / "out", tokenizer="bytes", size="byt5_small")
+
+
+@pytest.mark.parametrize("file", ["../model.safetensors", "/tmp/model.safetensors", "a/b.safetensors", "", 3, None])
+def test_an_index_names_files_of_its_folder(tmp_path, file):
+  folder = tmp_path / "in"
+  folder.mkdir()
+  safetensors.numpy.save_file(STATE, tmp_path / "model.safetensors")
+  index = {"weight_map": dict.fromkeys(STATE, file)}
+  (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+  with pytest.raises(ValueError, match="file of parameter .*: expected a name without slashes|has no 'weight_map' of file names"):
+    importing.open_checkpoint(folder / "model.safetensors.index.json")
+
+
+def test_a_tokenizer_of_an_encoder_lies_in_its_folder(tmp_path):
+  importing.import_encoder(write_form(tmp_path / "in", "single"), tmp_path / "out", tokenizer="bytes")
+  spec = json.loads((tmp_path / "out" / "spec.json").read_text())
+  (tmp_path / "out" / "spec.json").write_text(json.dumps(spec | {"tokenizer": "../../tokenizer.model"}))
+  with pytest.raises(ValueError, match="spec.json: tokenizer '../../tokenizer.model': expected a name without slashes"):
+    encoder.open_encoder(tmp_path / "out")
+
+
+def test_a_billion_layers(tmp_path):
+  name = "encoder.block.999999999.layer.0.layer_norm.weight"
+  safetensors.numpy.save_file(STATE | {name: np.ones(16, np.float32)}, tmp_path / "model.safetensors")
+  with pytest.raises(ValueError, match="text.layers=1000000000: expected at most 256"):
+    importing.import_encoder(tmp_path, tmp_path / "out", tokenizer="bytes")

@@ -123,3 +123,44 @@ def test_other_files(tmp_path, content, message):
   with pytest.raises(ValueError, match=message) as error:
     t5x_format.open_t5x(tmp_path / "file")
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["../other/x", "PLACEHOLDER://../other/x", "a/../../other/x", ".hidden"])
+def test_placeholders_lead_nowhere_else(tmp_path, where):
+  """An array beside the checkpoint's folder is there to be found."""
+  t5_trees.write_zarr(tmp_path / "other", PARAMS, "kvstore")
+  folder = tmp_path / "checkpoint_0"
+  folder.mkdir()
+  value = where if where.startswith("PLACEHOLDER") else {"driver": "zarr", "kvstore": {"driver": "file", "path": where}}
+  content = {"optimizer": {"target": {"encoder": {"encoder_norm": {"scale": value}}}}}
+  (folder / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(content))
+  with pytest.raises(ValueError, match="array of parameter encoder/encoder_norm/scale.*: expected a name without slashes"):
+    t5x_format.open_t5x(folder)
+
+
+def nested_maps(depth):
+  return b"\x81\xa1a" * depth + b"\x01"
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (nested_maps(5000), "dictionaries more than 64 deep"),
+    (b"\x81\xa1a\xdd\x7f\xff\xff\xff", "exceeds max_array_len"),  # a list that says it has 2^31 - 1 items
+    (b"\x81\xa1a" + b"\x91" * 5000 + b"\x01", "is no readable msgpack file"),
+    (b"\xdf\x7f\xff\xff\xff\xa1a\x01", "is truncated"),
+  ],
+)
+def test_depth_and_length_of_msgpack(tmp_path, content, message):
+  (tmp_path / "file").write_bytes(content)
+  with pytest.raises(ValueError, match=message) as error:
+    t5x_format.open_t5x(tmp_path / "file")
+  assert "\n" not in str(error.value) and str(tmp_path / "file") in str(error.value)
+
+
+def test_an_array_of_another_size_than_its_shape(tmp_path):
+  whole = flax.serialization.msgpack_serialize({"target": {"encoder": {"a": np.zeros((100, 99), np.float32)}}})
+  assert whole.count(b"\x92\x64\x63") == 1  # the shape
+  (tmp_path / "file").write_bytes(whole.replace(b"\x92\x64\x63", b"\x92\x64\x64"))
+  with pytest.raises(ValueError, match=r"an array of shape \(100, 100\) and type float32 in 39600 bytes"):
+    t5x_format.open_t5x(tmp_path / "file")

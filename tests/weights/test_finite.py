@@ -92,15 +92,15 @@ def test_the_average_of_a_run(tmp_path, monkeypatch):
   with pytest.MonkeyPatch.context() as patch:
     import orbax.checkpoint as ocp
 
-    restore = ocp.StandardCheckpointer.restore
+    restore = ocp.StandardCheckpointHandler.restore
 
     def spoiled(self, *args, **kwargs):
       leaves, tree = jax.tree.flatten(restore(self, *args, **kwargs))
       return jax.tree.unflatten(tree, [leaves[0].at[..., 0].set(jax.numpy.nan), *leaves[1:]])
 
-    patch.setattr(ocp.StandardCheckpointer, "restore", spoiled)
+    patch.setattr(ocp.StandardCheckpointHandler, "restore", spoiled)
     for read in (lambda: load_ema(FORMAT0 / "run"), lambda: open_stage(str(FORMAT0 / "run"), "base", flag="--teacher")):
-      with pytest.raises(UserError, match=r"checkpoint .*60: ema [A-Za-z_0-9/]+: \d+ of \d+ values are NaN or infinite"):
+      with pytest.raises(UserError, match=r"checkpoint .*60: ema/[A-Za-z_0-9/]+: \d+ of \d+ values are NaN or infinite"):
         read()
   load_ema(FORMAT0 / "run")
 

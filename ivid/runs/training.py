@@ -91,7 +91,7 @@ def train_stage(
   run: RunSpec,
   stage: StageSpec,
   workdir: pathlib.Path,
-  begin: Callable[[], None],
+  begin: Callable[[], None] = lambda: None,
   *,
   lesson: Lesson | None = None,
   teacher: Any = None,

@@ -51,7 +51,7 @@ def fails(capsys, *args):
     ([TINY, "--dry_run", "--train.steps=2"], "'train.steps' (an override of the config: --config.train.steps=2)"),
     ([TINY, "--dry_run", "--config.cascade.stages.ssr1.unet.levels[1].channels=9"], "(in config.cascade.stages.ssr1.unet)"),
     (["--config=tests/fixtures/small_casade.py:base", "--dry_run"], "did you mean 'tests/fixtures/small_cascade.py'?"),
-    ([TINY, "--dry_run", "--config.train.optimizer.b2=1"], "train.optimizer.b2=1.0: expected 0 up to but not 1"),
+    ([TINY, "--dry_run", "--config.train.optimizer.b2=1"], "train.optimizer.b2=1: expected 0 up to but not 1"),
     ([TINY, "--dry_run", "--config.cascade.stages.base.sampling.guidance.weight=-7"], "guidance.weight=-7: expected 0 or more"),
     ([TINY, "--dry_run", "--config.train.frames=9"], "train.frames=9 does not divide the 4 frames of stage base: nearest 4"),
     (["--config=tiny:tsr1", "--dry_run", "--config.train.crop.frames=3"], "training on 3 frames: stage tsr1 needs a multiple of 2, or 1"),

@@ -125,7 +125,7 @@ def test_rows_of_images_are_counted_from_the_phase_s_first_example():
     ({"phases": [{"name": "a", "steps": 1, "neighbours": True}]}, "neighbours=True and frames=None"),
     ({"phases": [{"name": "a", "steps": 1}] * 2}, "a name of its own"),
     ({"phases": [{"name": "a", "steps": 1, "logsnr_std": 0}]}, "phase 'a' has logsnr_std=0: expected a positive number such as 2.0"),
-    ({"logsnr_std": -1.0}, "train.logsnr_std=-1.0: expected a positive number such as 2.0, or None"),
+    ({"logsnr_std": -1.0}, "train.logsnr_std=-1: expected a positive number such as 2.0, or None"),
     ({"phases": [{"name": "a", "steps": 3}], "steps": 4}, "train.steps=4: expected at most the 3"),
   ],
 )

@@ -153,7 +153,7 @@ def test_guidance_may_end_before_its_phases_do():
   for values, message in (
     (dict(guidance_updates=11), "distill.guidance_updates=11: expected at most the 10 of distill.guidance_phases"),
     (dict(guidance_phases=(phase, phase)), "distill.guidance_phases: names images, images"),
-    (dict(guidance_learning_rate=0.0), "distill.guidance_learning_rate=0.0: expected a positive number"),
+    (dict(guidance_learning_rate=0.0), "distill.guidance_learning_rate=0: expected a positive number"),
     (dict(guidance_loss_weight=LossWeight.EPS), "distill.guidance_loss_weight=eps: expected x, truncated_snr or v"),
   ):
     with pytest.raises(UserError, match=message):

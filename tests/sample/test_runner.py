@@ -120,7 +120,7 @@ def test_overrides_reach_the_stages(cascade):
     (dict(guidance="strong"), "guidance=strong: expected a number"),
     (dict(guidance=math.nan), "guidance=nan: expected a number"),
     (dict(aug_snr={"base": 3}), "no stage 'base' that runs takes it: expected one of tsr1, ssr1"),
-    (dict(aug_snr=-1), "aug_snr=-1.0: expected a positive power ratio"),
+    (dict(aug_snr=-1), "aug_snr=-1: expected a positive power ratio"),
   ],
 )
 def test_wrong_overrides(cascade, overrides, message):

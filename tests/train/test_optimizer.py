@@ -77,7 +77,7 @@ def test_weight_decay_is_times_the_learning_rate(kind):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"decay_share": 0.0}, "train.optimizer.decay_share=0.0: expected above 0, at most 1"),
+    ({"decay_share": 0.0}, "train.optimizer.decay_share=0: expected above 0, at most 1"),
     ({"final_fraction": 1.5}, "train.optimizer.final_fraction=1.5: expected 0 to 1"),
     ({"warmup_steps": -1}, "train.optimizer.warmup_steps=-1: expected 0 or more"),
   ],

@@ -224,7 +224,7 @@ class DataSpec:
   embeddings: str = ""  # folder that `ivid data embed` wrote; the text encoder is then not loaded
   draw: Draw = Draw.HOST
   workers: Workers = 0  # processes that make training's batches; 0: `threads` of the training process itself do
-  threads: Annotated[int, Range(1, MOST_WORKERS)] = 1
+  threads: Annotated[int, Range(0, MOST_WORKERS)] = 1
   prefetch: Annotated[int, Range(1, MOST_WORKERS)] = 2
 
   def __post_init__(self):

@@ -95,7 +95,7 @@ def test_other_splits_stay_as_they_are(split):
     assert with_pool[index].captions == without[index].captions
 
 
-@pytest.mark.parametrize(("size", "nearest"), [(-1, 0), (31, 32)])
-def test_bad_sizes(size, nearest):
-  with pytest.raises(ValueError, match=rf"data.caption_pool={size}: expected 0 or an even number.*nearest: {nearest}\)"):
+@pytest.mark.parametrize(("size", "more"), [(-1, ""), (31, r".*nearest: 32\)")])
+def test_bad_sizes(size, more):
+  with pytest.raises(ValueError, match=rf"data.caption_pool={size}: expected 0 or an even number{more}"):
     DataSpec(caption_pool=size)

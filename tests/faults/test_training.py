@@ -108,6 +108,7 @@ def test_an_interrupted_preparation_ends_between_two_parts(monkeypatch, capsys, 
       progress(part + 1, 3)
 
   monkeypatch.setattr("ivid.runs.preparing.prepare", prepare)
+  signal.signal(signal.SIGINT, signal.default_int_handler)  # also where these tests were started in the background
   command = ["data", "prepare", f"--out={tmp_path / 'a b'}", f"--input={tmp_path}"]
   assert main(command) == 130
   assert done == [0]

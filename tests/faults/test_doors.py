@@ -72,10 +72,7 @@ class Hang(Exception):
 
 
 def make_cascade(folder):
-  tiny.write_tiny(folder)
-
-
-def make_metadata(folder):
+  """A cascade and the metadata of two clips, one from noise and one from a clip."""
   cascade = tiny.write_tiny(folder)
   write_clip(folder / "clip.png", np.zeros((2, 8, 12, 3), np.uint8), 2.0)
   source = {"file": str(folder / "clip.png"), "sha256": file_sha256(folder / "clip.png"), "changes": ["cut"]}
@@ -183,7 +180,7 @@ def make_config(folder):
 
 
 DOORS = {
-  "metadata": Door(make_metadata, ("*.json",), read_metadata),
+  "metadata": Door(make_cascade, ("*.json",), read_metadata),
   "cascade": Door(make_cascade, ("tiny/**/*.json",), read_cascade),
   "run config": Door(make_config, ("config.json",), lambda folder: read_spec(RunSpec, folder / "config.json", formats.Kind.RUN)),
   "safetensors": Door(make_weights, ("*.safetensors",), lambda folder: read_weights(folder / "weights.safetensors")),
@@ -251,14 +248,15 @@ def outcome(read: Callable[[pathlib.Path], object], folder: pathlib.Path) -> tup
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Callable[[str], pathlib.Path]:
-  """The valid files of a door, made once."""
-  folders: dict[str, pathlib.Path] = {}
+  """The valid files of a door; doors that share what makes them share them."""
+  folders: dict[Callable[[pathlib.Path], None], pathlib.Path] = {}
 
   def get(name: str) -> pathlib.Path:
-    if name not in folders:
-      folders[name] = tmp_path_factory.mktemp("door")
-      DOORS[name].make(folders[name])
-    return folders[name]
+    make = DOORS[name].make
+    if make not in folders:
+      folders[make] = tmp_path_factory.mktemp("door")
+      make(folders[make])
+    return folders[make]
 
   return get
 

@@ -5,6 +5,7 @@ T5X itself is not needed: tensorstore reads the arrays, flax.serialization's msg
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 import posixpath
@@ -17,7 +18,8 @@ import tensorstore as ts
 from flax import traverse_util
 
 from ivid.media.files import whole_folder, write_whole
-from ivid.spec.errors import UserError, first_line
+from ivid.spec.errors import UserError, first_line, shown
+from ivid.spec.files import parse_json
 from ivid.spec.names import check_path
 from ivid.text.checkpoints.msgpack_leaves import open_msgpack
 from ivid.weights.tensors import Leaf, finite_leaf
@@ -26,6 +28,8 @@ FILE = "checkpoint"
 PLACEHOLDER = "PLACEHOLDER"  # newer files hold PLACEHOLDER://NAME where an array of that name lies beside them
 ROOTS = (("optimizer", "target"), ("target",), ("params",), ())  # where parameters stand in the dictionary, newest T5X first
 VERSION = 3
+ZARRAY = ".zarray"  # of a zarr array, what describes it
+LARGEST_CHUNK = 1 << 33  # bytes: T5X's own have at most 2^31
 CHUNK_ELEMENTS = 1 << 24  # of one zarr chunk of what we write: 64 MB in float32
 SECONDS = 1800.0  # for which one answer of a bucket or server may take
 _SPEC_KEYS = ("driver", "dtype", "kvstore", "metadata", "path", "transform")
@@ -113,21 +117,36 @@ def _folder_name(keys: tuple[str, ...], spec: Mapping[str, Any], path: str) -> s
 def _arrays(values: Mapping[str, Any], path: str, url: str = "") -> dict[str, Leaf]:
   """Leaves of parameters: arrays as they are, strings as names of zarr arrays, all opened at once."""
   leaves, waiting = {}, {}
+  stores = _result(ts.KvStore.open(url), path) if url else None
   for name, value in values.items():
     if isinstance(value, str):
       if not url:
         raise UserError(f"{path}: parameter {name} is in an array beside the file: expected the folder of the checkpoint")
       folder = value.partition("://")[2] if value.startswith(PLACEHOLDER) else value
       folder = check_path(folder or "target." + name.replace("/", "."), f"{path}: array of parameter {name}")
-      spec = {"driver": "zarr", "kvstore": f"{url}{folder}/"}
-      waiting[name] = folder, ts.open(spec, open=True, read=True)
+      waiting[name] = folder, stores.read(f"{folder}/{ZARRAY}")
     elif isinstance(value, Leaf):
       leaves[name] = value
     elif isinstance(value, np.ndarray):
       leaves[name] = Leaf(value.shape, value.dtype, lambda index, array=value: array[index])
+  for name, (folder, content) in waiting.items():
+    said = f"{path}: parameter {name} cannot be read from {folder}"
+    _check_zarr(bytes(_result(content, said).value), said)
+    waiting[name] = folder, ts.open({"driver": "zarr", "kvstore": f"{url}{folder}/"}, open=True, read=True)
   for name, (folder, future) in waiting.items():
     leaves[name] = _zarr_leaf(_result(future, f"{path}: parameter {name} cannot be read from {folder}", url), name, url)
   return leaves
+
+
+def _check_zarr(text: bytes, said: str) -> None:
+  """UserError for what describes no array, or chunks of more than LARGEST_CHUNK: TensorStore ends the process where memory does."""
+  found = parse_json(text, source=said) if text else None
+  shape, chunks, kind = (found.get(key) for key in ("shape", "chunks", "dtype")) if isinstance(found, dict) else (None, None, None)
+  lists = [values for values in (shape, chunks) if isinstance(values, list) and all(type(n) is int and 0 <= n < 1 << 48 for n in values)]
+  if len(lists) < 2 or len(shape) != len(chunks) or not isinstance(kind, str):
+    raise UserError(f"{said}: {ZARRAY} describes no array: expected shape, chunks and dtype")
+  if 8 * math.prod(chunks) > LARGEST_CHUNK:
+    raise UserError(f"{said}: chunks of {shown(chunks)} values: expected at most {LARGEST_CHUNK // 8}")
 
 
 def _zarr_leaf(array: ts.TensorStore, name: str, url: str) -> Leaf:

@@ -117,7 +117,7 @@ def _folder_name(keys: tuple[str, ...], spec: Mapping[str, Any], path: str) -> s
 def _arrays(values: Mapping[str, Any], path: str, url: str = "") -> dict[str, Leaf]:
   """Leaves of parameters: arrays as they are, strings as names of zarr arrays, all opened at once."""
   leaves, waiting = {}, {}
-  stores = _result(ts.KvStore.open(url), path) if url else None
+  stores = _result(ts.KvStore.open(url), path, url) if url else None
   for name, value in values.items():
     if isinstance(value, str):
       if not url:
@@ -131,7 +131,7 @@ def _arrays(values: Mapping[str, Any], path: str, url: str = "") -> dict[str, Le
       leaves[name] = Leaf(value.shape, value.dtype, lambda index, array=value: array[index])
   for name, (folder, content) in waiting.items():
     said = f"{path}: parameter {name} cannot be read from {folder}"
-    _check_zarr(bytes(_result(content, said).value), said)
+    _check_zarr(bytes(_result(content, said, url).value), said)
     waiting[name] = folder, ts.open({"driver": "zarr", "kvstore": f"{url}{folder}/"}, open=True, read=True)
   for name, (folder, future) in waiting.items():
     leaves[name] = _zarr_leaf(_result(future, f"{path}: parameter {name} cannot be read from {folder}", url), name, url)

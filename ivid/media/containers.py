@@ -189,7 +189,7 @@ class _Clip:
   def _decoded(self) -> Iterator[av.VideoFrame]:
     """Whole frames: where one is interlaced, it and those that follow are made of both fields."""
     stream = self._stream
-    stream.thread_type = "AUTO"
+    stream.thread_type = "SLICE"  # threads of whole frames now and then lose the error of the last one
     # Else what is damaged is painted over.
     stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
     graph, count = None, 0

@@ -64,7 +64,7 @@ def test_interrupted_it_saves_and_says_how_to_go_on(tmp_path):
   workdir = tmp_path / "run"
   command = train(workdir, "steps=100000")
   cache = tmp_path / "cache"
-  process = start(command, cache, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+  process = start(command, cache, through=("sh", "-c", "trap '' INT; exec \"$@\"", "sh"))
   deadline = time.monotonic() + SECONDS
   while not (workdir / "checkpoints" / "2").is_dir():
     assert process.poll() is None and time.monotonic() < deadline
@@ -99,7 +99,7 @@ def test_a_second_interrupt_ends_it_at_once():
 
 
 def test_an_interrupted_preparation_ends_between_two_parts(monkeypatch, capsys, tmp_path):
-  done = []
+  done, before = [], signal.getsignal(signal.SIGINT)
 
   def prepare(spec, out, *, progress, **options):
     for part in range(3):
@@ -115,7 +115,7 @@ def test_an_interrupted_preparation_ends_between_two_parts(monkeypatch, capsys, 
   assert capsys.readouterr().err.splitlines()[-1] == (
     f"ivid data: interrupted; the same command goes on: ivid data prepare '--out={tmp_path / 'a b'}' --input={tmp_path}"
   )
-  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and not signals.asked()
+  assert signal.getsignal(signal.SIGINT) is before and not signals.asked()
   with pytest.raises(KeyboardInterrupt):
     prepare_files(PrepareSpec(), tmp_path)
 

@@ -43,9 +43,8 @@ def is_done(workdir, step):
   assert json.loads((workdir / "status.json").read_text()) == {"format": 1, "state": "done", "step": step}
 
 
-@pytest.mark.parametrize(
-  ("kills", "cold"), [(2, False), pytest.param(15, False, marks=pytest.mark.slow), pytest.param(15, True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "cold"), [(15, False), (15, True)])
 def test_a_training_run(whole, cache, tmp_path, kills, cold):
   want, seconds = whole
 

@@ -99,7 +99,8 @@ def test_a_second_interrupt_ends_it_at_once():
 
 
 def test_an_interrupted_preparation_ends_between_two_parts(monkeypatch, capsys, tmp_path):
-  done, before = [], signal.getsignal(signal.SIGINT)
+  signal.signal(signal.SIGINT, signal.default_int_handler)  # also where these tests were started in the background
+  done = []
 
   def prepare(spec, out, *, progress, **options):
     for part in range(3):
@@ -108,14 +109,13 @@ def test_an_interrupted_preparation_ends_between_two_parts(monkeypatch, capsys, 
       progress(part + 1, 3)
 
   monkeypatch.setattr("ivid.runs.preparing.prepare", prepare)
-  signal.signal(signal.SIGINT, signal.default_int_handler)  # also where these tests were started in the background
   command = ["data", "prepare", f"--out={tmp_path / 'a b'}", f"--input={tmp_path}"]
   assert main(command) == 130
   assert done == [0]
   assert capsys.readouterr().err.splitlines()[-1] == (
     f"ivid data: interrupted; the same command goes on: ivid data prepare '--out={tmp_path / 'a b'}' --input={tmp_path}"
   )
-  assert signal.getsignal(signal.SIGINT) is before and not signals.asked()
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and not signals.asked()
   with pytest.raises(KeyboardInterrupt):
     prepare_files(PrepareSpec(), tmp_path)
 

@@ -155,11 +155,16 @@ def read_table(path: pathlib.Path, columns: Sequence[str], *, rows: int) -> Iter
       raise UserError(f"{path} has {file.metadata.num_rows} rows: expected the {rows} of the records")
     if missing := [name for name in columns if name not in file.schema_arrow.names]:
       raise UserError(f"{path} has no column {missing[0]!r}: expected a file that `ivid data prepare` wrote")
+    seen = 0
     for batch in file.iter_batches(columns=list(columns)):
       found = pyarrow.Table.from_batches([batch]).select(list(columns)).cast(pyarrow.schema([(name, TABLE[name]) for name in columns]))
+      found.validate(full=True)  # texts that are no UTF-8 too
+      seen += len(found)
       if any(column.null_count for column in found.columns):
         raise UserError(f"{path} has rows without a value: expected a file that `ivid data prepare` wrote")
       yield from found.to_batches()
+    if seen != rows:
+      raise UserError(f"{path} cannot be read: it ends after {seen} of {rows} rows")
   except (pyarrow.ArrowException, OSError, ValueError) as error:
     if isinstance(error, UserError):
       raise

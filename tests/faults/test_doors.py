@@ -1,7 +1,8 @@
 """Edited files at every door: one line or taken, never a traceback, never a wait without end.
 
 A door is a way in for files: how valid ones are made, which of them are edited, and what reads them. The default run makes a few edits at
-each; `-m slow` makes SLOW of them. An edit that fails is made again by its number: `random.Random(f"{door}-{number}")`.
+each; `-m slow` makes SLOW of them (and `Door.slow` where one takes long). An edit that fails is made again by its number:
+`random.Random(f"{door}-{number}")`.
 """
 
 from __future__ import annotations
@@ -60,11 +61,13 @@ class Door:
     make: writes valid ones into a folder.
     edited: patterns of those that are edited.
     read: reads the folder.
+    slow: edits of the slow run; a restored checkpoint takes a second or two.
   """
 
   make: Callable[[pathlib.Path], None]
   edited: tuple[str, ...]
   read: Callable[[pathlib.Path], object]
+  slow: int = SLOW
 
 
 class Hang(Exception):
@@ -189,7 +192,7 @@ DOORS = {
   "embeddings": Door(make_embeddings, ("*/*",), read_embeddings),
   "drawn records": Door(make_drawn, ("moving_shapes/**/*.*",), read_data),
   "prepared records": Door(make_prepared, ("made/clips/*/*.*",), read_data),
-  "checkpoint": Door(make_run, ("**/metadata", "**/_METADATA", "**/_sharding", "**/manifest.ocdbt", "**/d/*"), load_ema),
+  "checkpoint": Door(make_run, ("**/metadata", "**/_METADATA", "**/_sharding", "**/manifest.ocdbt", "**/d/*"), load_ema, slow=200),
 }
 
 
@@ -261,10 +264,11 @@ def made(tmp_path_factory) -> Callable[[str], pathlib.Path]:
   return get
 
 
-@pytest.mark.parametrize("count", [FEW, pytest.param(SLOW, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("many", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["few", "many"])
 @pytest.mark.parametrize("name", DOORS)
-def test_edits_of_valid_files(name, count, made, tmp_path, capsys):
+def test_edits_of_valid_files(name, many, made, tmp_path, capsys):
   door, valid = DOORS[name], made(name)
+  count = door.slow if many else FEW
   assert outcome(door.read, valid) == ("accepted", "")
   found, failed = collections.Counter(), []
   for number in range(count):
@@ -279,7 +283,7 @@ def test_edits_of_valid_files(name, count, made, tmp_path, capsys):
       failed.append(f"{name}-{number}: {path.relative_to(folder)}, {said}: {kind}\n{message}")
     shutil.rmtree(folder)
   with capsys.disabled():
-    if count > FEW:
+    if many:
       print(f"\n{name}: {count} edits, " + ", ".join(f"{kind} {found[kind]}" for kind in ("refused", "accepted", "traceback", "hang")))
   assert not failed, f"{len(failed)} of {count}\n" + "\n".join(failed[:5])
   assert found["refused"]

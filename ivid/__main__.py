@@ -24,6 +24,7 @@ from typing import Any, TextIO
 
 import ivid
 from ivid import bin as binaries
+from ivid.parallel.signals import EXIT_INTERRUPTED
 from ivid.spec.errors import UsageError, UserError, nearest
 
 HELP = ("help", "-h", "-help", "--help")
@@ -33,7 +34,6 @@ TUNABLES, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 
 EXIT_ERROR = 1  # a value was wrong
 EXIT_USAGE = 2  # the command line was wrong
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
 EXIT_PIPE = 141  # 128 + SIGPIPE
 GO_ON = ("train", "distill", "data")  # commands that go on with what they have done when they are called again
 

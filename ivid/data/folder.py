@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from pyarrow import parquet
 
 from ivid.data import records
-from ivid.spec.errors import UserError, shown
+from ivid.spec.errors import UserError, first_line, shown
 from ivid.spec.files import as_spec, read_json
 from ivid.spec.names import LONGEST_FILE, check_name
 
@@ -100,7 +100,7 @@ def open_builder(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
     builder = tfds.builder_from_directory(folder)
     features = dict(builder.info.features)
   except Exception as error:  # TFDS raises many classes for descriptions that are damaged
-    raise UserError(f"{folder} cannot be read as a data set: {_line(error)}") from None
+    raise UserError(f"{folder} cannot be read as a data set: {first_line(error)}") from None
   for one, other in ((records.CLIP, records.SHAPE), (records.MEDIA, records.SECONDS)):
     if one in features and other not in features:
       raise UserError(f"{folder / FEATURES} has {one!r} without {other!r}: expected the features that `ivid data prepare` writes")
@@ -124,7 +124,7 @@ class Records(Sequence[Mapping[str, Any]]):
       self._source = builder.as_data_source(split=split, decoders=decoders)
       self._count = len(self._source)
     except Exception as error:  # TFDS and array_record raise many classes for files that are damaged
-      raise UserError(f"{self._said} cannot be read: {_line(error)}") from None
+      raise UserError(f"{self._said} cannot be read: {first_line(error)}") from None
 
   def __len__(self) -> int:
     return self._count
@@ -136,7 +136,7 @@ class Records(Sequence[Mapping[str, Any]]):
     try:
       record = self._source[place]
     except Exception as error:  # as above, and what numpy raises of bytes that are no array
-      raise UserError(f"record {place} of {self._said} cannot be read: {_line(error)}") from None
+      raise UserError(f"record {place} of {self._said} cannot be read: {first_line(error)}") from None
     # Where a shard was cut array_record gives nothing, and TFDS makes a record without values of it.
     if empty := next((name for name in USED if name in record and record[name] is None), None):
       raise UserError(f"record {place} of {self._said} is damaged: it has no {empty!r}")
@@ -168,9 +168,4 @@ def read_table(path: pathlib.Path, columns: Sequence[str], *, rows: int) -> Iter
   except (pyarrow.ArrowException, OSError, ValueError) as error:
     if isinstance(error, UserError):
       raise
-    raise UserError(f"{path} cannot be read: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-  """The beginning of an error's first line."""
-  return (str(error).splitlines() or [type(error).__name__])[0][:200] or type(error).__name__
+    raise UserError(f"{path} cannot be read: {first_line(error)}") from None

@@ -20,17 +20,6 @@ from tests.compiling import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 UPDATES = 4
-# The tiny cascade with a base of one level that only convolves: compilers take minutes over the rest, which is tested elsewhere.
-CONFIG = """
-from configs import tiny
-
-def get_config(stage="base"):
-  config = tiny.get_config(stage)
-  with config.unlocked():
-    config.cascade.stages.base.unet.levels = (dict(channels=8),)
-    config.cascade.text.max_tokens = 16
-  return config
-"""
 OPTIONS = (
   "train.eval_every=0",
   "train.image_fraction=0.0",
@@ -47,10 +36,8 @@ PHASES = ("guidance", "ddim_0002", "ddim_0001")
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
-  path = tmp_path_factory.mktemp("config") / "small.py"
-  path.write_text(CONFIG, encoding="utf-8")
-  return f"--config={path}:base"
+def config():
+  return f"--config={ROOT / 'tests' / 'fixtures' / 'one_level.py'}:base"
 
 
 def arguments(config, workdir, teacher, *more):

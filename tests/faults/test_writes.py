@@ -191,13 +191,19 @@ def left_over(root):
   return [name for name in contents(root) if any(part.startswith((scratch.SCRATCH, scratch.BEFORE)) for part in name.split("/"))]
 
 
-def killed(trial, tmp_path, monkeypatch, every):
-  command, before, after, operations = trial
+def fresh_roots(command, operations, tmp_path, every):
+  """Each operation that is chosen, and a folder in which the command is about to begin as a new process."""
   for place in chosen(operations, every):
     root = tmp_path / str(place)
     root.mkdir()
     command.prepare(root)
     new_process()
+    yield place, root
+
+
+def killed(trial, tmp_path, monkeypatch, every):
+  command, before, after, operations = trial
+  for place, root in fresh_roots(command, operations, tmp_path, every):
     with Disk(root, killed_at=place).watched(monkeypatch), pytest.raises(Kill):
       command(root)
     found = visible(contents(root / "out")) if (root / "out").exists() else {}
@@ -214,11 +220,7 @@ def killed(trial, tmp_path, monkeypatch, every):
 
 def filled(trial, tmp_path, monkeypatch, capsys, every):
   command, before, after, operations = trial
-  for place in chosen(operations, every):
-    root = tmp_path / str(place)
-    root.mkdir()
-    command.prepare(root)
-    new_process()
+  for place, root in fresh_roots(command, operations, tmp_path, every):
     capsys.readouterr()
     with Disk(root, full_at=place).watched(monkeypatch):
       said = refusal(command, root, capsys)

@@ -15,17 +15,6 @@ from tests.launch.queues import QUEUE, Folder, kill, locked, table
 from tests.launch.runs import ROOT, metrics
 
 CORE = min(os.sched_getaffinity(0))
-# The tiny cascade with a base of one level that only convolves: compilers take long over the rest, which is tested elsewhere.
-CONFIG = """
-from configs import tiny
-
-def get_config(stage="base"):
-  config = tiny.get_config(stage)
-  with config.unlocked():
-    config.cascade.stages.base.unet.levels = (dict(channels=8),)
-    config.cascade.text.max_tokens = 16
-  return config
-"""
 
 
 @pytest.fixture
@@ -255,9 +244,10 @@ def test_a_runs_file_and_a_state_that_is_none(folder):
 
 
 def test_ivid_train_killed_and_done(folder):
-  (folder.path / "small.py").write_text(CONFIG)
   options = ["steps=12", "checkpoint.every=3", "log_every=1", "eval_every=0", "batch_size=1", "image_fraction=0.0"]
-  run = " ".join(["train --config=small.py:base --workdir=a", *(f"--config.train.{o}" for o in options)])
+  run = " ".join(
+    [f"train --config={ROOT / 'tests' / 'fixtures' / 'one_level.py'}:base --workdir=a", *(f"--config.train.{o}" for o in options)]
+  )
   workdir = folder.path / "a"
   queue = folder.start(run, options=[f"--cores={CORE}"], module="ivid")
   folder.until((workdir / "checkpoints" / "3").is_dir, seconds=300)

@@ -5,7 +5,6 @@ import json
 import shutil
 
 import jax
-import numpy as np
 import pytest
 
 from ivid.config import load_run
@@ -15,6 +14,7 @@ from ivid.spec.run import CheckpointSpec, MeshSpec
 from ivid.train.checkpoint import Checkpointer, Seen
 from ivid.train.run import make_training
 from ivid.weights.ema import load_ema
+from tests.train.trees import assert_equal
 
 RUN = load_run("tiny:base", ["train.optimizer.kind=muon"])
 SPEC = RUN.cascade.stage("base")
@@ -42,11 +42,6 @@ def saved(on_eight, tmp_path_factory):
   folder = tmp_path_factory.mktemp("run")
   save(folder, on_eight[1])
   return folder
-
-
-def assert_equal(a, b):
-  for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
-    np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=jax.tree_util.keystr(path))
 
 
 def test_from_eight_devices_to_one_and_back(on_eight, saved, tmp_path):

@@ -20,6 +20,7 @@ from ivid.spec.run import CheckpointSpec, MeshSpec
 from ivid.steps import init_state
 from ivid.train.checkpoint import Checkpointer, Seen
 from ivid.weights.ema import load_ema, load_spec, read_arrays
+from tests.train.trees import assert_equal
 
 STAGE = load_run("tiny:base").cascade.stage("base")
 
@@ -58,11 +59,6 @@ def saved(on_eight, tmp_path_factory):
   folder = tmp_path_factory.mktemp("run")
   save(folder, on_eight[0])
   return folder
-
-
-def assert_equal(a, b):
-  for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
-    np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=jax.tree_util.keystr(path))
 
 
 def sums(folder, step=7):

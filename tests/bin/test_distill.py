@@ -90,6 +90,7 @@ def whole(config, teacher, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_killed_inside_a_halving_and_between_two_it_ends_like_a_run_that_was_not(config, whole, teacher, tmp_path):
   inside = tmp_path / "ddim_0002" / "checkpoints"
   kill_when(start(*arguments(config, tmp_path, teacher)), (inside / "2").is_dir)

@@ -30,6 +30,7 @@ def whole(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_killed_stopped_and_started_again(whole, tmp_path):
   """One work folder through it all, as each start is seconds of imports."""
   workdir = tmp_path / "run"

@@ -243,6 +243,7 @@ def test_a_runs_file_and_a_state_that_is_none(folder):
   assert f"--state={folder.state} was not written by a queue: expected another name" in folder.printed
 
 
+@pytest.mark.slow
 def test_ivid_train_killed_and_done(folder):
   options = ["steps=12", "checkpoint.every=3", "log_every=1", "eval_every=0", "batch_size=1", "image_fraction=0.0"]
   run = " ".join(

@@ -3,12 +3,10 @@
   ivid train --config=nano:base --workdir=runs/base
 
 Sized for two CPU cores (hours) or one GPU (minutes). See README.md for what each stage reached.
-`nano:base_patch4` is the base whose weights ship.
 """
 
 import ml_collections
 
-PATCH4 = "base_patch4"
 PICTURES = dict(ssr2=8, ssr3=8)  # a batch of single pictures, where they are large
 CROPS = dict(tsr2=(16, 64, 64), tsr3=(16, 64, 64), ssr3=(8, 192, 192))  # frames, height and width of the stage's output
 
@@ -16,13 +14,10 @@ CROPS = dict(tsr2=(16, 64, 64), tsr3=(16, 64, 64), ssr3=(8, 192, 192))  # frames
 def get_config(stage: str = "base") -> ml_collections.ConfigDict:
   """The cascade, and how to train and distil `stage` of it."""
   stages = _stages()
-  if stage == PATCH4:
-    stages["base"] |= _patch4()
   cascade = dict(name="nano", order=tuple(stages), stages=stages)
   # 15,115 different captions: minutes of one core, once, where embedding as one goes costs as much as training.
   data = dict(caption_pool=20_000)
-  named = "base" if stage == PATCH4 else stage
-  return ml_collections.ConfigDict(dict(stage=named, cascade=cascade, train=_train(stage), distill=_distill(named), data=data))
+  return ml_collections.ConfigDict(dict(stage=stage, cascade=cascade, train=_train(stage), distill=_distill(stage), data=data))
 
 
 def _stages() -> dict:
@@ -64,13 +59,6 @@ def _base() -> dict:
   )
 
 
-def _patch4() -> dict:
-  """The base of the shipped weights."""
-  level = dict(time="attention", spatial_attention=True, cross_attention=True)
-  unet = dict(levels=[dict(channels=128, **level), dict(channels=224, **level)], patch=4, io_kernel=1)
-  return dict(unet=unet, diffusion=dict(prediction="x", sigma_floor=0.15), sampling=dict(guidance=dict(weight=2.0)))
-
-
 def _stage(task: str, clip: tuple, channels: tuple, *, looks: bool, **unet) -> dict:
   """Levels of these channels; the coarsest reads the text, and with `looks` looks over the frame."""
   levels = [dict(channels=width, time="convolution") for width in channels]
@@ -90,8 +78,6 @@ def _stage(task: str, clip: tuple, channels: tuple, *, looks: bool, **unet) -> d
 
 def _train(stage: str) -> dict:
   train = dict(optimizer=dict(kind="muon", learning_rate=2e-3), sample_every=1000)
-  if stage == PATCH4:
-    return train | dict(steps=20_000, batch_size=16)
   if stage != "base":
     return train | _train_super_resolution(stage)
   # Pictures first, then how they move: one core learns from about 45 pictures per second, 9 clips of four frames, or 2 whole ones.

@@ -145,7 +145,7 @@ def _arrays(values: Mapping[str, Any], path: str, url: str = "") -> dict[str, Le
 
 
 def _read_zarray(text: bytes, said: str) -> dict[str, Any]:
-  """What describes an array; UserError if it does not, or if its chunks are larger than LARGEST_CHUNK: TensorStore ends the process then."""
+  """What describes an array; UserError if it does not, or for chunks above LARGEST_CHUNK, where TensorStore ends the process."""
   found = parse_json(text, source=said) if text else None
   shape, chunks, kind = (found.get(key) for key in ("shape", "chunks", "dtype")) if isinstance(found, dict) else (None, None, None)
   lists = [values for values in (shape, chunks) if isinstance(values, list) and all(type(n) is int and 0 <= n < 1 << 48 for n in values)]

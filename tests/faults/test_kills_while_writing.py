@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from ivid.data.shards import PARTS
 from ivid.media.clips import write_clip
 from ivid.spec.cascade import TextSpec
 from ivid.text import encoder
@@ -30,13 +31,15 @@ pytestmark = pytest.mark.slow
 
 
 class Command:
-  """What is tried. `parts_stay`: whether each file that is made has its final bytes from the moment when it is seen."""
-
-  parts_stay = True
+  """What is tried."""
 
   def prepare(self, workdir):
     """Makes what is there before."""
     workdir.mkdir()
+
+  def is_sound(self, found, before, after):
+    """Whether what is seen after a kill may be: files that have their final bytes."""
+    return found.items() <= after.items()
 
 
 class Sample(Command):
@@ -61,8 +64,6 @@ class Sample(Command):
 class Bundle(Command):
   """A stage into a cascade that has an earlier state of it: one of both is whole at every moment."""
 
-  parts_stay = False
-
   def __init__(self, root, cache):
     self.run, self.before = root / "run", root / "before"
     finish(["train", CONFIG, f"--workdir={self.run}", *(STAGE + option for option in TRAIN)], cache)
@@ -75,6 +76,9 @@ class Bundle(Command):
   def prepare(self, workdir):
     shutil.copytree(self.before, workdir)
 
+  def is_sound(self, found, before, after):
+    return found in (before, after)
+
   def __call__(self, workdir):
     return ["bundle", CONFIG, f"--out={workdir / 'cascade'}", f"base={self.run}"]
 
@@ -82,14 +86,15 @@ class Bundle(Command):
 class Prepare(Command):
   """Files of clips, two of which are the same and one is none, into several shards, by two processes."""
 
-  parts_stay = False  # what is made is renamed once it is whole
-
   def __init__(self, root, cache):
     self.files = root / "files"
     for n in range(FILES):
       write_clip(self.files / f"{n}.mp4", np.full((3, 16, 16, 3), 10 * max(n, 1), np.uint8), 6)
       (self.files / f"{n}.txt").write_text(f"clip {n}")
     (self.files / "none.mp4").write_bytes(b"none")
+
+  def is_sound(self, found, before, after):
+    return super().is_sound({name: data for name, data in found.items() if f"/{PARTS}/" not in name}, before, after)
 
   def __call__(self, workdir):
     return ["data", "prepare", f"--input={self.files}", f"--out={workdir / 'out'}", "--shard_items=2", "--workers=2"]
@@ -156,11 +161,10 @@ def test_a_command(kind, cache, tmp_path):
     assert found == after, [name for name in after if found[name] != after[name]]
 
   def left(workdir):
-    found = visible(contents(workdir))
-    if command.parts_stay:
-      assert {name: data for name, data in found.items() if data is not None}.items() <= after.items()
-    else:
-      assert found in (visible(before), visible(after)), sorted(found)
+    found, *known = (
+      {name: data for name, data in visible(files).items() if data is not None} for files in (contents(workdir), before, after)
+    )
+    assert command.is_sound(found, *known), sorted(found)
 
   print(f"\n{kind.__name__}: works {seconds:.2f} s; ", end="")
   span = while_it_works(seconds * 1.1)

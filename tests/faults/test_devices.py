@@ -14,7 +14,9 @@ STEPS = 2  # of a leg
 # A rate that does not depend on where the run ends.
 TRAIN = ("image_fraction=0.0", "optimizer.decay=constant", "optimizer.warmup_steps=1", "checkpoint.every=100", "log_every=1")
 TRAIN += (f"eval_every={STEPS}", "sample_every=0")
-SPREAD = 1e-3  # of an array's largest value
+# Sums over the batch go in another order on other devices: 1e-7 of a metric in each step. Adam divides by the gradient's size, so that where a
+# gradient is next to nothing its rounding becomes a part of the update: 1e-5 of an array was found.
+SPREAD = {"metrics": 1e-5, "arrays": 1e-4}
 
 
 def train(workdir, steps, devices):
@@ -51,4 +53,4 @@ def test_on_other_devices_in_each_leg(tmp_path):
     worst = sorted(spread, key=spread.get, reverse=True)[:3]
     print(f"{len(spread)} {kind}, largest differences: {', '.join(f'{spread[name]:.1e} of {name}' for name in worst)}")
   print(f"{time.monotonic() - began:.0f} s in all")
-  assert max(spread for kind in found.values() for spread in kind.values()) < SPREAD
+  assert all(max(spread.values()) < SPREAD[kind] for kind, spread in found.items())

@@ -14,8 +14,8 @@ STEPS = 2  # of a leg
 # A rate that does not depend on where the run ends.
 TRAIN = ("image_fraction=0.0", "optimizer.decay=constant", "optimizer.warmup_steps=1", "checkpoint.every=100", "log_every=1")
 TRAIN += (f"eval_every={STEPS}", "sample_every=0")
-# Sums over the batch go in another order on other devices: 1e-7 of a metric in each step. Adam divides by the gradient's size, so that where a
-# gradient is next to nothing its rounding becomes a part of the update: 1e-5 of an array was found.
+# Sums over the batch go in another order on other devices: 1e-7 of a metric in each step. Adam divides by the gradient's size, so that
+# where a gradient is next to nothing its rounding becomes a part of the update: 1e-5 of an array was found.
 SPREAD = {"metrics": 1e-5, "arrays": 1e-4}
 
 

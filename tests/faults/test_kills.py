@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.faults.trials import CONFIG, assert_same_run, finish, killed
+from tests.faults.trials import CONFIG, assert_same_run, finish, killed, within
 
 STEPS = 9
 TRAIN = ("steps=9", "image_fraction=0.0", "checkpoint.every=3", "log_every=1", "eval_every=3", "sample_every=4", "num_samples=1")
@@ -54,7 +54,7 @@ def test_a_training_run(whole, cache, tmp_path, kills, cold):
 
   compiled = (lambda number: tmp_path / f"cache{number}") if cold else lambda number: cache
   span = seconds if cold else seconds / 2
-  killed(train, folders(tmp_path), kills=kills, seconds=span, seed=kills + cold, cache=compiled, check=check)
+  killed(train, folders(tmp_path), kills=kills, moment=within(span), seed=kills + cold, cache=compiled, check=check)
 
 
 @pytest.mark.slow
@@ -70,4 +70,4 @@ def test_a_distillation(whole, cache, tmp_path):
     assert (workdir / "report.md").is_file()
 
   command = lambda workdir: distill(workdir, teacher)  # noqa: E731
-  killed(command, folders(tmp_path), kills=10, seconds=seconds * 1.1, seed=10, cache=lambda number: cache, check=check)
+  killed(command, folders(tmp_path), kills=10, moment=within(seconds * 1.1), seed=10, cache=lambda number: cache, check=check)

@@ -5,10 +5,13 @@ T5X itself is not needed: tensorstore reads the arrays, flax.serialization's msg
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import pathlib
 import posixpath
+import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -131,15 +134,18 @@ def _arrays(values: Mapping[str, Any], path: str, url: str = "") -> dict[str, Le
       leaves[name] = Leaf(value.shape, value.dtype, lambda index, array=value: array[index])
   for name, (folder, content) in waiting.items():
     said = f"{path}: parameter {name} cannot be read from {folder}"
-    _check_zarr(bytes(_result(content, said, url).value), said)
-    waiting[name] = folder, ts.open({"driver": "zarr", "kvstore": f"{url}{folder}/"}, open=True, read=True)
-  for name, (folder, future) in waiting.items():
-    leaves[name] = _zarr_leaf(_result(future, f"{path}: parameter {name} cannot be read from {folder}", url), name, url)
+    fill = _read_zarray(bytes(_result(content, said, url).value), said).get("fill_value")
+    counted = fill is not None and not url.startswith("http")  # where nothing can be listed, no chunk may be missing
+    spec = {"driver": "zarr", "kvstore": f"{url}{folder}/", "fill_missing_data_reads": counted}
+    waiting[name] = folder, fill, ts.open(spec, open=True, read=True)
+  for name, (folder, fill, future) in waiting.items():
+    array = _result(future, f"{path}: parameter {name} cannot be read from {folder}", url)
+    leaves[name] = _zarr_leaf(array, fill, f"{path}: parameter {name}", url)
   return leaves
 
 
-def _check_zarr(text: bytes, said: str) -> None:
-  """UserError for what describes no array, or chunks of more than LARGEST_CHUNK: TensorStore ends the process where memory does."""
+def _read_zarray(text: bytes, said: str) -> dict[str, Any]:
+  """What describes an array; UserError if it does not, or for chunks above LARGEST_CHUNK, where TensorStore ends the process."""
   found = parse_json(text, source=said) if text else None
   shape, chunks, kind = (found.get(key) for key in ("shape", "chunks", "dtype")) if isinstance(found, dict) else (None, None, None)
   lists = [values for values in (shape, chunks) if isinstance(values, list) and all(type(n) is int and 0 <= n < 1 << 48 for n in values)]
@@ -147,15 +153,39 @@ def _check_zarr(text: bytes, said: str) -> None:
     raise UserError(f"{said}: {ZARRAY} describes no array: expected shape, chunks and dtype")
   if 8 * math.prod(chunks) > LARGEST_CHUNK:
     raise UserError(f"{said}: chunks of {shown(chunks)} values: expected at most {LARGEST_CHUNK // 8}")
+  return found
 
 
-def _zarr_leaf(array: ts.TensorStore, name: str, url: str) -> Leaf:
+def _zarr_leaf(array: ts.TensorStore, fill: Any, said: str, url: str) -> Leaf:
   shape, dtype = tuple(array.shape), np.dtype(array.dtype.numpy_dtype)
+  check = functools.cache(lambda: _check_chunks(array, fill, said, url))
 
   def read(index: tuple[slice, ...]) -> np.ndarray:
-    return np.asarray(_result(array[tuple(index)].read(), f"parameter {name} cannot be read", url))
+    check()
+    return np.asarray(_result(array[tuple(index)].read(), f"{said} cannot be read", url))
 
   return Leaf(shape, dtype, read)
+
+
+def _check_chunks(array: ts.TensorStore, fill: Any, said: str, url: str) -> None:
+  """UserError for missing chunks of an array without a fill value, as T5X's have none, or for all of them; a warning for others.
+
+  Zarr leaves out chunks that hold the fill value alone, so what is missing may be what was written.
+  """
+  if url.startswith("http"):  # which cannot be listed: reading refuses what is missing
+    return
+  grid = [-(-size // chunk) for size, chunk in zip(array.shape, array.chunk_layout.read_chunk.shape or (), strict=True)]
+  keys = (re.split(r"[./]", key.decode()) for key in _result(array.kvstore.list(), f"{said} cannot be read", url))
+  places = {tuple(map(int, key)) for key in keys if all(part.isdecimal() for part in key)}
+  # The one chunk of an array without axes is named 0.
+  there = sum(len(place) == len(grid) and all(map(int.__lt__, place, grid)) for place in places) if grid else len(places & {(0,)})
+  total = math.prod(grid)
+  if there == total:
+    return
+  missing = f"{said}: {total - there} of {total} chunks are missing"
+  if fill is None or not there:
+    raise UserError(f"{missing}: expected all of them; copy the checkpoint again")
+  warnings.warn(f"{missing}: they are read as {shown(fill)}, the array's fill value", stacklevel=2)
 
 
 def write_t5x(out: str | os.PathLike, params: Any, *, dtype: Any = np.float32) -> None:

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import threading
+import warnings
 
 import flax.serialization
 import ml_dtypes
@@ -46,7 +47,11 @@ def test_a_folder_that_is_not_on_this_machine(tmp_path):
   server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=tmp_path))
   threading.Thread(target=server.serve_forever, daemon=True).start()
   try:
-    check(t5x_format.open_t5x(f"http://127.0.0.1:{server.server_port}/checkpoint_9"))
+    found = t5x_format.open_t5x(f"http://127.0.0.1:{server.server_port}/checkpoint_9")
+    check(found)
+    (tmp_path / "checkpoint_9" / "target.encoder.encoder_norm.scale" / "0").unlink()
+    with pytest.raises(ValueError, match="parameter encoder/encoder_norm/scale cannot be read: .*missing"):
+      np.asarray(found["encoder/encoder_norm/scale"])
   finally:
     server.shutdown()
     server.server_close()
@@ -103,6 +108,47 @@ def test_damaged_checkpoints_are_named(tmp_path):
   (tmp_path / "checkpoint").write_bytes(whole[:-40])
   with pytest.raises(ValueError, match="checkpoint is truncated"):
     t5x_format.open_t5x(tmp_path)
+
+
+def zarr_array(folder, array, fill):
+  """A T5X folder of one array `encoder/a`, in chunks of one row, those left out that hold the fill value alone."""
+  kind = array.dtype.newbyteorder("<").str
+  metadata = {"shape": list(array.shape), "chunks": [1, *array.shape[1:]][: array.ndim], "dtype": kind, "fill_value": fill}
+  store = {"driver": "file", "path": f"{folder / 'target.encoder.a'}/"}
+  ts.open({"driver": "zarr", "metadata": metadata, "kvstore": store}, create=True).result().write(array).result()
+  return folder / "target.encoder.a"
+
+
+@pytest.mark.parametrize(
+  ("shape", "fill", "gone", "said"),
+  [
+    ((5, 3), None, 0, ""),
+    ((5, 3), None, 2, "2 of 5 chunks are missing: expected all of them"),
+    ((), None, 0, ""),
+    ((), None, 1, "1 of 1 chunks are missing: expected all of them"),
+    ((5, 3), 0, 0, "1 of 5 chunks are missing: they are read as 0.0, the array's fill value"),
+    ((5, 3), 0, 4, "5 of 5 chunks are missing: expected all of them"),
+  ],
+)
+def test_missing_chunks(tmp_path, shape, fill, gone, said):
+  """T5X's arrays have no fill value, and all of their chunks are stored; of other arrays those that hold it alone are not."""
+  want = np.ones(shape, np.float32)
+  if shape:
+    want[0] = 0  # a chunk of zeros
+  folder = zarr_array(tmp_path, want, fill)
+  for path in sorted(folder.glob("[0-9]*"))[:gone]:
+    path.unlink()
+  leaf = t5x_format.open_t5x(tmp_path)["encoder/a"]  # nothing is said of what nobody reads, as of a decoder
+  if "expected" in said:
+    with pytest.raises(ValueError, match=f"{tmp_path}: parameter encoder/a: {said}") as error:
+      np.asarray(leaf)
+    assert "\n" not in str(error.value)
+    return
+  with warnings.catch_warnings(record=True) as found:
+    warnings.simplefilter("always")
+    for _ in range(2):
+      np.testing.assert_array_equal(np.asarray(leaf), want)
+  assert [str(warning.message) for warning in found] == [f"{tmp_path}: parameter encoder/a: {said}"] * bool(said)
 
 
 @pytest.mark.parametrize(

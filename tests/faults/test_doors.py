@@ -124,7 +124,7 @@ def test_edits_of_valid_files(name, many, made, tmp_path, capsys):
     found[kind] += 1
     if kind == "accepted":
       message = "as the valid one" if message == same else "other"
-    said.append(f"{name}-{number}: {path.relative_to(folder)}, {how}: {kind}\n{message}")
+    said.append(f"{name}-{number}: {path.relative_to(folder)}, {how}: {kind}: {message}".replace("\n", "\n  "))
     failed += said[-1:] if kind in FAULTS else []
     shutil.rmtree(folder)
   if many:

@@ -46,7 +46,7 @@ def encode_mp4(shown: Iterable[tuple[float, float, np.ndarray]], rate: Fraction)
   file = io.BytesIO()
   tick = Fraction(1, TICKS)
   with av.open(file, "w", format="mp4") as container:
-    stream = None
+    stream, at = None, -1
     for time, seconds, picture in shown:
       if not seconds * TICKS < MOST_TICKS:
         raise UserError(f"a picture is shown for {seconds:.4g} s: expected at most {MOST_TICKS // TICKS}")
@@ -61,7 +61,8 @@ def encode_mp4(shown: Iterable[tuple[float, float, np.ndarray]], rate: Fraction)
         stream.time_base = stream.codec_context.time_base = tick  # the encoder would round times to the rate
         stream.codec_context.thread_count = 1
         _describe(stream, height, width)
-      container.mux(stream.encode(_frame(picture, round(time / tick), 1 / tick, round(seconds / tick))))
+      at = max(round(time / tick), at + 1)  # files may have several at one time
+      container.mux(stream.encode(_frame(picture, at, 1 / tick, round(seconds / tick))))
     container.mux(stream.encode(None))
   return file.getvalue()
 

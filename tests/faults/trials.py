@@ -20,11 +20,11 @@ CONFIG = f"--config={ROOT / 'tests' / 'fixtures' / 'one_level.py'}:base"
 SECONDS = 900  # after which a process is taken to hang
 
 
-def start(args, cache, *, through=(), **options):
+def start(args, cache, *, through=(), module="ivid", **options):
   """`ivid ARGS`, with the folder of compiled programs, by the command `through` if one is given."""
   environment = dict(os.environ, PYTHONWARNINGS="ignore", XLA_FLAGS=xla_flags(1), JAX_COMPILATION_CACHE_DIR=str(cache))
   quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) | options
-  return subprocess.Popen([*through, sys.executable, "-m", "ivid", *args], cwd=ROOT, env=environment, **quiet)
+  return subprocess.Popen([*through, sys.executable, "-m", module, *args], cwd=ROOT, env=environment, **quiet)
 
 
 def finish(args, cache):

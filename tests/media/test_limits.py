@@ -183,3 +183,9 @@ def test_a_table_that_says_to_be_longer_than_memory_is_damage(tmp_path):
 def test_a_picture_shown_for_longer_than_an_mp4_can_say():
   with pytest.raises(UserError, match=r"a picture is shown for 2\.4e\+04 s: expected at most 23860"):
     encode_mp4([(0.0, 24_000.0, numbered(1)[0])], Fraction(1))
+
+
+def test_pictures_at_one_time_are_all_encoded():
+  times = [(0.0, 0.5), (0.5, 0.0), (0.5, 0.0), (0.5, 0.5), (1.0, 0.5)]
+  made = encode_mp4([(*time, picture) for time, picture in zip(times, numbered(5), strict=True)], Fraction(3))
+  assert [round(picture.time, 3) for picture in decode.pictures(made)] == [0.0, 0.5, 0.5, 0.5, 1.0]

@@ -219,5 +219,5 @@ DOORS = {
   "prepared records": Door(make_prepared, ("made/clips/*/*.*",), read_data),
   "png": Door(make_png, ("*.png", "clip.png"), read_media, memory=PICTURE),
   "mp4": Door(make_mp4, ("*.mp4",), read_media, memory=PICTURE),
-  "checkpoint": Door(make_run, CHECKPOINT, lambda folder: load_ema(folder)[1:]),
+  "checkpoint": Door(make_run, CHECKPOINT, load_ema),
 }

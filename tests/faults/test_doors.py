@@ -25,6 +25,7 @@ import pytest
 from ivid.spec.errors import UserError
 from tests.faults import edits, edits_media
 from tests.faults.doors import DOORS, Door
+from tests.faults.edits_media import MP4_KINDS, PNG_KINDS
 
 FEW, SLOW = 8, 1000
 SECONDS = 20  # for one file
@@ -142,3 +143,24 @@ def test_an_edit_follows_from_its_generator():
   assert kinds == set(edits.KINDS) and value == {"a": [1, {"b": "c"}], "d": None}
   data = bytes(range(100))
   assert sum(edits.edit_bytes(data, random.Random(n))[0] != data for n in range(100)) > 90
+
+
+def joined_png(data: bytes) -> bytes:
+  return edits_media.SIGNATURE + b"".join(edits_media.png_chunk(*chunk) for chunk in edits_media.png_chunks(data))
+
+
+def joined_mp4(data: bytes) -> bytes:
+  return b"".join(map(bytes, edits_media.boxes(data)))
+
+
+@pytest.mark.parametrize(
+  ("name", "edit", "kinds", "joined"),
+  [("png", edits_media.edit_png, PNG_KINDS, joined_png), ("mp4", edits_media.edit_mp4, MP4_KINDS, joined_mp4)],
+)
+def test_edits_of_clips_get_behind_the_sums_and_lengths(name, edit, kinds, joined, made):
+  data = (made(name) / f"clip.{name}").read_bytes()
+  found = [edit(data, random.Random(n)) for n in range(200)]
+  assert found == [edit(data, random.Random(n)) for n in range(200)]
+  assert all(any(said.startswith(kind) for _, said in found) for kind in kinds if kind != "bytes")
+  right = [edited == joined(edited) for edited, said in found if said.startswith(("header: ", "drop of", "twice of", "swap of"))]
+  assert len(right) > 20 and all(right)

@@ -69,6 +69,17 @@ def test_metadata_of_a_clip():
   assert [stage["sampling"]["steps"] for stage in metadata["stages"]] == [4, 4]
 
 
+@pytest.mark.parametrize("left_out", ["steps", "guidance", "guidance.weight"])
+def test_metadata_that_leave_out_how_a_clip_was_sampled_are_refused(tmp_path, left_out):
+  metadata = json.loads((FORMAT0 / "clip.json").read_text())
+  *above, key = left_out.split(".")
+  sampling = metadata["stages"][1]["sampling"]
+  del (sampling[above[0]] if above else sampling)[key]
+  (tmp_path / "clip.json").write_text(json.dumps(metadata))
+  with pytest.raises(ValueError, match=rf"clip\.json does not say the {left_out} of stage tsr1: expected metadata as ivid sample writes"):
+    load_metadata(str(tmp_path / "clip.json"))
+
+
 def test_what_a_boolean_meant():
   cascade = open_cascade(FORMAT0 / "cascade")
   shifts = [cascade.check(name).spec.diffusion.logsnr_shift for name in ("base", "tsr1")]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ivid.evaluate.prompts import Prompt, parse_prompt
 from ivid.media.clips import read_metadata
-from ivid.spec.errors import UserError
+from ivid.spec.errors import UserError, shown
 
 SUFFIXES = (".mp4", ".webm", ".gif", ".png", ".mov", ".mkv", ".avi")
 
@@ -40,6 +40,8 @@ def find_clips(folder: str | os.PathLike, prompts: Sequence[Prompt] | None = Non
 def _with_own_prompt(path: pathlib.Path) -> tuple[Prompt, pathlib.Path] | None:
   metadata = read_metadata(path)
   text = metadata.get("prompt") if isinstance(metadata, dict) else None
+  if text is not None and not isinstance(text, str):
+    raise UserError(f"{path}: its prompt is {shown(text)}: expected a text")
   if text is None:
     if path.suffix.lower() == ".png":
       return None

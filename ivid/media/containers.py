@@ -41,6 +41,8 @@ def open_container(source: Source, name: str) -> av.container.InputContainer:
     )
   except av.ArgumentError:  # not on the list
     raise UserError(f"{name} is a playlist or its like, which names other files: expected the clip itself") from None
+  except av.error.MemoryError:  # of tables that say to be longer than any that FFmpeg takes
+    raise UserError(f"{name} is damaged, or needs more memory than there is") from None
   except (av.FFmpegError, OSError) as error:
     raise UserError(f"{name} is no clip that can be read: {error.strerror}") from None
   try:

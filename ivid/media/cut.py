@@ -1,12 +1,13 @@
 """Whether a file ends before its own structure does: in the middle of a box, element, page, packet, tag, chunk or block.
 
-Only their heads are read. A file that was cut just between two of them, in a format that says nothing of what is to follow (a stream of
-MPEG-TS, Matroska as it is sent live), cannot be told from a whole one.
+Only their heads are read, but by `wrong_chunk`. A file that was cut just between two of them, in a format that says nothing of what is to
+follow (a stream of MPEG-TS, Matroska as it is sent live), cannot be told from a whole one.
 """
 
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Callable
 from typing import BinaryIO
 
@@ -14,7 +15,11 @@ from ivid.media.picture import Source
 
 BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"sidx", b"pnot", b"jP  ")
 SEGMENT, CLUSTER = 0x18538067, 0x1F43B675
+PART = 1 << 20  # bytes that are read at once
 TS_PACKETS = ((188, 0), (192, 4), (204, 0))  # bytes, and where 0x47 stands
+
+
+PNG_HEAD = 8  # bytes of a PNG before its first chunk
 
 
 class _Ends(Exception):
@@ -33,6 +38,22 @@ def is_cut(source: Source) -> bool | None:
       return walk(file, length)
     except _Ends:
       return True
+
+
+def wrong_chunk(source: Source) -> str:
+  """The first chunk of a PNG whose sum is not that of its bytes, such as 'IDAT'; empty: there is none, up to where the file ends."""
+  with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+    file.seek(PNG_HEAD)
+    while len(head := file.read(8)) == 8 and (name := head[4:]) != b"IEND":
+      left, have = int.from_bytes(head[:4], "big"), zlib.crc32(name)
+      while left and (part := file.read(min(left, PART))):
+        left, have = left - len(part), zlib.crc32(part, have)
+      want = file.read(4)
+      if left or len(want) < 4:
+        break  # it was cut
+      if have != int.from_bytes(want, "big"):
+        return name.decode("ascii", "replace")
+  return ""
 
 
 def _walk_of(head: bytes) -> Callable[[BinaryIO, int], bool] | None:
@@ -154,7 +175,7 @@ def _packs(file: BinaryIO, length: int) -> bool:
 
 
 def _png(file: BinaryIO, length: int) -> bool:
-  at = 8
+  at = PNG_HEAD
   while True:
     head = _read(file, at, 8)
     at += 12 + int.from_bytes(head[:4], "big")

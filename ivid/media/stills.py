@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 
 from ivid.media import gif, pictures
-from ivid.media.cut import is_cut
+from ivid.media.cut import is_cut, wrong_chunk
 from ivid.media.picture import BrokenOff, Colour, Picture, Source, bands, over
 from ivid.spec.errors import UserError
 
@@ -72,6 +72,8 @@ def stated_rate(path: str | os.PathLike) -> Fraction:
 
 def _frames_of_image(source: Source, background: Colour, name: str) -> Generator[Picture | BrokenOff]:
   with pictures.opened(source, name) as image:
+    if image.format == "PNG" and (chunk := wrong_chunk(source)):
+      raise UserError(f"{name} is damaged: its {chunk} is not what was written")  # Pillow takes pixels without their sum
     layout = pictures.layout_of(image, name)
     if layout:
       yield from pictures.cells(image, layout)

@@ -19,6 +19,7 @@ from ivid.spec.errors import UserError
 
 SMALL_PIXELS = 192 * 320  # up to this size a frame gets the better quality: a few kilobytes buy clean edges
 TICKS = 90_000  # a second, where frames come at uneven times
+MOST_TICKS = 2**31 - 1  # of one picture
 SMALL_CRF, LARGE_CRF = 12, 18
 
 
@@ -38,12 +39,17 @@ def encode_mp4(shown: Iterable[tuple[float, float, np.ndarray]], rate: Fraction)
   """H.264 of (seconds at which it appears, seconds for which it is shown, uint8 [H, W, 3] of even sides); a key frame for every second.
 
   The same pictures give the same bytes: the encoder uses one thread.
+
+  Raises:
+    UserError: a picture that is shown for longer than an MP4 can say.
   """
   file = io.BytesIO()
   tick = Fraction(1, TICKS)
   with av.open(file, "w", format="mp4") as container:
-    stream = None
+    stream, at = None, -1
     for time, seconds, picture in shown:
+      if not seconds * TICKS < MOST_TICKS:
+        raise UserError(f"a picture is shown for {seconds:.4g} s: expected at most {MOST_TICKS // TICKS}")
       if stream is None:
         height, width, _ = picture.shape
         options = {
@@ -55,7 +61,8 @@ def encode_mp4(shown: Iterable[tuple[float, float, np.ndarray]], rate: Fraction)
         stream.time_base = stream.codec_context.time_base = tick  # the encoder would round times to the rate
         stream.codec_context.thread_count = 1
         _describe(stream, height, width)
-      container.mux(stream.encode(_frame(picture, round(time / tick), 1 / tick, round(seconds / tick))))
+      at = max(round(time / tick), at + 1)  # files may have several at one time
+      container.mux(stream.encode(_frame(picture, at, 1 / tick, round(seconds / tick))))
     container.mux(stream.encode(None))
   return file.getvalue()
 

@@ -26,7 +26,7 @@ from ivid.spec import convert, formats
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.files import as_spec, read_json
 from ivid.spec.paths import check_file
-from ivid.spec.record import ClipRecord
+from ivid.spec.record import ClipRecord, check_sampling
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
 
@@ -208,4 +208,6 @@ def load_metadata(path: str) -> dict[str, Any]:
 def read_record(metadata: Mapping[str, Any], *, source: Any) -> ClipRecord:
   """A clip's metadata by their schema; UserError, which names `source`, if they are not what ivid writes."""
   found = formats.migrate(metadata, formats.Kind.CLIP, source=source)
-  return as_spec(ClipRecord, found, source=f"{source} carries no metadata of ivid sample")
+  record = as_spec(ClipRecord, found, source=f"{source} carries no metadata of ivid sample")
+  check_sampling(found, record, source=source)
+  return record

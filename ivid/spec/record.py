@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
+from ivid.spec import convert
 from ivid.spec.errors import UserError, shown
 from ivid.spec.limits import LARGEST_SEED, MOST_CLIPS, MOST_FPS, MOST_FRAMES, MOST_SIDE, MOST_UPDATES
 from ivid.spec.names import check_name
@@ -91,6 +93,28 @@ class ClipRecord:
     check_prompt(self.prompt)
     if not self.stages:
       raise UserError("stages is empty: expected at least one")
+
+
+def check_sampling(found: Mapping[str, Any], record: ClipRecord, *, source: Any) -> None:
+  """Raises UserError where metadata leave out a part of how a stage was sampled: what is usual now would make another clip in silence.
+
+  Args:
+    found: what `record` was read from.
+    source: the file's name.
+  """
+  for said, stage in zip(found["stages"], record.stages, strict=True):
+    if missing := _left_out(said["sampling"], convert.to_dict(stage.sampling)):
+      raise UserError(f"{source} does not say the {missing} of stage {stage.name}: expected metadata as ivid sample writes them")
+
+
+def _left_out(said: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
+  """The first key that is not in it, such as 'guidance.weight'; empty: there is none."""
+  for key, value in whole.items():
+    if key not in said:
+      return key
+    if isinstance(value, dict) and (missing := _left_out(said[key], value)):
+      return f"{key}.{missing}"
+  return ""
 
 
 def check_prompt(prompt: str) -> str:

@@ -17,7 +17,7 @@ from orbax.checkpoint.path import step as steps
 from ivid.parallel.distributed import is_first
 from ivid.spec import convert, formats
 from ivid.spec.errors import UserError, first_line
-from ivid.spec.files import read_json
+from ivid.spec.files import parse_json, read_json
 from ivid.spec.run import Width
 from ivid.spec.stage import StageSpec
 from ivid.weights.finite import check_finite
@@ -177,6 +177,7 @@ def read_arrays(path: pathlib.Path, item: str, target: Any = None) -> Any:
     Damaged: it cannot be read.
   """
   quiet_orbax()
+  _check_described(path, item)
   handler = ocp.StandardCheckpointHandler()  # a checkpointer would wait for all processes
   try:
     if target is None:
@@ -192,6 +193,7 @@ def read_arrays(path: pathlib.Path, item: str, target: Any = None) -> Any:
 def read_shapes(path: pathlib.Path, item: str) -> dict[str, tuple[int, ...]]:
   """Shapes of a checkpoint's arrays by their names (ivid.weights.sums.named_leaves); errors as of `read_arrays`."""
   quiet_orbax()
+  _check_described(path, item)
   try:
     tree = ocp.StandardCheckpointHandler().metadata(path / item).tree
     return {name: tuple(leaf.shape) for name, leaf in named_leaves({item: tree}).items()}
@@ -226,6 +228,20 @@ def _restored(path: pathlib.Path, item: str, sums: dict[str, int] | None) -> Any
   for name, array in named_leaves({item: tree}).items():
     check_finite(np.asarray(array), f"checkpoint {path}: {name}")
   return tree
+
+
+def _check_described(path: pathlib.Path, item: str) -> None:
+  """Reads what Orbax says of a tree in JSON before TensorStore does: lists of lists of thousands end the whole process there.
+
+  Raises:
+    Damaged: it cannot be read.
+  """
+  for file in (path / item / "_METADATA", path / item / "_sharding"):
+    if file.is_file():
+      try:
+        parse_json(file.read_bytes(), source=f"its {item}/{file.name}")
+      except UserError as error:
+        raise Damaged(f"checkpoint {path} cannot be read: {error}") from None
 
 
 def _read_json(path: pathlib.Path, item: str, kind: formats.Kind = formats.Kind.DATA) -> dict[str, Any]:

@@ -38,6 +38,10 @@ def test_bad_folders(tmp_path):
     find_clips(tmp_path, PROMPTS[:2])
   with pytest.raises(ValueError, match="a.mp4 does not say what it is to show"):
     find_clips(tmp_path)
+  for prompt in (3, ["a"], 1e400):
+    save(tmp_path, a=dict(prompt=prompt))
+    with pytest.raises(ValueError, match=r"a.mp4: its prompt is (3|\['a'\]|inf): expected a text"):
+      find_clips(tmp_path)
   save(tmp_path, a=dict(prompt="a cat"))
   with pytest.raises(ValueError, match="a.mp4: caption word 2, 'cat'"):
     find_clips(tmp_path)

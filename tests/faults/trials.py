@@ -22,11 +22,11 @@ IMPORTS = 2.0  # seconds within which no command has begun to write
 SECONDS = 900  # after which a process is taken to hang
 
 
-def start(args, cache, *, through=(), devices=1, **options):
+def start(args, cache, *, through=(), module="ivid", devices=1, **options):
   """`ivid ARGS` on virtual devices, with the folder of compiled programs, by the command `through` if one is given."""
   environment = dict(os.environ, PYTHONWARNINGS="ignore", XLA_FLAGS=xla_flags(devices), JAX_COMPILATION_CACHE_DIR=str(cache))
   quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) | options
-  return subprocess.Popen([*through, sys.executable, "-m", "ivid", *args], cwd=ROOT, env=environment, **quiet)
+  return subprocess.Popen([*through, sys.executable, "-m", module, *args], cwd=ROOT, env=environment, **quiet)
 
 
 def finish(args, cache, **options):

@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from ivid.media import containers, decode, picture, pictures
 from ivid.media.clips import ClipFile, read_clip, read_metadata, write_clip
+from ivid.media.videos import encode_mp4
 from ivid.sample.entry import read_entry
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UserError
@@ -154,3 +155,37 @@ def test_metadata_of_a_damaged_picture_is_one_line(tmp_path):
   (tmp_path / "a.png").write_bytes(data[: data.index(b"IDAT") + 20])
   with pytest.raises(UserError, match="is no picture that can be read"):
     read_metadata(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["a.png", "still.png"])
+def test_a_flipped_bit_in_a_png_is_never_another_picture(tmp_path, name):
+  frames = np.random.default_rng(0).integers(0, 256, (1, 24, 40, 3), np.uint8)
+  write_clip(tmp_path / "a.png", frames, 6)
+  pictures.write_png(tmp_path / "still.png", frames[0])
+  data = (tmp_path / name).read_bytes()
+  assert (next(decode.pictures(data)).pixels == frames[0]).all()
+  first = data.index(b"IDAT") + 4
+  for place in range(first, data.index(b"IEND") - 8, 97):
+    edited = bytearray(data)
+    edited[place] ^= 1
+    with pytest.raises(UserError, match="is damaged: its IDAT is not what was written"):
+      list(decode.pictures(bytes(edited), name=name))
+
+
+def test_a_table_that_says_to_be_longer_than_memory_is_damage(tmp_path):
+  write_clip(tmp_path / "a.mp4", numbered(3), 6)
+  data = (tmp_path / "a.mp4").read_bytes()
+  (tmp_path / "a.mp4").write_bytes(data.replace(b"dref", b"stts"))
+  with pytest.raises(UserError, match=r"a\.mp4 is damaged, or needs more memory than there is$"):
+    read_clip(tmp_path / "a.mp4")
+
+
+def test_a_picture_shown_for_longer_than_an_mp4_can_say():
+  with pytest.raises(UserError, match=r"a picture is shown for 2\.4e\+04 s: expected at most 23860"):
+    encode_mp4([(0.0, 24_000.0, numbered(1)[0])], Fraction(1))
+
+
+def test_pictures_at_one_time_are_all_encoded():
+  times = [(0.0, 0.5), (0.5, 0.0), (0.5, 0.0), (0.5, 0.5), (1.0, 0.5)]
+  made = encode_mp4([(*time, picture) for time, picture in zip(times, numbered(5), strict=True)], Fraction(3))
+  assert [round(picture.time, 3) for picture in decode.pictures(made)] == [0.0, 0.5, 0.5, 0.5, 1.0]

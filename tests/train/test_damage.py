@@ -108,6 +108,15 @@ def test_a_flipped_bit_is_found_and_the_array_named(on_eight, saved, tmp_path, i
     assert load_ema(tmp_path)[2] == 7  # which reads nothing else
 
 
+@pytest.mark.parametrize("name", ["_sharding", "_METADATA"])
+def test_lists_too_deep_for_tensorstore_do_not_end_the_process(on_eight, saved, tmp_path, name):
+  shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+  (tmp_path / "checkpoints" / "7" / "ema" / name).write_text('{"ZGVuc2UuYmlhcw==":' + '{"a":' * 100_000 + "1" + "}" * 100_001)
+  for read in (lambda: load_ema(tmp_path), lambda: restore(tmp_path, on_eight[1])):
+    with pytest.raises(ValueError, match=f"7 cannot be read: its ema/{name} holds lists or objects more than 64 deep"):
+      read()
+
+
 def test_checkpoints_without_sums_are_taken_with_a_note(on_eight, saved, tmp_path, capsys):
   shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
   path = tmp_path / "checkpoints" / "7" / "meta" / "metadata"

@@ -34,7 +34,7 @@ SECONDS = 120  # for one process, of which others may take the cores
 MEMORY = 256 << 20  # bytes that an edited file may take beyond the valid one
 FORMAT0 = trials.ROOT / "tests" / "fixtures" / "format0"
 SMALL = [f"--config={FORMAT0}/small.py:base", f"--config.data.text_encoder={FORMAT0}/cascade/text"]
-NOTES = ("--input=", "stage ", "shard ", "checkpoint ", "captions ")  # how lines begin that a command may say before its error
+NOTES = ("--input=", "stage ", "shard ", "checkpoint ", "captions")  # how lines begin that a command may say before its error
 STATUS = {0: "accepted", 1: "refused", 2: "refused"}
 OUTCOMES = ("refused", "accepted", "traceback", "hang", "over memory", "not one line")
 

@@ -8,7 +8,7 @@ import pytest
 
 from ivid.data.prepared import all_captions, find_folder
 from ivid.spec.errors import UserError
-from tests.faults.test_doors import make_drawn, make_prepared, read_data
+from tests.faults.doors import make_drawn, make_prepared, read_data
 
 
 @pytest.fixture(scope="module")

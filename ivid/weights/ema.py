@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import pathlib
 import sys
@@ -16,7 +17,7 @@ from orbax.checkpoint.path import step as steps
 
 from ivid.parallel.distributed import is_first
 from ivid.spec import convert, formats
-from ivid.spec.errors import UserError, first_line
+from ivid.spec.errors import UserError, first_line, shown
 from ivid.spec.files import parse_json, read_json
 from ivid.spec.run import Width
 from ivid.spec.stage import StageSpec
@@ -210,10 +211,19 @@ def check_sums(path: pathlib.Path, have: dict[str, int], want: dict[str, int] | 
 
 
 def quiet_orbax() -> None:
-  """Leaves what Orbax logs out: all of it comes as exceptions too, or is none of the user's business."""
+  """Leaves what Orbax logs out: all of it comes as exceptions too, or is none of the user's business.
+
+  So is what its other reads say when one has failed: they end after the event loop that waited for them.
+  """
   logger = logging.getLogger("absl")
   if _not_of_orbax not in logger.filters:
     logger.addFilter(_not_of_orbax)
+    sys.unraisablehook = functools.partial(_unless_loop_is_closed, sys.unraisablehook)
+
+
+def _unless_loop_is_closed(hook: Callable[[Any], None], raised: Any) -> None:
+  if not (isinstance(raised.exc_value, RuntimeError) and str(raised.exc_value) == "Event loop is closed"):
+    hook(raised)
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
@@ -254,6 +264,9 @@ def _read_json(path: pathlib.Path, item: str, kind: formats.Kind = formats.Kind.
     raise Damaged(f"checkpoint {path} cannot be read: {error}") from None
   if not isinstance(found, dict):
     raise Damaged(f"checkpoint {path} cannot be read: {item}/metadata holds no JSON object")
+  sums = found.get(SUMS)
+  if sums is not None and not (isinstance(sums, dict) and all(type(value) is int for value in sums.values())):
+    raise Damaged(f"checkpoint {path} cannot be read: {SUMS} in {item}/metadata is {shown(sums)}: expected a whole number for each array")
   return formats.migrate(found, kind, source=f"checkpoint {path}")
 
 

@@ -2,7 +2,10 @@
 
 import errno
 import json
+import logging
 import shutil
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +22,7 @@ from ivid.spec.errors import UserError
 from ivid.spec.run import CheckpointSpec, MeshSpec
 from ivid.steps import init_state
 from ivid.train.checkpoint import Checkpointer, Seen
-from ivid.weights.ema import load_ema, load_spec, read_arrays
+from ivid.weights.ema import load_ema, load_spec, quiet_orbax, read_arrays
 from tests.train.trees import assert_equal
 
 STAGE = load_run("tiny:base").cascade.stage("base")
@@ -115,6 +118,26 @@ def test_lists_too_deep_for_tensorstore_do_not_end_the_process(on_eight, saved, 
   for read in (lambda: load_ema(tmp_path), lambda: restore(tmp_path, on_eight[1])):
     with pytest.raises(ValueError, match=f"7 cannot be read: its ema/{name} holds lists or objects more than 64 deep"):
       read()
+
+
+@pytest.mark.parametrize("sums", [True, [1], {"ema/dense/bias": "1"}, {"ema/dense/bias": None}])
+def test_sums_that_are_none(on_eight, saved, tmp_path, sums):
+  shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+  file = tmp_path / "checkpoints" / "7" / "meta" / "metadata"
+  file.write_text(json.dumps(json.loads(file.read_text()) | {"sums": sums}))
+  for read in (lambda: load_ema(tmp_path), lambda: restore(tmp_path, on_eight[1])):
+    with pytest.raises(ValueError, match="7 cannot be read: sums in meta/metadata is .*: expected a whole number for each array"):
+      read()
+
+
+def test_reads_that_end_after_one_has_failed_say_nothing(monkeypatch):
+  said = []
+  monkeypatch.setattr(logging.getLogger("absl"), "filters", [])
+  monkeypatch.setattr(sys, "unraisablehook", said.append)
+  quiet_orbax()
+  for words in ("Event loop is closed", "another"):
+    sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(words)))
+  assert [str(raised.exc_value) for raised in said] == ["another"]
 
 
 def test_checkpoints_without_sums_are_taken_with_a_note(on_eight, saved, tmp_path, capsys):

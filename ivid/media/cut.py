@@ -17,8 +17,6 @@ BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide",
 SEGMENT, CLUSTER = 0x18538067, 0x1F43B675
 PART = 1 << 20  # bytes that are read at once
 TS_PACKETS = ((188, 0), (192, 4), (204, 0))  # bytes, and where 0x47 stands
-
-
 PNG_HEAD = 8  # bytes of a PNG before its first chunk
 
 

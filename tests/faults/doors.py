@@ -138,7 +138,6 @@ def make_drawn(folder):
 
 def make_prepared(folder):
   from ivid.data.prepare import prepare
-  from ivid.spec.prepare import PrepareSpec
 
   source = folder / "files"
   source.mkdir()

@@ -48,12 +48,13 @@ LAYOUTS = [  # what the text of a clip's layout may become
   "6 24 16 3",
   "3 16 24 3",
 ]
-PNG_KINDS = ("header", "type", "drop", "twice", "swap", "value", "pixels", "comment", "layout", "length", "sum", "strange", "bytes")
+MOVES = ("drop", "twice", "swap")
+PNG_KINDS = ("header", "type", *MOVES, "value", "pixels", "comment", "layout", "length", "sum", "strange", "bytes")
 
 HOLDERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"dinf", b"udta"}
 FOUND = b"moov trak mdat free stsd stts stsc stsz stco co64 ctts stss elst moof meta".split()
 SIZES = (0, 1, 2, 7, 8, 9, 15, 16, 2**31 - 1, 2**31, 2**32 - 1)
-MP4_KINDS = ("size", "type", "64 bits", "wrong 64 bits", "value", "values", "drop", "twice", "swap", "cut", "nested", "bytes")
+MP4_KINDS = ("size", "type", "64 bits", "wrong 64 bits", "value", "values", *MOVES, "cut", "nested", "bytes")
 
 
 def edit_file(path: pathlib.Path, rng: random.Random) -> str:
@@ -93,13 +94,8 @@ def edit_png(data: bytes, rng: random.Random) -> tuple[bytes, str]:
   elif kind == "type":
     chunks[place] = (rng.choice([b"IHDR", b"IDAT", b"IEND", b"tEXt", b"fdAT", b"\0\0\0\0", b"zzzz", rng.randbytes(4)]), body)
     said += f": {chunks[place][0]!r}"
-  elif kind == "drop":
-    del chunks[place]
-  elif kind == "twice":
-    chunks.insert(rng.randrange(len(chunks) + 1), chunks[place])
-  elif kind == "swap":
-    other = rng.randrange(len(chunks))
-    chunks[place], chunks[other] = chunks[other], chunks[place]
+  elif kind in MOVES:
+    move(chunks, place, kind, rng)
   elif kind == "value":
     edited, how = edit_bytes(body, rng)
     chunks[place] = (name, edited)
@@ -131,6 +127,17 @@ def edit_png(data: bytes, rng: random.Random) -> tuple[bytes, str]:
   elif kind == "sum":
     made[place] = made[place][:-4] + rng.randbytes(4)
   return SIGNATURE + b"".join(made), said
+
+
+def move(parts: list, place: int, kind: str, rng: random.Random) -> None:
+  """Leaves a part out, has it twice, or exchanges it for another: one of MOVES."""
+  if kind == "drop":
+    del parts[place]
+  elif kind == "twice":
+    parts.insert(rng.randrange(len(parts) + 1), parts[place])
+  else:
+    other = rng.randrange(len(parts))
+    parts[place], parts[other] = parts[other], parts[place]
 
 
 def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
@@ -201,13 +208,8 @@ def edit_mp4(data: bytes, rng: random.Random) -> tuple[bytes, str]:
     if kind.startswith("wrong"):
       box.size = rng.choice([*SIZES, 2**32, 2**63 - 1, 2**63, 2**64 - 1])
       said += f": {box.size}"
-  elif kind == "drop":
-    del siblings[place]
-  elif kind == "twice":
-    siblings.insert(rng.randrange(len(siblings) + 1), box)
-  elif kind == "swap":
-    other = rng.randrange(len(siblings))
-    siblings[place], siblings[other] = siblings[other], siblings[place]
+  elif kind in MOVES:
+    move(siblings, place, kind, rng)
   else:  # nested
     body = b"".join(map(bytes, box.body)) if isinstance(box.body, list) else box.body
     for _ in range(depth := rng.choice([1, 10, 2000])):

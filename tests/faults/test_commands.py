@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import json
 import pathlib
-import random
 import shutil
 import signal
 import subprocess
@@ -26,7 +24,8 @@ from ivid.spec.run import CheckpointSpec
 from ivid.steps import init_state
 from ivid.train.checkpoint import Checkpointer, Seen
 from ivid.weights.ema import load_ema
-from tests.faults import doors, edits_media, trials
+from tests.faults import doors, trials
+from tests.faults.edited import try_edits
 from tests.sample import tiny
 
 EDITS = 50
@@ -152,20 +151,15 @@ def test_edits_through_the_command(name, run, tmp_path, capsys):
   started = time.monotonic()
   status, said, memory = run(command.args(valid, tmp_path / "out"))
   assert status == 0, said
-  most, found, failed, lines = memory + command.memory, collections.Counter(), [], []
-  for number in range(EDITS):
-    rng, folder, out = random.Random(f"{name}-{number}"), tmp_path / str(number), tmp_path / f"out{number}"
-    shutil.copytree(valid, folder)
-    path = rng.choice(sorted(path for path in folder.glob(rng.choice(command.edited)) if path.is_file()))
-    how = edits_media.edit_file(path, rng)
+  most = memory + command.memory
+
+  def judge(folder):
+    out = tmp_path / "edited"
     status, said, memory = run(command.args(folder, out))
-    kind = outcome(status, said, memory, most)
-    found[kind] += 1
-    lines.append(f"{name}-{number}: {path.relative_to(folder)}, {how}: {kind}: {status}, {memory >> 20} MB: {said}".replace("\n", "\n  "))
-    failed += lines[-1:] if kind not in STATUS.values() else []
-    shutil.rmtree(folder)
     shutil.rmtree(out, ignore_errors=True)
-  (tmp_path / "outcomes.txt").write_text("\n".join(lines), encoding="utf-8", errors="backslashreplace")
+    return outcome(status, said, memory, most), f"{status}, {memory >> 20} MB: {said}"
+
+  found, failed = try_edits(name, EDITS, valid, command.edited, judge, folder=tmp_path, fine=STATUS.values())
   with capsys.disabled():
     seconds = f"{(time.monotonic() - started) / (EDITS + 1):.1f} s each"
     print(f"\n{name}: {EDITS} edits, {seconds}, " + ", ".join(f"{kind} {found[kind]}" for kind in OUTCOMES))

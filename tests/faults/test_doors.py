@@ -6,13 +6,11 @@ of each. An edit that fails is made again by its number: `random.Random(f"{door}
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import hashlib
 import pathlib
 import random
 import resource
-import shutil
 import signal
 import traceback
 import warnings
@@ -25,6 +23,7 @@ import pytest
 from ivid.spec.errors import UserError
 from tests.faults import edits, edits_media
 from tests.faults.doors import DOORS, Door
+from tests.faults.edited import try_edits
 from tests.faults.edits_media import MP4_KINDS, PNG_KINDS
 
 FEW, SLOW = 8, 1000
@@ -32,7 +31,7 @@ SECONDS = 20  # for one file
 MEMORY = 3 << 30  # bytes of addresses beyond those that the tests have, above every door's limit
 STATM = pathlib.Path("/proc/self/statm")
 OUTCOMES = ("refused", "accepted", "traceback", "hang", "over memory")
-FAULTS = OUTCOMES[2:]
+FINE = OUTCOMES[:2]
 
 
 class Hang(Exception):
@@ -115,21 +114,13 @@ def test_edits_of_valid_files(name, many, made, tmp_path, capsys):
   count = SLOW if many else FEW
   kind, same = outcome(door, valid)
   assert kind == "accepted"
-  found, failed, said = collections.Counter(), [], []
-  for number in range(count):
-    rng, folder = random.Random(f"{name}-{number}"), tmp_path / str(number)
-    shutil.copytree(valid, folder)
-    path = rng.choice(sorted(path for path in folder.glob(rng.choice(door.edited)) if path.is_file()))
-    how = edits_media.edit_file(path, rng)
+
+  def judge(folder):
     kind, message = outcome(door, folder)
-    found[kind] += 1
-    if kind == "accepted":
-      message = "as the valid one" if message == same else "other"
-    said.append(f"{name}-{number}: {path.relative_to(folder)}, {how}: {kind}: {message}".replace("\n", "\n  "))
-    failed += said[-1:] if kind in FAULTS else []
-    shutil.rmtree(folder)
+    return kind, message if kind != "accepted" else "as the valid one" if message == same else "other"
+
+  found, failed = try_edits(name, count, valid, door.edited, judge, folder=tmp_path, fine=FINE)
   if many:
-    (tmp_path / "outcomes.txt").write_text("\n".join(said), encoding="utf-8", errors="backslashreplace")
     with capsys.disabled():
       print(f"\n{name}: {count} edits, " + ", ".join(f"{kind} {found[kind]}" for kind in OUTCOMES))
   assert not failed, f"{len(failed)} of {count}\n" + "\n".join(failed[:5])

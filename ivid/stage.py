@@ -14,7 +14,7 @@ from ivid.diffusion import augment, distill, guidance, loss, process, samplers, 
 from ivid.diffusion.distill import Teacher
 from ivid.diffusion.keys import example_keys
 from ivid.diffusion.samplers import SampleState, StepInputs
-from ivid.nets import captions
+from ivid.nets import captions, second_way_up
 from ivid.nets.inputs import Conditioning
 from ivid.nets.unet import VideoUNet
 from ivid.spec import batch as batches
@@ -195,6 +195,8 @@ class Stage:
       )
     else:
       target = teacher_x_hat(z_t, logsnr)
+    if not student.steps:
+      params = second_way_up.freeze_rest(params, self.spec.unet)
     output = self.predict(params, z_t, logsnr, cond.replace(w=jnp.zeros_like(logsnr) if w is None else w))
     losses = loss.weighted_loss(
       kind=loss_weight,
@@ -211,19 +213,21 @@ class Stage:
 
   def teaching_error(
     self, params: Any, teacher: Any, batch: Batch, key: jax.Array, *, w: jax.Array, u: jax.Array, teacher_stage: Stage
-  ) -> tuple[jax.Array, jax.Array]:
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """How far a guidance-distilled x_hat is from its teacher's at the weight w and diffusion time u, each scalar or [B].
 
     Args: params, teacher: parameters of this stage and of `teacher_stage`; batch, key: as in `loss`.
-    Returns: squared norms, float32 [B], of the difference and of the teacher's x_hat.
+    Returns: squared norms, float32 [B], of the difference, of the teacher's x_hat, and of what guidance adds to it.
     """
     x, cond, keys = self._training_inputs(batch, key, drop_text=False)
     logsnr = jnp.broadcast_to(self.schedule(u), x.shape[:1])
     z_t = process.q_sample(x=x, eps=_draw(keys, _EPS, x.shape[1:], normal=True), logsnr=logsnr)
     target = teacher_stage.guided(teacher, z_t, logsnr, cond, w)
     difference = self.guided(params, z_t, logsnr, cond, w) - target
-    axes = tuple(range(1, x.ndim))
-    return jnp.sum(jnp.square(difference), axis=axes), jnp.sum(jnp.square(target), axis=axes)
+    added = target - teacher_stage.guided(teacher, z_t, logsnr, cond, None)
+    difference, target, added = (jnp.sum(jnp.square(part), axis=tuple(range(1, x.ndim))) for part in (difference, target, added))
+    return difference, target, added
+
 
   def _training_inputs(self, batch: Batch, key: jax.Array, *, drop_text: bool = True) -> tuple[jax.Array, Conditioning, jax.Array]:
     """Clips [B, T, H, W, 3] in [-1, 1], their conditioning with text dropped and frames given here and there, and each example's key."""

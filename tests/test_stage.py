@@ -16,6 +16,7 @@ from ivid.diffusion.samplers import SampleState, StepInputs
 from ivid.diffusion.schedule import alpha_sigma
 from ivid.flops import count_params
 from ivid.measure.dry_run import evaluation_flops
+from ivid.nets.second_way_up import from_teacher
 from ivid.sample.programs import step_inputs
 from ivid.spec import batch as batches
 from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec, StudentSpec
@@ -204,11 +205,37 @@ def test_guidance_distillation_asks_for_what_two_evaluations_give(taught):
   weight = jnp.maximum(jnp.square(jnp.divide(*alpha_sigma(logsnr))), 1.0)
   weight = jnp.minimum(weight, jnp.maximum(jax.nn.sigmoid(logsnr) / student.spec.diffusion.sigma_floor**2, 1.0))
   assert (losses > 1e-5).all()
-  error, norm = jax.jit(functools.partial(student.teaching_error, teacher_stage=teacher))(params, params, rows, KEY, w=4.0 * w, u=u)
+  measure = jax.jit(functools.partial(student.teaching_error, teacher_stage=teacher))
+  error, norm, added = measure(params, params, rows, KEY, w=4.0 * w, u=u)
   np.testing.assert_allclose(error, jnp.sum(jnp.square(made - target), axis=(1, 2, 3, 4)), rtol=2e-3)
   np.testing.assert_allclose(norm, jnp.sum(jnp.square(target), axis=(1, 2, 3, 4)), rtol=2e-3)
+  alone = jax.jit(teacher.denoise)(params, z_t, logsnr, cond)
+  np.testing.assert_allclose(added, jnp.sum(jnp.square(alone - target), axis=(1, 2, 3, 4)), rtol=2e-3)
   weight = weight / jnp.square(1.0 + 4.0 * w)
   np.testing.assert_allclose(losses, weight * jnp.mean(jnp.square(made - target), axis=(1, 2, 3, 4)), rtol=2e-3)
+
+
+def test_a_second_way_up_is_all_that_guidance_distillation_trains(taught):
+  """It begins as the first: w (x_cond - x_hat of the same features without text) is then what it adds."""
+  teacher, student, params, batch = taught
+  unet = dataclasses.replace(student.spec.unet, second_way_up=True)
+  second, rows = Stage(dataclasses.replace(student.spec, unet=unet)), {name: value[:2] for name, value in batch.items()}
+  told_w = dict(w=jax.tree.map(jnp.zeros_like, params["condition"]["w"]))  # no teacher has learnt these
+  params = params | dict(condition=params["condition"] | told_w)
+  begun = from_teacher(params, unet)
+  assert jax.tree.map(jnp.shape, begun) == jax.tree.map(jnp.shape, unbox(second.abstract_params()))
+  _, cond, _ = jax.jit(functools.partial(student._training_inputs, drop_text=False))(rows, KEY)
+  z, level = jnp.ones(rows[batches.VIDEO].shape, jnp.float32), jnp.zeros(2)
+  guided = jax.jit(second.guided)
+  alone, once, twice = (guided(begun, z, level, cond, jnp.float32(w)) for w in (0.0, 1.0, 2.0))
+  np.testing.assert_allclose(alone, jax.jit(teacher.denoise)(params, z, level, cond), atol=1e-6)
+  np.testing.assert_allclose(twice - alone, 2.0 * (once - alone), atol=1e-5)
+  assert float(jnp.abs(once - alone).max()) > 1e-3
+  loss = functools.partial(second.distill_loss, teacher_stage=teacher, loss_weight=LossWeight.X)
+  gradient = jax.jit(jax.grad(lambda p: loss(p, Teacher(params, jnp.float32(0)), rows, KEY)[0].sum()))(begun)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+    assert path[0].key.startswith("second_") or not leaf.any(), jax.tree_util.keystr(path)
+  assert all(jnp.abs(jax.tree.leaves(gradient[name])[0]).max() > 0 for name in gradient if name.startswith("second_"))
 
 
 def test_a_students_step_costs_one_evaluation_and_reads_w(taught):

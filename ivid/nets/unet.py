@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ivid.nets import axes
+from ivid.nets import axes, second_way_up
 from ivid.nets.blocks import Block
 from ivid.nets.condition import Conditioner, Context
 from ivid.nets.layers import Conv, Dense, FrameNorm, depth_to_space, grow2, pin, space_to_depth
@@ -45,9 +47,11 @@ class VideoUNet(nn.Module):
     assert (lowres is None) == (aug_logsnr is None), "lowres and aug_logsnr come together"
     assert text.shape[-1] == self.spec.text_dim, (text.shape, self.spec.text_dim)
     time = jnp.arange(T, dtype=jnp.float32) / fps.astype(jnp.float32)[:, None]
-    context = Conditioner(self.spec, name="condition")(
-      logsnr, text=text, text_mask=text_mask, is_video=is_video, time=time, fps=fps, aug_logsnr=aug_logsnr, w=w
-    )
+    if w is None and self.spec.second_way_up:
+      w = jnp.zeros((B,), jnp.float32)
+    conditioner = Conditioner(self.spec, name="condition")
+    told = dict(text=text, is_video=is_video, time=time, fps=fps, aug_logsnr=aug_logsnr, w=w)
+    context = conditioner(logsnr, text_mask=text_mask, **told)
     x = z
     if self.spec.scale_input:
       x = x * jnp.sqrt(jax.nn.sigmoid(logsnr.astype(jnp.float32)))[:, None, None, None, None]
@@ -62,11 +66,13 @@ class VideoUNet(nn.Module):
       known = jnp.concatenate([frames.astype(z.dtype) * mask, jnp.broadcast_to(mask, (*z.shape[:-1], 1))], axis=-1)
       # Without a bias: where nothing is given, nothing is added.
       h = h + self._conv(self.spec.levels[0].channels, "conv_given", zero=True, bias=False, **first)(self._patches(known))
-    h = self.blocks(h, context)
-    h = nn.silu(FrameNorm(self.spec.norm, self.spec.norm_groups, name="norm_out", **self._kinds())(h))
-    out = self.spec.patch**2 * self.out_channels
-    h = self._conv(out, "conv_out", kernel=self.spec.io_kernel, names=(axes.EMBED_IN, axes.PIXELS), zero=True)(h)
-    prediction = depth_to_space(h.astype(jnp.float32), self.spec.patch)[:, :, :H, :W]
+    h, skips = self._down(h, context)
+    output = self._out(self._up(h, skips, context))
+    if self.spec.second_way_up:
+      second, no_text = dict(prefix=second_way_up.PREFIX), conditioner(logsnr, text_mask=jnp.zeros_like(text_mask), **told)
+      untold = self._out(self._up(h, skips, no_text, **second), **second)
+      output = output + w.astype(jnp.float32)[:, None, None, None, None] * (output - untold)
+    prediction = depth_to_space(output, self.spec.patch)[:, :, :H, :W]
     if lowres is None:
       return prediction
     if self.spec.residual_std:
@@ -110,19 +116,30 @@ class VideoUNet(nn.Module):
   def _conv(self, features: int, name: str, **options) -> Conv:
     return Conv(features, name=name, **options, **self._kinds())
 
-  def blocks(self, h: jax.Array, context: Context) -> jax.Array:
-    levels = self.spec.levels
+  def _down(self, h: jax.Array, context: Context) -> tuple[jax.Array, list[jax.Array]]:
+    """The lowest level, and each level's skips from the highest on."""
     skips = []
-    for i, level in enumerate(levels):
+    for i, level in enumerate(self.spec.levels):
       if i:
         h = pin(self._conv(level.channels, f"shrink{i}", stride=2)(h))
       h, skip = self._scan(level, f"down{i}", up=False)(h, None, context)
       skips.append(skip)
+    return h, skips
+
+  def _up(self, h: jax.Array, skips: Sequence[jax.Array], context: Context, *, prefix: str = "") -> jax.Array:
+    levels = self.spec.levels
     for i, level in reversed(tuple(enumerate(levels))):
-      h, _ = self._scan(level, f"up{i}", up=True)(h, skips.pop(), context)
+      h, _ = self._scan(level, f"{prefix}up{i}", up=True)(h, skips[i], context)
       if i:
-        h = pin(self._conv(levels[i - 1].channels, f"grow{i}")(grow2(h)))
+        h = pin(self._conv(levels[i - 1].channels, f"{prefix}grow{i}")(grow2(h)))
     return h
+
+  def _out(self, h: jax.Array, *, prefix: str = "") -> jax.Array:
+    """From the highest level to the output's patches, float32."""
+    h = nn.silu(FrameNorm(self.spec.norm, self.spec.norm_groups, name=f"{prefix}norm_out", **self._kinds())(h))
+    out, names = self.spec.patch**2 * self.out_channels, (axes.EMBED_IN, axes.PIXELS)
+    h = self._conv(out, f"{prefix}conv_out", kernel=self.spec.io_kernel, names=names, zero=True)(h)
+    return h.astype(jnp.float32)
 
   def _scan(self, level: LevelSpec, name: str, *, up: bool) -> nn.Module:
     """Blocks of one level over stacked weights; on the way up the last skip comes first."""

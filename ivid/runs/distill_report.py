@@ -150,11 +150,11 @@ class Report:
     found = {}
     distill = self._run.distill
     for w in np.unique(np.linspace(distill.w_min, distill.w_max, ERROR_WEIGHTS, dtype=np.float32)):
-      sums = np.zeros((2, 2))  # of the student and of the copy: squared difference and x_hat
+      sums = np.zeros(3)  # squared: the difference, x_hat, and what guidance adds to it, which is what an untrained copy misses
       for n in range(ERROR_LEVELS):
         u, level_key = np.float32((n + 0.5) / ERROR_LEVELS), jax.random.fold_in(key, n)
-        sums += [[np.sum(part) for part in measure(params, told, batch, level_key, w=w, u=u)] for params in (learnt, told)]
-      (wrong, norm), (added, _) = sums  # an untrained copy misses all that guidance adds
+        sums += [np.sum(part) for part in measure(learnt, told, batch, level_key, w=w, u=u)]
+      wrong, norm, added = sums
       share = float(np.sqrt(wrong / added)) if w > 0 and added > 0 else None
       found[f"{w:g}"] = dict(error=float(np.sqrt(wrong / norm)), of_guidance=share, untrained=float(np.sqrt(added / norm)))
     return found

@@ -20,6 +20,7 @@ import numpy as np
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.diffusion.distill import Teacher
 from ivid.flops import peak_flops
+from ivid.nets.second_way_up import from_teacher
 from ivid.parallel import signals
 from ivid.parallel.distributed import StopSignal, alone, connect, is_first
 from ivid.parallel.mesh import make_mesh
@@ -177,7 +178,7 @@ def _first_state(
     _say(f"resuming {workdir} at step {step}{of_phase}" if step < total else complete)
     return state, seen.flops
   state = training.init.jit()(stream(run.train.seed, "init"))
-  weights = teacher
+  weights = teacher and from_teacher(teacher, training.stage.spec.unet)
   if weights is None and run.train.init_from:
     weights = open_stage(run.train.init_from, run.stage, flag="train.init_from")[1]
   return state if weights is None else warm_start(state, weights), 0.0
@@ -247,7 +248,8 @@ class _Part:
     """The loop of the phase from update `step` on, behind which there are so many `flops`."""
     course, training, update, on_devices = self.course, self.training, self.training.step.jit(), None
     if course.teacher is not None:
-      placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), course.teacher, training.state.params)
+      like = training.step.args[1].params
+      placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), course.teacher, like)
       on_devices = Teacher(placed, np.float32(training.stage.spec.student.steps))
     step_fn = update if on_devices is None else lambda state, batch, key: update(state, on_devices, batch, key)
     if self.run.data.draw is Draw.DEVICE:

@@ -35,6 +35,9 @@ class DistillSpec:
   guidance_loss_weight: LossWeight = LossWeight.X
   guidance_phases: tuple[PhaseSpec, ...] = ()  # as train.phases, for guidance alone: many single frames are cheap and teach most of it
   guidance_updates: Updates | None = None  # None: those of guidance_phases, or DEFAULT_UPDATES without any; fewer end it early
+  # A student with a way up of its own beside the teacher's, which is all that guidance distillation trains (unet.second_way_up): at w = 0
+  # it is its teacher, and it costs one and a half evaluations where guidance takes two. False: the whole network learns, told w.
+  second_way_up: bool = False
   guidance_learning_rate: Rate | None = None  # None: learning_rate
   updates: Updates = DEFAULT_UPDATES  # of each halving
   last_updates: Updates = 20_000  # of the halvings to 2 and to 1 steps (Progressive Distillation, section 5, doubles them)

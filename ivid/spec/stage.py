@@ -139,6 +139,9 @@ class UNetSpec:
   # Reads frames that are given (those before a clip that is to go on, both ends of one between them) and their mask by a convolution of its
   # own, zero at initialisation.
   given: bool = False
+  # Of a guidance-distilled student: beside the way up a second one that reads the same way down and no text. The output is (1 + w) times
+  # the first less w times the second, and so at w = 0 the teacher's, exactly, where what they share is the teacher's.
+  second_way_up: bool = False
   dtype: str = "float32"  # of activations; statistics and softmax are float32 always
   param_dtype: str = "float32"
 

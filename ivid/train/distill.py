@@ -24,6 +24,7 @@ class Phase:
     taught_by: the phase whose student teaches; empty: the teacher that the user gave.
     teacher_steps: of the sampler that it is compared with.
     updates: of its training.
+    second_way_up: whether its network has one (unet.second_way_up).
   """
 
   name: str
@@ -31,6 +32,7 @@ class Phase:
   taught_by: str
   teacher_steps: int
   updates: int
+  second_way_up: bool = False
 
 
 def plan_phases(spec: DistillSpec, teacher: StageSpec) -> tuple[Phase, ...]:
@@ -45,19 +47,21 @@ def plan_phases(spec: DistillSpec, teacher: StageSpec) -> tuple[Phase, ...]:
     _check_student(have, spec, teacher.name)
     steps = have.steps or steps
   w = dict(w_min=spec.w_min, w_max=spec.w_max)
+  guides = have is None and spec.w_max > 0
+  net = dict(second_way_up=spec.second_way_up if guides else teacher.unet.second_way_up)
   phases: list[Phase] = []
-  if have is None and spec.w_max > 0:
-    phases.append(Phase(GUIDANCE, StudentSpec("", **w), "", steps, spec.total_guidance_updates))
+  if guides:
+    phases.append(Phase(GUIDANCE, StudentSpec("", **w), "", steps, spec.total_guidance_updates, **net))
   before = phases[-1].name if phases else ""
   while steps > spec.final_steps:
     steps //= 2
     updates = spec.last_updates if steps <= 2 else spec.updates
     name = f"ddim_{steps:04d}"
-    phases.append(Phase(name, StudentSpec("", steps, SamplerKind.DDIM, **w), before, 2 * steps, updates))
+    phases.append(Phase(name, StudentSpec("", steps, SamplerKind.DDIM, **w), before, 2 * steps, updates, **net))
     before = name
     if steps in spec.stochastic:
       # Its jumps of 2/N are two of the DDIM student's 1/N, which it is taught by.
-      phases.append(Phase(f"stochastic_{steps:04d}", StudentSpec("", steps, SamplerKind.STOCHASTIC, **w), name, steps, updates))
+      phases.append(Phase(f"stochastic_{steps:04d}", StudentSpec("", steps, SamplerKind.STOCHASTIC, **w), name, steps, updates, **net))
   return tuple(phases)
 
 
@@ -72,7 +76,8 @@ def plain_stage(spec: StageSpec) -> StageSpec:
   """The stage that `spec` was distilled from."""
   if spec.student is None:
     return spec
-  return dataclasses.replace(spec, student=None, sampling=dataclasses.replace(spec.sampling, sampler=SamplerKind.DDIM))
+  unet, sampling = dataclasses.replace(spec.unet, second_way_up=False), dataclasses.replace(spec.sampling, sampler=SamplerKind.DDIM)
+  return dataclasses.replace(spec, student=None, unet=unet, sampling=sampling)
 
 
 def student_stage(stage: StageSpec, phase: Phase, teacher_hash: str) -> StageSpec:
@@ -87,7 +92,8 @@ def student_stage(stage: StageSpec, phase: Phase, teacher_hash: str) -> StageSpe
     sampling = dataclasses.replace(sampling, sampler=student.sampler, steps=student.steps)
   elif sampling.steps < phase.teacher_steps:
     sampling = dataclasses.replace(sampling, steps=phase.teacher_steps)
-  return dataclasses.replace(stage, student=student, sampling=sampling)
+  unet = dataclasses.replace(stage.unet, second_way_up=phase.second_way_up)
+  return dataclasses.replace(stage, student=student, unet=unet, sampling=sampling)
 
 
 def teacher_stage(spec: StageSpec, steps: int, guidance: GuidanceSpec) -> StageSpec:

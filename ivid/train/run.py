@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from jax.sharding import Mesh
 from ivid.diffusion.distill import Teacher
 from ivid.diffusion.loss import logsnr_buckets
 from ivid.flops import count_flops
+from ivid.nets.second_way_up import learning
 from ivid.parallel import distributed, sharding
 from ivid.programs import Program
 from ivid.spec import batch as batches
@@ -80,6 +82,8 @@ def make_training(
   boxed = stage.abstract_params()
   optimizer = make_optimizer(train.optimizer, rate=rate or phases.learning_rate(phases.resolve(train)), boxed=boxed)
   params = unbox(boxed)
+  if lesson is not None and not spec.student.steps:  # what has no gradient keeps its value, weight decay or not
+    optimizer = optax.chain(optimizer, optax.masked(optax.set_to_zero(), jax.tree.map(operator.not_, learning(params, spec.unet))))
   shardings = sharding.param_shardings(mesh, boxed)
   state_shardings = TrainState(
     step=sharding.replicated(mesh),
@@ -106,7 +110,9 @@ def make_training(
     step = functools.partial(train_step, loss_fn=functools.partial(stage.loss, logsnr_std=train.logsnr_std), **update)
     evaluate = functools.partial(eval_step, loss_fn=stage.loss)
   else:
-    name, teacher_args = "distill", (Teacher(abstract.params, jax.ShapeDtypeStruct((), np.float32)),)  # in shards like the student's
+    told = Stage(lesson.teacher).abstract_params()  # in shards like the student's
+    told = sharding.with_shardings(unbox(told), sharding.param_shardings(mesh, told))
+    name, teacher_args = "distill", (Teacher(told, jax.ShapeDtypeStruct((), np.float32)),)
     loss_fn = functools.partial(stage.distill_loss, teacher_stage=Stage(lesson.teacher), loss_weight=lesson.loss_weight)
     step, evaluate = functools.partial(distill_step, loss_fn=loss_fn, **update), loss_fn
   return Training(

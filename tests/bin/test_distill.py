@@ -167,6 +167,21 @@ def fails(capsys, *args):
   return lines[0]
 
 
+def test_with_a_second_way_up_the_teacher_stays_in_its_student_to_the_bit(config, teacher, tmp_path):
+  from ivid.weights.ema import load_ema
+
+  options = ["--config.distill.second_way_up=True", "--config.distill.final_steps=2", "--config.train.optimizer.weight_decay=0.1"]
+  assert main(arguments(config, tmp_path, teacher, *options)) == 0
+  taught, (spec, guided, _), (halved, fewer, _) = load_ema(teacher)[1], load_ema(tmp_path / "guidance"), load_ema(tmp_path / "ddim_0002")
+  assert spec.unet.second_way_up and halved.unet.second_way_up and guided.keys() == fewer.keys()
+  for name, tree in guided.items():
+    same = jax.tree.map(np.array_equal, tree, taught[name.removeprefix("second_")])
+    assert all(jax.tree.leaves(same)) != name.startswith("second_"), name
+  assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, fewer, guided)))
+  row = json.loads((tmp_path / "guidance" / "report.json").read_text())
+  assert row["guidance"]["0"]["error"] == 0 < row["guidance"]["4"]["error"]
+
+
 def test_wrong_input_is_one_line(config, whole, teacher, tmp_path, capsys):
   work = tmp_path / "work"
   assert "--teacher is missing" in fails(capsys, "distill", config, f"--workdir={work}")

@@ -36,7 +36,8 @@ CONVOLUTIONS, MIXING = ("norm1", "conv1", "film", "norm2", "conv2"), ("time", "s
 class OnlyBlocks(VideoUNet):
   @nn.compact
   def __call__(self, h, context):
-    return self.blocks(h, context)
+    h, skips = self._down(h, context)
+    return self._up(h, skips, context)
 
 
 def _normal(seed, *shape):

@@ -228,7 +228,6 @@ class Stage:
     difference, target, added = (jnp.sum(jnp.square(part), axis=tuple(range(1, x.ndim))) for part in (difference, target, added))
     return difference, target, added
 
-
   def _training_inputs(self, batch: Batch, key: jax.Array, *, drop_text: bool = True) -> tuple[jax.Array, Conditioning, jax.Array]:
     """Clips [B, T, H, W, 3] in [-1, 1], their conditioning with text dropped and frames given here and there, and each example's key."""
     x = batch[batches.VIDEO].astype(jnp.float32) / 127.5 - 1.0

@@ -22,7 +22,7 @@ def from_teacher(params: Mapping[str, Any], spec: UNetSpec) -> dict[str, Any]:
 
 def learning(params: Mapping[str, Any], spec: UNetSpec) -> dict[str, Any]:
   """Tree of bools like the parameters: those that guidance distillation changes, which are the second way up or, without one, all."""
-  return {name: jax.tree.map(lambda _, own=_learns(name, spec): own, tree) for name, tree in params.items()}
+  return {name: jax.tree.map(lambda _, name=name: _learns(name, spec), tree) for name, tree in params.items()}
 
 
 def freeze_rest(params: Mapping[str, Any], spec: UNetSpec) -> dict[str, Any]:

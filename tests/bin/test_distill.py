@@ -167,6 +167,7 @@ def fails(capsys, *args):
   return lines[0]
 
 
+@pytest.mark.slow
 def test_with_a_second_way_up_the_teacher_stays_in_its_student_to_the_bit(config, teacher, tmp_path):
   from ivid.weights.ema import load_ema
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ivid.diffusion import guidance, samplers
 from ivid.diffusion.samplers import SampleState, StepInputs
@@ -20,7 +20,7 @@ from ivid.spec import batch as batches
 from ivid.spec.sampling import GuidanceSpec, SamplingSpec, StudentSpec
 from ivid.spec.stage import StageSpec
 from ivid.stage import Stage, evaluations_per_step, unbox
-from ivid.video.noise import block_noise
+from ivid.video.noise import BLOCK, block_noise
 
 
 class Compiled(NamedTuple):
@@ -39,14 +39,29 @@ def make_noise_program(
   """(keys [B], names int32 [2], origin int32 [3]) -> [B, *shape] standard normal: a function of key, names and place in the clip.
 
   A program of its own, so that all draws of one size share it: a stage's input is noised with the program of the stage before.
-  `aligned`: origins are multiples of ivid.video.noise.BLOCK. `placed`: where the draw lies; the values are the same however it is cut.
+  `aligned`: origins are multiples of ivid.video.noise.BLOCK. `placed`: how the draw is cut over devices (ivid.parallel.sharding); each
+  draws its own part, and the values are the same.
   """
+  name = "noise_" + "x".join(map(str, shape))
 
-  def noise(keys, names, origin):
+  def noise(keys, names, origin, shape=shape, aligned=aligned):
     named = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, names[0]), names[1]))(keys)
     return jax.vmap(lambda key: block_noise(key, shape=shape, origin=tuple(origin), aligned=aligned))(named)
 
-  return Program("noise_" + "x".join(map(str, shape)), noise, args, out_shardings=placed, mesh=placed and placed.mesh)
+  if placed is None:
+    return Program(name, noise, args)
+  mesh, (rows, *cut) = placed.mesh, placed.spec
+  parts = np.array([mesh.shape[axis] for axis in cut] + [1] * (3 - len(cut)))
+  part = np.array(shape[:3]) // parts
+  on_grid = aligned and not (part % BLOCK)[parts > 1].any()
+
+  def noise_of_part(keys, names, origin):
+    index = jnp.array([jax.lax.axis_index(axis) for axis in cut] + [0] * (3 - len(cut)))
+    return noise(keys, names, origin + index * part, (*part.tolist(), shape[3]), on_grid)
+
+  whole = PartitionSpec()
+  fn = jax.shard_map(noise_of_part, mesh=mesh, in_specs=(PartitionSpec(rows), whole, whole), out_specs=placed.spec)
+  return Program(name, fn, args, out_shardings=placed, mesh=mesh)
 
 
 def make_lowres_program(stage: Stage, args: tuple[Any, ...] = (), *, mesh: Mesh | None = None) -> Program:

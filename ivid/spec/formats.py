@@ -86,7 +86,7 @@ def _with_stages(mapping: dict[str, Any], kind: Kind, change: Callable[[dict[str
 
 def _clips_say_their_mesh(mapping: dict[str, Any], kind: Kind) -> dict[str, Any]:
   """Format 1 to 2."""
-  return mapping | {"mesh": None} if kind is Kind.CLIP else mapping
+  return {"mesh": None} | mapping if kind is Kind.CLIP else mapping
 
 
 def _shift_is_a_number(mapping: dict[str, Any], kind: Kind) -> dict[str, Any]:

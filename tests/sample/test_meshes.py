@@ -14,11 +14,11 @@ from ivid.programs import Program
 from ivid.sample import outputs, programs, stage_sampler
 from ivid.sample.keys import Sample, sample_keys
 from ivid.sample.meshes import mesh_spec, mesh_text, open_mesh
-from ivid.sample.plan import Overrides
+from ivid.sample.plan import plan_tiles
 from ivid.sample.requests import Draw, make_request, repeat_request
 from ivid.sample.runner import Clip
 from ivid.sample.saving import flags_to_go_on
-from ivid.sample.tiling import tile_stage
+from ivid.sample.tiling import stage_tiling, tile_stage
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UserError
 from ivid.spec.run import MeshSpec
@@ -65,7 +65,7 @@ def eight_devices():
 @pytest.mark.parametrize(
   "spec, rows, sampling, meshes",
   [
-    (BASE, 8, SamplingSpec(steps=2, guidance=GUIDED, threshold=ThresholdKind.DYNAMIC), ["fsdp=8", "data=2,fsdp=2,tensor=2", "frames=8"]),
+    (BASE, 8, SamplingSpec(steps=2, guidance=GUIDED, threshold=ThresholdKind.DYNAMIC), ["fsdp=8", "data=2,fsdp=2,tensor=2"]),
     (SSR, 1, SamplingSpec(steps=3, sampler=SamplerKind.ANCESTRAL, guidance=GUIDED), ["frames=8", "height=8"]),
     (SSR, 2, SamplingSpec(steps=3, sampler=SamplerKind.DPM_SOLVER_PP_2M), ["data=2,frames=2,height=2"]),
     (TSR, 1, SamplingSpec(steps=2), ["frames=8"]),
@@ -173,7 +173,6 @@ def test_what_meshes_are_opened_from():
     ("height=3", dict(stop="base"), "mesh height=3 does not divide the height=8 of stage base: expected height=2"),
     ("data=2", {}, "a batch of 1 clips on a mesh of 2 rows: expected multiples of 2 clips and batch_size=2"),
     ("fsdp=2", dict(batch_size=3), "a batch of 1 clips on a mesh of 2 rows"),
-    ("frames=2", dict(overrides=Overrides(tile={"ssr1": (3, 0, 0)})), "tile=3x0x0 of stage ssr1: a mesh with frames or height cuts whole"),
   ],
 )
 def test_wrong_meshes_are_answered_before_any_work(cascade, mesh, options, message):
@@ -187,8 +186,16 @@ def test_wrong_meshes_elsewhere():
     open_mesh(jax.make_mesh((2,), ("x",)))
   with pytest.raises(UserError, match="mesh frames=8 does not divide the frames=4 of stage base: expected frames=4"):
     make_program(load_run("tiny:base"), "sample", open_mesh("frames=8"))
-  with pytest.raises(UserError, match="2 tiles of stage ssr3 on a mesh that cuts its clips: expected whole clips"):
-    draw(SSR, SamplingSpec(steps=1), mesh="height=2", tiling=tile_stage(SSR, (7, 0, 0)))
+
+
+def test_a_clip_that_is_cut_is_computed_whole():
+  large = dataclasses.replace(SSR, output=ClipShape(64, 4096, 4096, 24.0), lowres=LowresSpec(input=ClipShape(64, 1024, 1024, 24.0)))
+  assert stage_tiling(large).count > 1 and stage_tiling(large, cut=True).count == 1
+  assert plan_tiles([large], (0, 0, 0), cut=True) == {"ssr3": (0, 0, 0)}
+  with pytest.raises(UserError, match="tile=32x0x0 of stage ssr3: a mesh with frames or height cuts whole clips: expected no tile"):
+    plan_tiles([large], {"ssr3": (32, 0, 0)}, cut=True)
+  with pytest.raises(UserError, match="tiles of stage ssr3 on a mesh that cuts its clips: expected whole clips"):
+    draw(SSR, SamplingSpec(steps=1), mesh="height=2", tiling=tile_stage(large, (32, 0, 0)))
 
 
 def made_clip(cascade, mesh, name="ssr1"):

@@ -51,16 +51,17 @@ def make_noise_program(
   if placed is None:
     return Program(name, noise, args)
   mesh, (rows, *cut) = placed.mesh, placed.spec
-  parts = np.array([mesh.shape[axis] for axis in cut] + [1] * (3 - len(cut)))
+  whole = [0] * (3 - len(cut))  # indices along the axes of a clip that are not cut
+  parts = np.array([mesh.shape[axis] for axis in cut] + [1 for _ in whole])
   part = np.array(shape[:3]) // parts
   on_grid = aligned and not (part % BLOCK)[parts > 1].any()
 
   def noise_of_part(keys, names, origin):
-    index = jnp.array([jax.lax.axis_index(axis) for axis in cut] + [0] * (3 - len(cut)))
+    index = jnp.array([jax.lax.axis_index(axis) for axis in cut] + whole)
     return noise(keys, names, origin + index * part, (*part.tolist(), shape[3]), on_grid)
 
-  whole = PartitionSpec()
-  fn = jax.shard_map(noise_of_part, mesh=mesh, in_specs=(PartitionSpec(rows), whole, whole), out_specs=placed.spec)
+  specs = (PartitionSpec(rows), PartitionSpec(), PartitionSpec())
+  fn = jax.shard_map(noise_of_part, mesh=mesh, in_specs=specs, out_specs=placed.spec)
   return Program(name, fn, args, out_shardings=placed, mesh=mesh)
 
 

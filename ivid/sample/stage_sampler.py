@@ -138,7 +138,7 @@ def _sample_whole(run: _Run) -> np.ndarray:
   shape, compiled = run.stage.spec.output.array, run.compiled
   cond = run.cond.replace(lowres=compiled.grow(*run.noised)) if run.noised else run.cond
   z = _noise(run.keys, shape, _INITIAL, mesh=run.mesh)
-  state = SampleState(z=z, x_hat=jnp.zeros_like(z, device=z.sharding) if run.multistep else None)
+  state = SampleState(z=z, x_hat=jnp.zeros_like(z, device=run.mesh and z.sharding) if run.multistep else None)
   inputs = step_inputs(run.stage, run.sampling)
   for i, scalars in enumerate(inputs):
     state = jax.block_until_ready(compiled.step(run.params, state, cond, run.step_noise(i, shape), scalars))

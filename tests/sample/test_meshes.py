@@ -86,12 +86,13 @@ def test_given_frames_of_a_clip_that_is_cut():
   np.testing.assert_array_equal(cut[0, :3], frames[0, :3])
 
 
-@pytest.mark.parametrize("shape", [(16, 24, 40, 3), (8, 16, 12, 3), (4, 20, 6, 3)])
-def test_noise_is_the_same_bits_however_it_is_cut(shape):
+@pytest.mark.parametrize("shape, origin", [((16, 32, 40, 3), None), ((8, 16, 12, 3), None), ((4, 20, 6, 3), [3, 8, 5])])
+def test_noise_is_the_same_bits_however_it_is_cut(shape, origin):
   keys = sample_keys([Sample("a red ball", 0, n) for n in range(2)], "base")
-  whole = np.asarray(stage_sampler._noise(keys, shape, 0))
+  place = {} if origin is None else dict(origin=np.array(origin, np.int32), aligned=False)
+  whole = np.asarray(stage_sampler._noise(keys, shape, 0, **place))
   for mesh in ("frames=4", "height=4", "data=2,frames=2,height=2"):
-    cut = stage_sampler._noise(keys, shape, 0, mesh=open_mesh(mesh))
+    cut = stage_sampler._noise(keys, shape, 0, mesh=open_mesh(mesh), **place)
     np.testing.assert_array_equal(np.asarray(cut), whole, err_msg=mesh)
     assert cut.addressable_shards[0].data.size == whole.size // cut.sharding.mesh.size
 

@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
 from ivid.media.clips import write_clip
 from ivid.media.files import write_whole
 from ivid.runs.bundling import open_named
 from ivid.runs.cache import enable_compilation_cache
+from ivid.sample.meshes import Meshes
 from ivid.sample.outputs import load_metadata
 from ivid.sample.plan import Overrides
 from ivid.sample.requests import Draw, Request, make_request, repeat_request
@@ -83,7 +83,6 @@ class Cascade:
     *,
     seed: int = 0,
     num_samples: int = 1,
-    mesh: Mesh | None = None,
     progress: bool = False,
     **options: Any,
   ) -> list[Clip]:
@@ -93,7 +92,6 @@ class Cascade:
 
     Args:
       prompts: what the clips show; an empty string is no text.
-      mesh: devices to sample on (ivid.parallel.mesh.make_mesh); None: as many local ones as divide a batch.
       progress: whether to show a bar.
       options: as of `request`.
 
@@ -102,22 +100,25 @@ class Cascade:
     """
     request = self.request(prompts, seed=seed, num_samples=num_samples, **options)
     last = request.stages[-1].name
-    return [clip for clip in self.run(request, mesh=mesh, progress=progress) if clip.stage == last]
+    return [clip for clip in self.run(request, progress=progress) if clip.stage == last]
 
-  def stages(self, prompts: str | Sequence[str], *, mesh: Mesh | None = None, progress: bool = False, **options: Any) -> Iterator[Clip]:
+  def stages(self, prompts: str | Sequence[str], *, progress: bool = False, **options: Any) -> Iterator[Clip]:
     """As `sample`, every stage's clips as they are finished, stage by stage."""
-    return self.run(self.request(prompts, **options), mesh=mesh, progress=progress)
+    return self.run(self.request(prompts, **options), progress=progress)
 
-  def repeat(self, metadata: dict[str, Any] | str | os.PathLike, *, mesh: Mesh | None = None, progress: bool = False) -> Clip:
+  def repeat(self, metadata: dict[str, Any] | str | os.PathLike, *, mesh: Meshes | None = None, progress: bool = False) -> Clip:
     """A clip again, to the last bit on the same machine, from its metadata: as a dictionary, the JSON beside it, or the clip itself.
 
+    Args:
+      mesh: other devices than it was made on, as of `request`; the same to float32 rounding.
+
     Raises:
-      UserError: no metadata of ivid, other weights than it was made with, or another clip to start from.
+      UserError: no metadata of ivid, other weights than it was made with, another clip to start from, or fewer devices.
     """
     said_by = "the metadata" if isinstance(metadata, dict) else os.fspath(metadata)
     metadata = metadata if isinstance(metadata, dict) else load_metadata(said_by)
-    request = repeat_request(self.folder, metadata, said_by=said_by)
-    return next(clip for clip in self.run(request, mesh=mesh, progress=progress) if clip.stage == request.stages[-1].name)
+    request = repeat_request(self.folder, metadata, said_by=said_by, mesh=mesh)
+    return next(clip for clip in self.run(request, progress=progress) if clip.stage == request.stages[-1].name)
 
   def request(
     self,
@@ -129,6 +130,7 @@ class Cascade:
     stop: str = "",
     input: str | os.PathLike | np.ndarray | None = None,
     batch_size: int = 0,
+    mesh: Meshes | None = None,
     **overrides: Any,
   ) -> Request:
     """What `sample` would run, checked, with nothing computed.
@@ -137,7 +139,9 @@ class Cascade:
       start, stop: first and last stage; default: the first one, and the last trained one of the chain.
       input: clip that a super-resolution stage starts from: a file of any size, rate and length, or frames uint8 [t, h, w, 3] at the
         stage's own rate.
-      batch_size: clips computed together; 0: one on each local device.
+      batch_size: clips computed together; 0: one on each local device, or for each part that the mesh cuts a batch into.
+      mesh: devices that share a batch or, by frames and height, each clip: {"frames": 4}, "frames=4", an ivid.spec.run.MeshSpec, or a
+        mesh of ivid.parallel.mesh.make_mesh; None: as many local ones as divide a batch.
       overrides: steps, sampler, guidance, threshold, aug_snr, tile, of ivid.sample.plan.Overrides: a value for all stages, or by stage.
 
     Raises:
@@ -150,12 +154,13 @@ class Cascade:
     draw = Draw((prompts,) if isinstance(prompts, str) else tuple(prompts), seed=seed, count=num_samples)
     if not draw.prompts:
       raise UserError("no prompt: expected a description of the clip")
-    return make_request(self.folder, draw, start=start, stop=stop, overrides=Overrides(**overrides), first=input, batch_size=batch_size)
+    given = dict(start=start, stop=stop, first=input, batch_size=batch_size, mesh=mesh)
+    return make_request(self.folder, draw, overrides=Overrides(**overrides), **given)
 
-  def run(self, request: Request, *, mesh: Mesh | None = None, progress: bool = False) -> Iterator[Clip]:
+  def run(self, request: Request, *, progress: bool = False) -> Iterator[Clip]:
     """The clips of a request as they are finished, stage by stage."""
     enable_compilation_cache()
-    for made in request.run(mesh=mesh, quiet=not progress):
+    for made in request.run(quiet=not progress):
       if made.index in request.keep:
         yield Clip(made.frames, made.stage.output.fps, made.stage.name, request.samples[made.index].prompt, request.metadata(made))
 

@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from ivid.bin.flags import define_config, parse_flags
-from ivid.bin.options import define_options, read_options
+from ivid.bin.options import MESH, define_options, read_options
 from ivid.config import load_run
 from ivid.media.files import write_whole
 from ivid.spec import formats
@@ -33,6 +33,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_list("encoders", ["t5_v1_1_small"], "text: published sizes to time, with random weights.", flag_values=values)
   flags.DEFINE_string("cascade", "nano", "sample: folder of a cascade, or the name of one that ships.", flag_values=values)
   define_options(values, ("steps", "tile"))
+  flags.DEFINE_string("mesh", "", f"sample: {MESH}", flag_values=values)
   for name in ("start_stage", "stop_stage"):
     flags.DEFINE_string(name, "", f"sample: as --{name} of ivid sample.", flag_values=values)
   flags.DEFINE_string("json", None, "Write the table to this file as well.", flag_values=values)
@@ -77,8 +78,8 @@ def _sampling(values: flags.FlagValues, overrides: Sequence[str]) -> Table:
 
   cascade, options = find_cascade(values.cascade), read_options(values, ("steps", "tile"))
   stages = plan.plan_stages(cascade, start=values.start_stage, stop=values.stop_stage, overrides=options)
-  tiles = plan.plan_tiles(stages, options.tile)
-  return sampling.format_header(), sampling.bench_sampling(cascade, stages, tiles=tiles), sampling.format_row
+  rows = sampling.bench_sampling(cascade, stages, tile=options.tile, mesh=values.mesh)
+  return sampling.format_header(), rows, sampling.format_row
 
 
 def _text(values: flags.FlagValues, overrides: Sequence[str]) -> Table:

@@ -20,6 +20,7 @@ HELP = {
   "tile": "What is computed at once: 32x768x1280 (0: the whole axis) or whole; by stage as --steps; default: by memory.",
 }
 NAMES = tuple(HELP)
+MESH = "Devices that share a batch or cut each clip: frames=4, or data=2,height=2; default: as many as divide a batch."
 DEFAULT_CASCADE = "nano"
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from ivid.bin.flags import parse_flags
-from ivid.bin.options import DEFAULT_CASCADE, NAMES, define_options, read_options
+from ivid.bin.options import DEFAULT_CASCADE, MESH, NAMES, define_options, read_options
 from ivid.spec.errors import UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that a wrong flag is answered at once
@@ -48,6 +48,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_bool("contact_sheet", False, "Also save one picture with frames of all clips.", **f)
   flags.DEFINE_string("from_metadata", "", "Make a clip again, bit for bit on the same machine: its .json, or the clip itself.", **f)
   flags.DEFINE_integer("batch_size", 0, "Clips computed together; 0: one on each device.", **f)
+  flags.DEFINE_string("mesh", "", f"{MESH} Beside --from_metadata: other devices, the same clip to rounding.", **f)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -91,7 +92,7 @@ def _request(values: flags.FlagValues, prompts: Sequence[str]) -> Request:
 
   draw = Draw(tuple(prompts), values.seed, values.first_sample, values.num_samples)
   overrides, cascade = read_options(values), open_named(values.cascade or DEFAULT_CASCADE)
-  given = dict(start=values.start_stage, stop=values.stop_stage, first=values.input, batch_size=values.batch_size)
+  given = dict(start=values.start_stage, stop=values.stop_stage, first=values.input, batch_size=values.batch_size, mesh=values.mesh)
   request = make_request(cascade, draw, overrides=overrides, **given)
   last = request.stages[-1].name
   if not values.stop_stage and last != cascade.spec.stage_names[-1]:
@@ -108,7 +109,7 @@ def _repeated(values: flags.FlagValues) -> Request:
 
   metadata = load_metadata(values.from_metadata)
   cascade = open_named(values.cascade or metadata["cascade"]["name"])
-  return repeat_request(cascade, metadata, values.input, said_by=values.from_metadata)
+  return repeat_request(cascade, metadata, values.input, said_by=values.from_metadata, mesh=values.mesh)
 
 
 def _save(request: Request, outputs: Outputs, values: flags.FlagValues) -> int:

@@ -13,9 +13,11 @@ from ivid.measure.dry_run import evaluation_flops
 from ivid.measure.topology import Slice, slice_devices
 from ivid.parallel.mesh import make_mesh
 from ivid.programs import Program
+from ivid.sample.meshes import check_divides, mesh_rows
 from ivid.sample.programs import make_sample_program, sample_args
 from ivid.spec.errors import UserError
 from ivid.spec.run import RunSpec
+from ivid.spec.stage import StageSpec
 from ivid.spec.view import training_view
 from ivid.stage import Stage, evaluations_per_step, unbox
 from ivid.train.distill import phase_run, plan_phases, student_stage
@@ -48,7 +50,7 @@ def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> di
   mesh = make_mesh(run.mesh, slice_devices(found))
   stage = run.cascade.stage(run.stage)
   started = time.perf_counter()
-  made, clips = _program(run, program, mesh)
+  made, clips = make_program(run, program, mesh)
   lowered = made.lower()
   lowering = time.perf_counter() - started
   started = time.perf_counter()
@@ -66,6 +68,7 @@ def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> di
   return {
     "stage": run.stage,
     "program": program,
+    "sampling": _sampled(stage) if program == "sample" else None,
     "topology": found.name,
     "chips": found.chips,
     "mesh": dict(mesh.shape),
@@ -84,8 +87,12 @@ def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> di
   }
 
 
-def _program(run: RunSpec, program: str, mesh: Mesh) -> tuple[Program, int]:
-  """The Program, and the clips that one run of it takes."""
+def make_program(run: RunSpec, program: str, mesh: Mesh) -> tuple[Program, int]:
+  """The Program, and the clips that one run of it takes.
+
+  Raises:
+    UserError: a mesh that does not divide the clips that are to be sampled.
+  """
   stage, tokens = run.cascade.stage(run.stage), run.cascade.text.max_tokens
   if program == "train":
     return make_training(stage, run.train, mesh, max_tokens=tokens).step, run.train.batch_size
@@ -94,9 +101,18 @@ def _program(run: RunSpec, program: str, mesh: Mesh) -> tuple[Program, int]:
     student = student_stage(stage, phases[-1], "")
     lesson = Lesson(student, run.distill.loss_weight)  # a halving: teacher and student are the same kind of function
     return make_training(student, phase_run(run, phases[-1]).train, mesh, max_tokens=tokens, lesson=lesson).step, run.train.batch_size
-  rows = mesh.shape["data"] * mesh.shape["fsdp"]
+  rows = mesh_rows(mesh)
+  check_divides(mesh, [stage])
   args = sample_args(Stage(stage), stage.sampling, batch_size=rows, max_tokens=tokens, mesh=mesh)
   return make_sample_program(Stage(stage), stage.sampling, args, mesh=mesh), rows
+
+
+def _sampled(stage: StageSpec) -> dict[str, Any]:
+  """What of the stage's sampling its step depends on."""
+  sampling = stage.sampling
+  weights = [sampling.guidance.weight] + ([] if sampling.guidance.low is None else [sampling.guidance.low])
+  found = dict(sampler=sampling.sampler.value, threshold=sampling.threshold.value, guidance=weights)
+  return found | dict(evaluations=evaluations_per_step(stage, sampling))
 
 
 def _example_flops(run: RunSpec, program: str) -> int:
@@ -112,6 +128,7 @@ def format_report(report: dict[str, Any]) -> str:
     f"stage        {report['stage']}, {report['program']} step of {report['clips']} clips on {report['topology']} ({chips} chips)",
     "mesh         " + " x ".join(f"{axis}={size}" for axis, size in report["mesh"].items() if size > 1),
     f"parameters   {report['parameters']:,}",
+    *_sampled_line(report["sampling"]),
     f"arithmetic   {report['model_flops'] / 1e12:,.1f} TFLOP of the model, {report['model_flops'] / chips / 1e12:,.2f} a chip",
     f"memory       {memory['total'] / 1e9:.1f} GB a chip of {memory['hbm'] / 1e9:.0f}: arguments {memory['arguments'] / 1e9:.1f}, "
     f"temporaries {memory['temporaries'] / 1e9:.1f}",
@@ -126,3 +143,11 @@ def format_report(report: dict[str, Any]) -> str:
   lines.append(f"time         {report['step_seconds']:.3f} s a step before collectives, MFU {report['mfu']:.2f}")
   lines += [f"  {100 * share:5.1f} %    {name}" for name, share in report["where"].items()]
   return "\n".join(lines)
+
+
+def _sampled_line(sampled: dict[str, Any] | None) -> list[str]:
+  if sampled is None:
+    return []
+  weights = ":".join(f"{weight:g}" for weight in sampled["guidance"])
+  evaluations = f"{sampled['evaluations']} evaluation{'s' if sampled['evaluations'] > 1 else ''} a step"
+  return [f"sampling     {sampled['sampler']}, threshold {sampled['threshold']}, guidance weight {weights}: {evaluations}"]

@@ -8,17 +8,20 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from ivid.measure.dry_run import evaluation_flops
 from ivid.media.clips import from_uint8, to_uint8
+from ivid.sample import meshes
 from ivid.sample.cascades import load_text
 from ivid.sample.keys import Sample, sample_keys
+from ivid.sample.plan import plan_tiles
 from ivid.sample.stage_sampler import sample_stage
-from ivid.sample.tiling import stage_tiling
+from ivid.sample.tiling import Tiling, stage_tiling
 from ivid.spec.stage import StageSpec
 from ivid.stage import Stage, evaluations_per_step
 from ivid.weights.cascades import CascadeFolder
@@ -28,14 +31,35 @@ STATUS, RESET = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clea
 
 
 def bench_sampling(
-  cascade: CascadeFolder, stages: Sequence[StageSpec], *, tiles: dict[str, tuple[int, ...]], seed: int = 0
+  cascade: CascadeFolder,
+  stages: Sequence[StageSpec],
+  *,
+  tile: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+  mesh: meshes.Meshes | None = None,
+  seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
   """Samples one clip through the stages, each entered with the clip of the stage before; a row of figures for each.
 
   `seconds` is the whole stage as a user waits for it: reading weights, compiling (or reading the cache), all steps. A step's seconds are
   the median between the ends of two evaluations, times the tiles, and GFLOP/s follow from it; None where there is but one evaluation, whose
   time is mostly the compiler's. Memory is the most that the process held, of the host.
+
+  Args: tile: as of ivid.sample.plan.Overrides; mesh: devices that share the clip (ivid.sample.meshes).
+
+  Raises:
+    UserError: before the first stage: a tile or a mesh that cannot be.
   """
+  devices = meshes.open_mesh(mesh)
+  cut = meshes.cuts_clips(meshes.mesh_spec(devices))
+  tiles = plan_tiles(stages, tile, cut=cut)
+  if devices is not None:
+    meshes.check_divides(devices, stages, batches=[1])
+  return _rows(cascade, stages, {spec.name: stage_tiling(spec, tiles.get(spec.name, ()), cut=cut) for spec in stages}, devices, seed)
+
+
+def _rows(
+  cascade: CascadeFolder, stages: Sequence[StageSpec], tilings: dict[str, Tiling], mesh: Mesh | None, seed: int
+) -> Iterator[dict[str, Any]]:
   encoder = load_text(cascade, tuple(spec.name for spec in stages))
   text, mask = encoder.embed([PROMPT])
   del encoder
@@ -44,7 +68,7 @@ def bench_sampling(
     reset_peak()
     started = time.perf_counter()
     ends: list[float] = []
-    tiling = stage_tiling(spec, tiles.get(spec.name, ()))
+    tiling = tilings[spec.name]
     made = sample_stage(
       Stage(spec),
       cascade.load_stage(spec.name),
@@ -55,6 +79,7 @@ def bench_sampling(
       sampling=spec.sampling,
       tiling=tiling,
       progress=lambda *_, ends=ends: ends.append(time.perf_counter()),
+      mesh=mesh,
     )
     clip = to_uint8(made)[0]
     del made

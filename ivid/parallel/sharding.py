@@ -44,9 +44,14 @@ def pinned(fn: Callable[..., Any]) -> Callable[..., Any]:
   return call
 
 
-def clip_sharding(mesh: Mesh) -> NamedSharding:
-  """Clips [B, T, H, W, C]: rows over data and fsdp, frames and rows of pixels over their own axes."""
-  return NamedSharding(mesh, PartitionSpec(RULES["batch"], "frames", "height"))
+def clip_sharding(mesh: Mesh, shape: tuple[int, ...] = ()) -> NamedSharding:
+  """Clips [B, T, H, W, C]: rows over data and fsdp, frames and rows of pixels over their own axes.
+
+  `shape`: of a clip whose frames and height these may not divide; it is then cut by rows of the batch alone.
+  """
+  T, H = shape[1:3] or (0, 0)
+  whole = T % mesh.shape["frames"] or H % mesh.shape["height"]
+  return batch_sharding(mesh) if whole else NamedSharding(mesh, PartitionSpec(RULES["batch"], "frames", "height"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -20,6 +20,7 @@ from ivid.media.files import naming_disk_errors, naming_errors, to_comment, whol
 from ivid.media.pictures import check_grid, write_png
 from ivid.media.scratch import scratch_folder
 from ivid.sample.keys import Sample
+from ivid.sample.meshes import cuts_clips
 from ivid.sample.runner import Clip
 from ivid.sample.tiling import stage_tiling
 from ivid.spec import convert, formats
@@ -175,7 +176,7 @@ def clip_metadata(
         "size": str(spec.output),
         "sampling": convert.to_dict(spec.sampling),
         "aug_snr": None if spec.lowres is None else spec.lowres.aug_snr,
-        "tile": list(stage_tiling(spec, tiles.get(spec.name, ()), clips=clip.batch_size).window),
+        "tile": list(stage_tiling(spec, tiles.get(spec.name, ()), clips=clip.batch_size, cut=cuts_clips(clip.mesh)).window),
       }
       for spec, entry in entries
     ],
@@ -184,6 +185,7 @@ def clip_metadata(
     "width": output.width,
     "fps": output.fps,
     "batch": {"size": clip.batch_size, "row": clip.row},
+    "mesh": convert.to_dict(clip.mesh),
     "input": source,
   }
 

@@ -83,15 +83,17 @@ def override_stages(stages: Sequence[StageSpec], overrides: Overrides) -> tuple[
   return tuple(_override(spec, {option: found[spec.name] for option, found in by_stage.items() if spec.name in found}) for spec in stages)
 
 
-def plan_tiles(stages: Sequence[StageSpec], tile: Sequence[int] | Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
-  """Tiles by stage; those that a stage cannot be cut in are an error.
+def plan_tiles(
+  stages: Sequence[StageSpec], tile: Sequence[int] | Mapping[str, Sequence[int]] | None, *, cut: bool = False
+) -> dict[str, tuple[int, ...]]:
+  """Tiles by stage; those that a stage cannot be cut in are an error. `cut`: as of stage_tiling.
 
   Raises:
     UserError: a stage that does not run, or a tile that cannot be used.
   """
   tiles = {name: tuple(value) for name, value in by_name("tile", tile, [spec.name for spec in stages]).items()}
   for spec in stages:
-    stage_tiling(spec, tiles.get(spec.name, ()))
+    stage_tiling(spec, tiles.get(spec.name, ()), cut=cut)
   return tiles
 
 

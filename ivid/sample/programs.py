@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ivid.diffusion import guidance, samplers
 from ivid.diffusion.samplers import SampleState, StepInputs
@@ -20,7 +20,7 @@ from ivid.spec import batch as batches
 from ivid.spec.sampling import GuidanceSpec, SamplingSpec, StudentSpec
 from ivid.spec.stage import StageSpec
 from ivid.stage import Stage, evaluations_per_step, unbox
-from ivid.video.noise import block_noise
+from ivid.video.noise import BLOCK, block_noise
 
 
 class Compiled(NamedTuple):
@@ -33,21 +33,39 @@ class Compiled(NamedTuple):
   tile_step: Callable[..., SampleState]
 
 
-def make_noise_program(shape: tuple[int, ...], args: tuple[Any, ...] = (), *, aligned: bool = True) -> Program:
+def make_noise_program(
+  shape: tuple[int, ...], args: tuple[Any, ...] = (), *, aligned: bool = True, placed: NamedSharding | None = None
+) -> Program:
   """(keys [B], names int32 [2], origin int32 [3]) -> [B, *shape] standard normal: a function of key, names and place in the clip.
 
   A program of its own, so that all draws of one size share it: a stage's input is noised with the program of the stage before.
-  `aligned`: origins are multiples of ivid.video.noise.BLOCK.
+  `aligned`: origins are multiples of ivid.video.noise.BLOCK. `placed`: how the draw is cut over devices (ivid.parallel.sharding); each
+  draws its own part, and the values are the same.
   """
+  name = "noise_" + "x".join(map(str, shape))
 
-  def noise(keys, names, origin):
+  def noise(keys, names, origin, shape=shape, aligned=aligned):
     named = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, names[0]), names[1]))(keys)
     return jax.vmap(lambda key: block_noise(key, shape=shape, origin=tuple(origin), aligned=aligned))(named)
 
-  return Program("noise_" + "x".join(map(str, shape)), noise, args)
+  if placed is None:
+    return Program(name, noise, args)
+  mesh, (rows, *cut) = placed.mesh, placed.spec
+  whole = [0] * (3 - len(cut))  # indices along the axes of a clip that are not cut
+  parts = np.array([mesh.shape[axis] for axis in cut] + [1 for _ in whole])
+  part = np.array(shape[:3]) // parts
+  on_grid = aligned and not (part % BLOCK)[parts > 1].any()
+
+  def noise_of_part(keys, names, origin):
+    index = jnp.array([jax.lax.axis_index(axis) for axis in cut] + whole)
+    return noise(keys, names, origin + index * part, (*part.tolist(), shape[3]), on_grid)
+
+  specs = (PartitionSpec(rows), PartitionSpec(), PartitionSpec())
+  fn = jax.shard_map(noise_of_part, mesh=mesh, in_specs=specs, out_specs=placed.spec)
+  return Program(name, fn, args, out_shardings=placed, mesh=mesh)
 
 
-def make_lowres_program(stage: Stage, args: tuple[Any, ...] = ()) -> Program:
+def make_lowres_program(stage: Stage, args: tuple[Any, ...] = (), *, mesh: Mesh | None = None) -> Program:
   """(small [B, t, h, w, 3], aug_logsnr [B], noise like small) -> the augmented low-resolution clip at the output's size."""
   output = stage.spec.output
 
@@ -55,7 +73,7 @@ def make_lowres_program(stage: Stage, args: tuple[Any, ...] = ()) -> Program:
     size = dict(frames=output.frames, height=output.height, width=output.width)
     return stage.augmented(small, logsnr=aug_logsnr, noise=noise, **size)
 
-  return Program(f"sample_lowres_{stage.spec.name}", lowres, args)
+  return Program(f"sample_lowres_{stage.spec.name}", lowres, args, out_shardings=mesh and sharding.clip_sharding(mesh), mesh=mesh)
 
 
 def make_window_program(stage: Stage, window: tuple[int, int, int], args: tuple[Any, ...] = ()) -> Program:
@@ -68,15 +86,17 @@ def make_sample_program(
 ) -> Program:
   """One step of the sampler on a clip or a tile: (params, SampleState, Conditioning, noise, StepInputs) -> SampleState.
 
-  `noise` is [B, T, H, W, 3] for samplers that add noise and None for the others. `args`: see sample_args. `donate`: the
-  state's memory becomes the result's.
+  What sampling runs is what `ivid compile` lowers; with a mesh, for arguments placed as those of sample_args. `noise` is [B, T, H, W, 3]
+  for samplers that add noise and None for the others. `args`: see sample_args. `donate`: the state's memory becomes the result's.
   """
+
+  stage, sampling = Stage(compiled_stage(stage.spec)), compiled_sampling(stage.spec, sampling)
 
   def step(params, state, cond, noise, inputs):
     return stage.sample_step(params, state, cond, noise, inputs, sampling)
 
-  fn = step if mesh is None else sharding.pinned(step)
-  return Program(f"sample_{stage.spec.name}", fn, args, donate=(1,) if donate else (), mesh=mesh)
+  fn, name, donated = step if mesh is None else sharding.pinned(step), f"sample_{stage.spec.name}", (1,) if donate else ()
+  return Program(name, fn, args, out_shardings=mesh and sharding.clip_sharding(mesh), donate=donated, mesh=mesh)
 
 
 def sample_args(
@@ -87,13 +107,13 @@ def sample_args(
   With a mesh they carry their shardings: parameters by their logical axes, clips by rows of the batch, frames and rows of pixels.
   """
   spec, b = stage.spec, batch_size
-  clips, rows, whole = (sharding.clip_sharding(mesh), sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (None,) * 3
+  clips, rows = (sharding.clip_sharding(mesh), sharding.batch_sharding(mesh)) if mesh else (None, None)
 
   def shaped(*shape, dtype="float32", placed=rows):
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=placed)
 
   def scalar(dtype="float32"):
-    return shaped(dtype=dtype, placed=whole)
+    return shaped(dtype=dtype, placed=None)  # the host's own
 
   clip, lowres = shaped(b, *spec.output.array, placed=clips), spec.lowres is not None
   told = {
@@ -151,21 +171,34 @@ def compiled_stage(spec: StageSpec) -> StageSpec:
 
 
 @functools.lru_cache(maxsize=32)
-def compiled_programs(spec: StageSpec, sampling: SamplingSpec) -> Compiled:
+def compiled_programs(spec: StageSpec, sampling: SamplingSpec, mesh: Mesh | None = None) -> Compiled:
   stage = Stage(spec)
   return Compiled(
-    grow=make_lowres_program(stage).jit(),
-    noised=Program(f"sample_noised_{spec.name}", stage.noised).jit(),
+    grow=_jitted(make_lowres_program(stage, mesh=mesh)),
+    noised=_jitted(Program(f"sample_noised_{spec.name}", stage.noised, mesh=mesh)),
     window=functools.lru_cache(maxsize=8)(lambda window: make_window_program(stage, window).jit()),
-    step=make_sample_program(stage, sampling).jit(),
+    step=_jitted(make_sample_program(stage, sampling, mesh=mesh)),
     # What a tile is made of may be the host's own memory: nothing may be written there.
-    tile_step=make_sample_program(stage, sampling, donate=False).jit(),
+    tile_step=_jitted(make_sample_program(stage, sampling, donate=False, mesh=mesh)),
   )
 
 
+def _jitted(program: Program) -> Callable[..., Any]:
+  """The function to call, wherever it is called from: it sets the program's mesh itself."""
+  call = program.jit()
+  if program.mesh is None:
+    return call
+
+  def on_mesh(*args: Any) -> Any:
+    with jax.set_mesh(program.mesh):
+      return call(*args)
+
+  return on_mesh
+
+
 @functools.lru_cache(maxsize=32)
-def noise_function(shape: tuple[int, ...], aligned: bool) -> Callable[..., jax.Array]:
-  return make_noise_program(shape, aligned=aligned).jit()
+def noise_function(shape: tuple[int, ...], aligned: bool, placed: NamedSharding | None = None) -> Callable[..., jax.Array]:
+  return _jitted(make_noise_program(shape, aligned=aligned, placed=placed))
 
 
 @functools.lru_cache(maxsize=32)

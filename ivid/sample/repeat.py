@@ -6,6 +6,7 @@ import dataclasses
 
 from ivid.sample import plan
 from ivid.sample.keys import Sample
+from ivid.sample.meshes import cuts_clips
 from ivid.spec.errors import UserError
 from ivid.spec.record import ClipRecord, StageRecord
 from ivid.spec.stage import StageSpec
@@ -32,7 +33,8 @@ def repeated_stages(cascade: CascadeFolder, record: ClipRecord) -> tuple[StageSp
 
 def repeated_tiles(record: ClipRecord, stages: tuple[StageSpec, ...]) -> dict[str, tuple[int, ...]]:
   """The tiles that made the clip, by stage; UserError for one that cannot be used."""
-  return plan.plan_tiles(stages, {stage.name: stage.tile for stage in record.stages if stage.tile})
+  cut = record.mesh is not None and cuts_clips(record.mesh)
+  return plan.plan_tiles(stages, {stage.name: stage.tile for stage in record.stages if stage.tile}, cut=cut)
 
 
 def _stage(cascade: CascadeFolder, record: StageRecord) -> StageSpec:

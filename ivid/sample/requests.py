@@ -13,10 +13,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ivid.media.fit import fit
-from ivid.sample import outputs, plan, repeat
+from ivid.sample import meshes, outputs, plan, repeat
 from ivid.sample.entry import read_entry
 from ivid.sample.keys import Sample
-from ivid.sample.runner import Clip, run_cascade
+from ivid.sample.runner import Clip, run_cascade, split
 from ivid.spec import convert
 from ivid.spec.errors import UserError
 from ivid.spec.limits import LARGEST_SEED, MOST_CLIPS, MOST_SAMPLES
@@ -38,6 +38,7 @@ class Request:
     stages: as they are to be sampled.
     samples: the clips to draw.
     batch_size: of the run; 0: one clip on each local device.
+    mesh: devices to sample on; None: as many local ones as divide a batch.
     keep: indices of `samples` that are wanted.
     tiles: by stage (ivid.sample.plan.plan_tiles).
     first_input: [t, h, w, 3] uint8 that the first stage starts from, or None.
@@ -52,11 +53,12 @@ class Request:
   tiles: dict[str, tuple[int, ...]]
   first_input: np.ndarray | None = None
   source: dict[str, Any] | None = None
+  mesh: Mesh | None = None
 
-  def run(self, *, mesh: Mesh | None = None, quiet: bool = False) -> Iterator[Clip]:
+  def run(self, *, quiet: bool = False) -> Iterator[Clip]:
     """Every stage's clip of every sample, stage by stage, those that are not kept too."""
-    options = dict(batch_size=self.batch_size, first_input=self.first_input, tiles=self.tiles)
-    return run_cascade(self.cascade, self.stages, self.samples, mesh=mesh, quiet=quiet, **options)
+    options = dict(batch_size=self.batch_size, first_input=self.first_input, tiles=self.tiles, mesh=self.mesh)
+    return run_cascade(self.cascade, self.stages, self.samples, quiet=quiet, **options)
 
   def stage_after(self, clip: Clip) -> str:
     """Name of the stage that takes the clip up."""
@@ -101,6 +103,7 @@ def make_request(
   overrides: plan.Overrides | None = None,
   first: str | os.PathLike | np.ndarray | None = None,
   batch_size: int = 0,
+  mesh: meshes.Meshes | None = None,
 ) -> Request:
   """The request for clips of some prompts.
 
@@ -109,30 +112,38 @@ def make_request(
     overrides: what is changed of the cascade's sampling.
     first: the clip that a super-resolution stage starts from: a file of any size, rate and length, or frames uint8 [t, h, w, 3] at the
       stage's own rate.
-    batch_size: clips computed together; 0: one on each local device.
+    batch_size: clips computed together; 0: one on each local device, or for each part that the mesh cuts a batch into.
+    mesh: devices that share a batch, or each clip (ivid.sample.meshes); default: as many local ones as divide a batch.
 
   Raises:
-    UserError: a stage that is unknown or untrained, an override that cannot be, a clip that is missing, superfluous or unreadable.
+    UserError: a stage that is unknown or untrained, an override that cannot be, a clip that is missing, superfluous or unreadable, a mesh
+      that does not divide what runs.
   """
   BATCHES.check(batch_size, "batch_size")
   overrides = overrides or plan.Overrides()
   stages = plan.plan_stages(cascade, start=start, stop=stop, overrides=overrides)
   stages, first_input, source = enter(cascade, stages, first)
-  tiles = plan.plan_tiles(stages, overrides.tile)
-  samples = draw.samples
+  samples, devices = draw.samples, meshes.open_mesh(mesh)
+  if devices is not None:
+    batch_size = batch_size or meshes.mesh_rows(devices)
+    meshes.check_divides(devices, stages, batches=map(len, split(len(samples), batch_size)))
+  tiles = plan.plan_tiles(stages, overrides.tile, cut=meshes.cuts_clips(meshes.mesh_spec(devices)))
   plan.check_memory(cascade.spec.text, stages, samples=len(samples), batch_size=batch_size)
-  return Request(cascade, stages, samples, batch_size, frozenset(range(len(samples))), tiles, first_input, source)
+  return Request(cascade, stages, samples, batch_size, frozenset(range(len(samples))), tiles, first_input, source, devices)
 
 
-def repeat_request(cascade: CascadeFolder, metadata: dict[str, Any], first: str = "", *, said_by: str) -> Request:
+def repeat_request(
+  cascade: CascadeFolder, metadata: dict[str, Any], first: str = "", *, said_by: str, mesh: meshes.Meshes | None = None
+) -> Request:
   """The request that makes a clip again, to the last bit on the same machine.
 
   Args:
     first: the clip that it started from, if it is not where the metadata say.
     said_by: where the metadata come from, for errors.
+    mesh: other devices than it was made on, in tiles of their own: it comes out the same to float32 rounding.
 
   Raises:
-    UserError: other weights, or another clip to start from.
+    UserError: other weights, another clip to start from, or fewer devices than it was made on.
   """
   record = outputs.read_record(metadata, source=said_by)
   source = convert.to_dict(record.input) or {}
@@ -140,10 +151,14 @@ def repeat_request(cascade: CascadeFolder, metadata: dict[str, Any], first: str 
   if found and found["sha256"] != source.get("sha256"):
     raise UserError(f"{found['file']} is not the clip that {said_by} started from: its SHA-256 is {found['sha256'][:12]}")
   sample, size, row = repeat.repeated_sample(record), record.batch.size, record.batch.row
-  tiles = repeat.repeated_tiles(record, stages)
+  given = meshes.open_mesh(mesh)
+  devices = meshes.reopen_mesh(record.mesh, said_by=said_by) if given is None else given
+  if devices is not None:
+    meshes.check_divides(devices, stages, batches=[size])
+  tiles = repeat.repeated_tiles(record, stages) if given is None else {}
   plan.check_memory(cascade.spec.text, stages, samples=size, batch_size=size)
   # The batch is filled with copies: a clip's last bits may depend on the batch's size and its row there, not on the other rows.
-  return Request(cascade, stages, (sample,) * size, size, frozenset([row]), tiles, first_input, source or None)
+  return Request(cascade, stages, (sample,) * size, size, frozenset([row]), tiles, first_input, source or None, devices)
 
 
 def enter(

@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 
 from ivid.media.clips import from_uint8, to_uint8
 from ivid.parallel.mesh import make_mesh
+from ivid.sample import meshes
 from ivid.sample.cascades import load_text
 from ivid.sample.keys import Sample, sample_keys
 from ivid.sample.progress import CascadeProgress
 from ivid.sample.stage_sampler import place_params, sample_stage
 from ivid.sample.tiling import Tiling, stage_tiling
-from ivid.spec.errors import UserError
 from ivid.spec.run import MeshSpec
 from ivid.spec.stage import StageSpec
 from ivid.stage import Stage, evaluations_per_step
@@ -33,7 +33,7 @@ class Clip:
     stage: the stage, as it was sampled.
     index: the sample's place in the run's list.
     frames: [T, H, W, 3] uint8.
-    batch_size, row: the batch it was computed in; a clip's last bits may depend on them and on the tiles, nothing else does.
+    batch_size, row: the batch it was computed in; a clip's last bits may depend on them, the mesh and the tiles, nothing else does.
   """
 
   stage: StageSpec
@@ -41,6 +41,7 @@ class Clip:
   frames: np.ndarray
   batch_size: int
   row: int
+  mesh: MeshSpec = meshes.ONE
 
 
 def run_cascade(
@@ -62,26 +63,26 @@ def run_cascade(
   Args:
     stages: consecutive stages of the cascade with the sampling to use (ivid.sample.plan).
     samples: clips to draw; each depends on its own fields alone. An empty prompt is no text.
-    batch_size: samples computed together; 0: one a local device.
+    batch_size: samples computed together; 0: one a local device, or one for each part that the mesh cuts a batch into.
     first_input: uint8 that the samples start from, where stages[0] is no base: [t, h, w, 3] for all of them, or [N, t, h, w, 3].
     tiles: by stage what stage_tiling takes; the automatic choice for stages not in it.
-    mesh: devices to sample on; None: as many local ones as divide a batch.
+    mesh: devices to sample on (ivid.sample.meshes); None: as many local ones as divide a batch.
     quiet: no progress.
 
   Raises:
     UserError: before anything is computed: untrained or foreign weights, another text encoder, an input of the wrong size, a tile that a
-      stage cannot be cut in.
+      stage cannot be cut in, a mesh that does not divide a stage's clips or a batch.
   """
   for spec in stages:
     cascade.check(spec.name)
-  if mesh is not None:
-    _check_rows(mesh, batch_size, len(samples))
 
   def cut(spec: StageSpec, rows: int) -> Tiling:
-    return stage_tiling(spec, (tiles or {}).get(spec.name, ()), clips=rows)
+    return stage_tiling(spec, (tiles or {}).get(spec.name, ()), clips=rows, cut=meshes.cuts_clips(meshes.mesh_spec(mesh)))
 
-  size = batch_size or jax.local_device_count()
-  batches = [range(start, min(start + size, len(samples))) for start in range(0, len(samples), size)]
+  size = batch_size or (jax.local_device_count() if mesh is None else meshes.mesh_rows(mesh))
+  batches = split(len(samples), size)
+  if mesh is not None:
+    meshes.check_divides(mesh, stages, batches=map(len, batches))
   tilings = {spec.name: cut(spec, len(batches[0])) for spec in stages}
   text, text_mask = _embed(cascade, tuple(spec.name for spec in stages), [sample.prompt for sample in samples])
   each = first_input is not None and first_input.ndim == 5
@@ -94,7 +95,7 @@ def run_cascade(
       stage = Stage(spec)
       params = cascade.load_stage(spec.name)
       for rows in batches:
-        devices = mesh or batch_mesh(len(rows))
+        devices = batch_mesh(len(rows)) if mesh is None else meshes.several(mesh)
         params = place_params(stage, params, devices)
         small = None if spec.lowres is None else from_uint8(np.stack([clips[n] for n in rows]))
         made = to_uint8(
@@ -113,18 +114,14 @@ def run_cascade(
         )
         for row, n in enumerate(rows):
           clips[n] = made[row] if spec is not stages[-1] else None
-          yield Clip(spec, n, made[row], len(rows), row)
+          yield Clip(spec, n, made[row], len(rows), row, meshes.mesh_spec(devices))
       del params
       progress.end()
 
 
-def _check_rows(mesh: Mesh, batch_size: int, samples: int) -> None:
-  """UserError where the mesh does not divide every batch."""
-  over = mesh.shape["data"] * mesh.shape["fsdp"]
-  size = batch_size or jax.local_device_count()
-  for rows in {min(size, samples), samples % size or min(size, samples)}:
-    if rows % over:
-      raise UserError(f"a batch of {rows} clips on a mesh of {over} rows: expected multiples of {over} clips and batch_size={over}")
+def split(samples: int, size: int) -> list[range]:
+  """Samples of each batch; the last one has what is left."""
+  return [range(start, min(start + size, samples)) for start in range(0, samples, size)]
 
 
 def evaluation_work(spec: StageSpec, tiling: Tiling) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ivid.media.sheet import contact_sheet
+from ivid.sample.meshes import mesh_text
 from ivid.sample.option_texts import READERS, left_of
 from ivid.sample.outputs import Outputs
 from ivid.sample.requests import Request
@@ -77,6 +79,7 @@ def flags_to_go_on(request: Request, outputs: Outputs, clip: Clip, given: Mappin
     seed=sample.seed,
     first_sample=sample.number,
     cascade=request.cascade.folder,
+    mesh=mesh_text(dataclasses.replace(clip.mesh, data=1, fsdp=1)),  # of one clip: there are no rows to share
   )
   found |= {name: left_of(text, left) if name in READERS else text for name, text in given.items()}
   return {name: value for name, value in found.items() if value != ""}

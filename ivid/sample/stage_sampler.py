@@ -15,7 +15,16 @@ from ivid.diffusion import augment, samplers
 from ivid.diffusion.samplers import SampleState
 from ivid.nets.inputs import Conditioning
 from ivid.parallel import sharding
-from ivid.sample.programs import compiled_programs, compiled_sampling, compiled_stage, noise_function, param_shardings, step_inputs
+from ivid.sample import meshes
+from ivid.sample.programs import (
+  Compiled,
+  compiled_programs,
+  compiled_sampling,
+  compiled_stage,
+  noise_function,
+  param_shardings,
+  step_inputs,
+)
 from ivid.sample.tiling import Tiling
 from ivid.spec import batch as batches
 from ivid.spec.errors import UserError
@@ -65,17 +74,21 @@ def sample_stage(
     tiling: how a step is cut (ivid.sample.tiling); None: the whole clip at once. The clip then
       lies in host memory between steps, and a device holds the stage's input and one tile.
     progress: called with (evaluations done, evaluations) after each step of each tile.
-    mesh: devices that share the batch.
+    mesh: devices that share the batch and, by its axes frames and height, each clip; parameters lie over them by their logical axes.
 
   Raises:
     UserError: `small` missing, superfluous or of another size than the stage's input; `given` for a stage without unet.given or of
-      another size than its output; a batch that the mesh does not divide.
+      another size than its output; a batch or a clip that the mesh does not divide; tiles on a mesh that cuts clips.
   """
   spec = stage.spec
   B = keys.shape[0]
   _check_small(spec, small)
   _check_given(spec, given, B)
-  rows = _rows_placement(mesh, B)
+  if mesh is not None:
+    meshes.check_divides(mesh, [spec], batches=[B])
+    if tiling is not None and tiling.count > 1 and meshes.cuts_clips(meshes.mesh_spec(mesh)):
+      raise UserError(f"{tiling.count} tiles of stage {spec.name} on a mesh that cuts its clips: expected whole clips")
+  rows, clips = _placements(mesh)
   keys = rows(keys)
   told = {
     batches.TEXT: rows(text),
@@ -85,13 +98,13 @@ def sample_stage(
   }
   cond = stage.conditioning(told, pictures=batches.holds_pictures(spec.output.frames))
   if given is not None:
-    cond = cond.replace(given=(rows(np.asarray(given[0], np.float32)), rows(np.asarray(given[1], bool))))
+    cond = cond.replace(given=(clips(np.asarray(given[0], np.float32)), rows(np.asarray(given[1], bool))))
   noised = None
   if spec.lowres is not None:
     level = rows(np.full(B, augment.logsnr_from_snr(spec.lowres.aug_snr), np.float32))
     cond = cond.replace(aug_logsnr=level)
-    noised = rows(np.asarray(small, np.float32)), level, _noise(keys, small.shape[1:], _AUGMENT)
-  run = _Run(stage, place_params(stage, params, mesh), keys, cond, noised, sampling, progress or (lambda *_: None))
+    noised = clips(np.asarray(small, np.float32)), level, _noise(keys, small.shape[1:], _AUGMENT, mesh=mesh)
+  run = _Run(stage, place_params(stage, params, mesh), keys, cond, noised, sampling, progress or (lambda *_: None), mesh)
   return _sample_whole(run) if tiling is None or tiling.count == 1 else _sample_tiles(run, tiling, rows)
 
 
@@ -105,6 +118,11 @@ class _Run(NamedTuple):
   noised: tuple[jax.Array, jax.Array, jax.Array] | None
   sampling: SamplingSpec
   progress: Callable[[int, int], None]
+  mesh: Mesh | None
+
+  @property
+  def compiled(self) -> Compiled:
+    return compiled_programs(compiled_stage(self.stage.spec), compiled_sampling(self.stage.spec, self.sampling), self.mesh)
 
   @property
   def multistep(self) -> bool:
@@ -112,16 +130,15 @@ class _Run(NamedTuple):
 
   def step_noise(self, index: int, shape: tuple[int, ...], **place: Any) -> jax.Array | None:
     """What a sampler adds in a step, if it adds noise."""
-    return _noise(self.keys, shape, _STEP, index, **place) if samplers.adds_noise(self.sampling.sampler) else None
+    return _noise(self.keys, shape, _STEP, index, mesh=self.mesh, **place) if samplers.adds_noise(self.sampling.sampler) else None
 
 
 def _sample_whole(run: _Run) -> np.ndarray:
   """All steps on the whole clip, which stays on the devices."""
-  shape = run.stage.spec.output.array
-  compiled = compiled_programs(compiled_stage(run.stage.spec), compiled_sampling(run.stage.spec, run.sampling))
+  shape, compiled = run.stage.spec.output.array, run.compiled
   cond = run.cond.replace(lowres=compiled.grow(*run.noised)) if run.noised else run.cond
-  z = _noise(run.keys, shape, _INITIAL)
-  state = SampleState(z=z, x_hat=jnp.zeros_like(z) if run.multistep else None)
+  z = _noise(run.keys, shape, _INITIAL, mesh=run.mesh)
+  state = SampleState(z=z, x_hat=jnp.zeros_like(z, device=run.mesh and z.sharding) if run.multistep else None)
   inputs = step_inputs(run.stage, run.sampling)
   for i, scalars in enumerate(inputs):
     state = jax.block_until_ready(compiled.step(run.params, state, cond, run.step_noise(i, shape), scalars))
@@ -132,10 +149,9 @@ def _sample_whole(run: _Run) -> np.ndarray:
 def _sample_tiles(run: _Run, tiling: Tiling, rows: Callable[[Any], jax.Array]) -> np.ndarray:
   """All steps, each tile by tile; the clip is changed in place as soon as no tile to come reads the old values."""
   assert run.sampling.threshold is not ThresholdKind.DYNAMIC, "a dynamic threshold looks at the whole clip (see stage_tiling)"
-  output = run.stage.spec.output
-  compiled = compiled_programs(compiled_stage(run.stage.spec), compiled_sampling(run.stage.spec, run.sampling))
+  output, compiled = run.stage.spec.output, run.compiled
   noisy, window = compiled.noised(*run.noised) if run.noised else None, compiled.window(tiling.window)
-  clips = SampleState(z=_initial_noise(run.keys, output.array))
+  clips = SampleState(z=_initial_noise(run.keys, output.array, mesh=run.mesh))
   if run.multistep:
     clips = dataclasses.replace(clips, x_hat=np.zeros_like(clips.z))
   needed = [slab[0].origin[0] for slab in tiling.slabs[1:]] + [output.frames]  # the first frame that later slabs read
@@ -177,13 +193,13 @@ def _settle(clips: SampleState, waiting: list[_Piece], start: int) -> list[_Piec
   return rest
 
 
-def _initial_noise(keys: jax.Array, shape: tuple[int, int, int, int]) -> np.ndarray:
+def _initial_noise(keys: jax.Array, shape: tuple[int, int, int, int], *, mesh: Mesh | None) -> np.ndarray:
   """[B, *shape] in host memory, drawn a few frames at a time."""
   z = np.empty((keys.shape[0], *shape), np.float32)
   depth = BLOCK[0]
   for first in range(0, shape[0], depth):
     frames = z[:, first : first + depth]
-    drawn = _noise(keys, (depth, *shape[1:]), _INITIAL, origin=np.array([first, 0, 0], np.int32))
+    drawn = _noise(keys, (depth, *shape[1:]), _INITIAL, origin=np.array([first, 0, 0], np.int32), mesh=mesh)
     frames[:] = np.asarray(drawn)[:, : frames.shape[1]]
   return z
 
@@ -199,18 +215,26 @@ def _slices(spans: tuple[tuple[int, int], ...]) -> tuple[slice, ...]:
 
 
 def _noise(
-  keys: jax.Array, shape: tuple[int, ...], stream: int, index: int = 0, *, origin: np.ndarray = ORIGIN, aligned: bool = True
+  keys: jax.Array,
+  shape: tuple[int, ...],
+  stream: int,
+  index: int = 0,
+  *,
+  origin: np.ndarray = ORIGIN,
+  aligned: bool = True,
+  mesh: Mesh | None = None,
 ) -> jax.Array:
   """[B, *shape], the draw that each sample's key makes for this stream and step, from `origin` of the clip on."""
-  return noise_function(tuple(shape), aligned)(keys, np.array([stream, index], np.int32), origin)
+  placed = None if mesh is None else sharding.clip_sharding(mesh, (keys.shape[0], *shape))
+  return noise_function(tuple(shape), aligned, placed)(keys, np.array([stream, index], np.int32), origin)
 
 
-def _rows_placement(mesh: Mesh | None, rows: int) -> Callable[[Any], jax.Array]:
+def _placements(mesh: Mesh | None) -> tuple[Callable[[Any], jax.Array], Callable[[Any], jax.Array]]:
+  """What puts an array on the devices by rows of the batch, and a clip also by its frames and rows of pixels."""
   if mesh is None:
-    return jax.device_put
-  if rows % mesh.size:
-    raise UserError(f"a batch of {rows} samples over {mesh.size} devices: expected a multiple of {mesh.size}")
-  return lambda array: jax.device_put(array, sharding.batch_sharding(mesh))
+    return jax.device_put, jax.device_put
+  rows = sharding.batch_sharding(mesh)
+  return lambda array: jax.device_put(array, rows), lambda clip: jax.device_put(clip, sharding.clip_sharding(mesh, clip.shape))
 
 
 def _check_given(spec: StageSpec, given: tuple[Any, Any] | None, batch_size: int) -> None:

@@ -70,16 +70,22 @@ def tile_stage(spec: StageSpec, tile: Sequence[int] = (), *, clips: int = 1) -> 
   return Tiling(window, slabs)
 
 
-def stage_tiling(spec: StageSpec, tile: Sequence[int] = (), *, clips: int = 1) -> Tiling:
-  """`tile_stage`, with the whole clip as the automatic choice where the threshold looks at all of it.
+def stage_tiling(spec: StageSpec, tile: Sequence[int] = (), *, clips: int = 1, cut: bool = False) -> Tiling:
+  """`tile_stage`, with the whole clip as the automatic choice where the threshold looks at all of it, or devices share it.
+
+  Args:
+    cut: whether the clip lies over the devices of a mesh by its frames or height.
 
   Raises:
-    UserError: as tile_stage; tiles with a dynamic threshold.
+    UserError: as tile_stage; tiles with a dynamic threshold, or of a clip that is cut.
   """
   dynamic = spec.sampling.threshold is ThresholdKind.DYNAMIC
-  tiling = tile_stage(spec, (0, 0, 0) if dynamic and not tile else tile, clips=clips)
+  tiling = tile_stage(spec, (0, 0, 0) if (dynamic or cut) and not tile else tile, clips=clips)
   if dynamic and tiling.count > 1:
     raise UserError(f"stage {spec.name}: a dynamic threshold looks at the whole clip: expected threshold=static, or tile=whole")
+  if cut and tiling.count > 1:
+    tiles = "x".join(map(str, tile))
+    raise UserError(f"tile={tiles} of stage {spec.name}: a mesh with frames or height cuts whole clips: expected no tile, or no such axis")
   return tiling
 
 

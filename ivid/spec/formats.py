@@ -4,7 +4,7 @@ All of them are objects with `format` at the top; a list lies under `rows`. metr
 of other people read too, and a run goes on in the file of the ivid before. The header of a safetensors file is safetensors' own.
 
 Format 0 is every file without a `format`. It has `diffusion.resolution_shift`, true or false, where format 1 has the number
-`diffusion.logsnr_shift`.
+`diffusion.logsnr_shift`. Format 2 has the `mesh` in a clip's metadata; those of older formats do not say on which devices it was made.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from ivid.spec.clip import ClipShape, resolution_logsnr_shift
 from ivid.spec.errors import UserError, nearest
 
-FORMAT = 1
+FORMAT = 2
 KEY = "format"  # at the top of every file
 # Keys that a config of a user may still have, and what took their place.
 RENAMED = {"resolution_shift": "logsnr_shift, a number: 0.0 for False, and for True what ivid.spec.clip.resolution_logsnr_shift gives"}
@@ -61,7 +61,7 @@ def migrate(mapping: Mapping[str, Any], kind: Kind, *, source: Any) -> dict[str,
   result = {key: value for key, value in mapping.items() if key != KEY}
   for step in _STEPS[found:]:
     try:
-      result = _with_stages(result, kind, step)
+      result = step(result, kind)
     except ValueError as error:
       raise UserError(f"{source}: {error}") from None
   return result
@@ -84,8 +84,17 @@ def _with_stages(mapping: dict[str, Any], kind: Kind, change: Callable[[dict[str
   return mapping | {key: one(mapping[key])} if key in mapping else mapping
 
 
-def _shift_is_a_number(stage: dict[str, Any]) -> dict[str, Any]:
+def _clips_say_their_mesh(mapping: dict[str, Any], kind: Kind) -> dict[str, Any]:
+  """Format 1 to 2."""
+  return {"mesh": None} | mapping if kind is Kind.CLIP else mapping
+
+
+def _shift_is_a_number(mapping: dict[str, Any], kind: Kind) -> dict[str, Any]:
   """Format 0 to 1."""
+  return _with_stages(mapping, kind, _with_number)
+
+
+def _with_number(stage: dict[str, Any]) -> dict[str, Any]:
   diffusion = stage.get("diffusion")
   if not isinstance(diffusion, dict) or "resolution_shift" not in diffusion:
     return stage
@@ -100,4 +109,4 @@ def _shift_is_a_number(stage: dict[str, Any]) -> dict[str, Any]:
   return stage | {"diffusion": kept | {"logsnr_shift": shift}}
 
 
-_STEPS = (_shift_is_a_number,)  # the n-th takes a stage from format n to n + 1
+_STEPS = (_shift_is_a_number, _clips_say_their_mesh)  # the n-th takes a file from format n to n + 1

@@ -11,6 +11,7 @@ from ivid.spec.errors import UserError, shown
 from ivid.spec.limits import LARGEST_SEED, MOST_CLIPS, MOST_FPS, MOST_FRAMES, MOST_SIDE, MOST_UPDATES
 from ivid.spec.names import check_name
 from ivid.spec.ranges import Range, check_ranges
+from ivid.spec.run import MeshSpec
 from ivid.spec.sampling import SamplingSpec
 from ivid.spec.stage import PowerRatio
 
@@ -81,6 +82,7 @@ class ClipRecord:
   cascade: CascadeRecord
   stages: tuple[StageRecord, ...]
   batch: BatchRecord
+  mesh: MeshSpec | None = None  # of the devices that it was computed on; None: not said, before format 2
   input: InputRecord | None = None
   ivid: str = ""  # the version that made it
   frames: Annotated[int, Range(0, MOST_FRAMES)] = 0
@@ -93,6 +95,9 @@ class ClipRecord:
     check_prompt(self.prompt)
     if not self.stages:
       raise UserError("stages is empty: expected at least one")
+    for axis, size in dataclasses.asdict(self.mesh or MeshSpec(data=1)).items():
+      if size < 1:
+        raise UserError(f"mesh.{axis}={size}: expected 1 or more")
 
 
 def check_sampling(found: Mapping[str, Any], record: ClipRecord, *, source: Any) -> None:

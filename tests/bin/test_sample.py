@@ -66,6 +66,18 @@ def test_metadata_makes_the_clip_again(sample):
   assert status == 2 and errors == ["ivid sample: error: --seed beside --from_metadata: the metadata decides it"]
 
 
+def test_a_clip_over_two_devices(sample):
+  flags = (PROMPT, "--stop_stage=tsr1", "--format=png")
+  (_, (one,), _), (_, (cut,), _) = sample(*flags, "--out=one"), sample(*flags, "--mesh=frames=2", "--out=cut")
+  assert np.abs(read_clip(cut)[0].astype(int) - read_clip(one)[0]).max() <= 1  # a value within rounding of the border between two bytes
+  assert [read_metadata(path)["mesh"]["frames"] for path in (one, cut)] == [1, 2]
+  _, (again,), _ = sample(f"--from_metadata={cut}", "--out=again", "--format=png")
+  assert again.read_bytes() == cut.read_bytes()
+  _, (alone,), _ = sample(f"--from_metadata={cut}", "--mesh=data=1", "--out=alone", "--format=png")
+  np.testing.assert_array_equal(read_clip(alone)[0], read_clip(one)[0])
+  assert read_metadata(alone)["mesh"]["frames"] == 1
+
+
 def test_stages_saved_and_entered_again(sample):
   _, paths, _ = sample(PROMPT, "--save_stages", "--format=png", "--out=full")
   names = ["a-red-ball-s0-0-base.png", "a-red-ball-s0-0-tsr1.png", "a-red-ball-s0-0.png"]

@@ -71,7 +71,7 @@ def test_one_device_equals_eight():
   mesh = make_mesh(MeshSpec())
   sharded = draw("ssr1", range(8), mesh=mesh)
   np.testing.assert_allclose(sharded[5], draw("ssr1", [5])[0], atol=ROUNDING)
-  with pytest.raises(ValueError, match="a batch of 3 samples over 8 devices"):
+  with pytest.raises(ValueError, match="a batch of 3 clips on a mesh of 8 rows: expected multiples of 8"):
     draw("ssr1", range(3), mesh=mesh)
 
 

@@ -82,6 +82,7 @@ class ClipRecord:
   stages: tuple[StageRecord, ...]
   batch: BatchRecord
   input: InputRecord | None = None
+  negative_prompt: str = ""
   ivid: str = ""  # the version that made it
   frames: Annotated[int, Range(0, MOST_FRAMES)] = 0
   height: Side = 0
@@ -91,6 +92,7 @@ class ClipRecord:
   def __post_init__(self):
     check_ranges(self, "")
     check_prompt(self.prompt)
+    check_prompt(self.negative_prompt)
     if not self.stages:
       raise UserError("stages is empty: expected at least one")
 

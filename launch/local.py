@@ -67,7 +67,7 @@ def joining(options: argparse.Namespace) -> list[str]:
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   """The launcher's options, and the ivid command behind `--`."""
-  parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], usage="local.py [options] -- train|distill|sample|... FLAGS")
+  parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], usage="local.py [options] -- COMMAND FLAGS")
   parser.add_argument("--processes", type=int, default=2, help="how many (2)")
   parser.add_argument("--devices", type=int, default=0, help="virtual CPU devices of each process; 0: one GPU each")
   parser.add_argument("--coordinator", default="", help="HOST:PORT of the first process (a free port of this machine)")

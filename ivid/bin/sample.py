@@ -98,8 +98,8 @@ def _request(values: flags.FlagValues, prompts: Sequence[str]) -> Request:
 
   draw = Draw(tuple(prompts), values.seed, values.first_sample, values.num_samples, values.negative_prompt)
   overrides, cascade = read_options(values), open_named(values.cascade or DEFAULT_CASCADE)
-  given = dict(start=values.start_stage, stop=values.stop_stage, first=values.input, batch_size=values.batch_size, size=read_size(values.size))
-  request = make_request(cascade, draw, overrides=overrides, **given)
+  given = dict(start=values.start_stage, stop=values.stop_stage, first=values.input, batch_size=values.batch_size)
+  request = make_request(cascade, draw, overrides=overrides, size=read_size(values.size), **given)
   last = request.stages[-1].name
   if not values.stop_stage and last != cascade.spec.stage_names[-1]:
     print(f"stopping at {last}, the last trained stage of cascade {cascade.spec.name}", file=sys.stderr)

@@ -11,8 +11,8 @@ from ivid.sample import plan
 from ivid.spec.cascade import TextSpec
 from ivid.spec.stage import StageSpec
 
-# Bytes that a group holds between stages, some twenty clips of the paper's sizes: a stage's weights are read once for each group, and what a
-# killed run has made of a group's clips before the last stage is lost. Processes that share a machine each hold as much.
+# Bytes that a group holds between stages, some twenty clips of the paper's sizes: a stage's weights are read once for each group, and what
+# a killed run has made of a group's clips before the last stage is lost. Processes that share a machine each hold as much.
 HELD_BYTES = 1 << 30
 
 

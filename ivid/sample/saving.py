@@ -78,7 +78,7 @@ def save_clips(request: Request, outputs: Outputs, *, every_stage: bool = False,
 
 
 def how_to_go_on(request: Request, outputs: Outputs, interrupted: Interrupted, given: Mapping[str, str]) -> list[str]:
-  """Saves the clips of the last finished stage without loss; lines that say the commands that take them up. Arguments as `flags_to_go_on`."""
+  """Saves the clips of the last finished stage without loss, and gives lines with the commands that take them up (`flags_to_go_on`)."""
   if interrupted.resumes:
     return ["interrupted; the same command makes what is missing"]
   left = [f"{interrupted.left} clips were not begun: their prompts have to be given again"] if interrupted.left else []

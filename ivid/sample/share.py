@@ -1,9 +1,9 @@
 """A run of many prompts cut into shares for processes that know nothing of each other but the folder they write to.
 
 In the folder, run.json says what the run is, and another is refused. A clip's name has its prompt's place, so that it is the same in every
-start; a clip that is there with its JSON is not made again. index.csv appears with the last clip: all of it follows from the run, so whoever
-finds the folder complete may write it. Every process starts its part in the batches of the whole run: bytes do not depend on the number of
-processes, nor on what was there.
+start; a clip that is there with its JSON is not made again. index.csv appears with the last clip: all of it follows from the run, so that
+whoever finds the folder complete may write it. Every process computes batches of the whole run: bytes depend neither on the number of
+processes nor on what was there.
 """
 
 from __future__ import annotations
@@ -82,14 +82,14 @@ class _Run:
       path.parent.mkdir(parents=True, exist_ok=True)
       with locked(path.parent):
         ours = {INDEX_FILE, *(name for n in range(len(self._request.samples)) for name in self._names(n))}
-        there = sorted(ours & {file.name for file in path.parent.iterdir()})  # before run.json is looked for, which comes before any of them
+        there = sorted(ours & {file.name for file in path.parent.iterdir()})  # listed first, as run.json comes before any of them
         if not path.exists():
           if there:
             raise UserError(f"{path.parent / there[0]} is there without a {RUN_FILE}, so of another run: expected a new --out")
           write_whole(path, json.dumps(formats.stamped(record), indent=1) + "\n")
     difference = first_difference(read_mapping(path, formats.Kind.SHARE), record)
     if difference:
-      raise UserError(f"{path.parent} holds another run: {difference} there: expected a new --out, or the same prompts and options as before")
+      raise UserError(f"{path.parent} holds another run, with {difference}: expected a new --out, or the same prompts and options")
 
   def is_made(self, n: int) -> bool:
     """Whether the clip is there and its JSON says that it is this run's."""

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from ivid.spec.formats import FORMAT
 from tests.launch.queues import QUEUE, Folder, kill, locked, table
 from tests.launch.runs import ROOT, metrics
 
@@ -154,7 +155,7 @@ def test_a_stop_is_not_an_end(folder, number, adopted):
   assert folder.column("status") == ["stopped", "waiting"] and not folder.starts("b")
   assert f"{number.name}: passed on to a, process {folder.starts('a')[0]['pid']}, which saves and ends" in folder.printed
   saved = int((folder.path / "a" / "saved").read_text())
-  assert json.loads((folder.path / "a" / "status.json").read_text()) == {"format": 1, "state": "stopped", "step": saved} and saved < 60
+  assert json.loads((folder.path / "a" / "status.json").read_text()) == {"format": FORMAT, "state": "stopped", "step": saved} and saved < 60
   if not adopted and number == signal.SIGTERM:
     assert folder.run(*runs) == 0
     assert folder.column("status") == ["done", "done"] and folder.column("restarts") == [1, 0]
@@ -259,6 +260,6 @@ def test_ivid_train_killed_and_done(folder):
   assert queue.wait(timeout=300) == 0, folder.printed
   assert folder.column("status") == ["done"] and folder.column("restarts") == [1], folder.printed
   assert folder.column("progress")[0]["steps"] == folder.column("progress")[0]["step"] == 12
-  assert json.loads((workdir / "status.json").read_text()) == {"format": 1, "state": "done", "step": 12}
+  assert json.loads((workdir / "status.json").read_text()) == {"format": FORMAT, "state": "done", "step": 12}
   assert (workdir / "log.txt").read_text().count("resuming a at step ") == 1
   assert sorted(metrics(workdir, "train/loss")) == list(range(1, 13))

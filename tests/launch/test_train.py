@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from ivid.spec.formats import FORMAT
 from ivid.weights.ema import load_snapshot, snapshot_steps
 from tests.compiling import QUICK
 from tests.launch.runs import ROOT, Launch, arrays, environment, metrics
@@ -63,7 +64,7 @@ def test_a_run_of_two_processes(whole, tmp_path):
 
   launch = start(workdir)
   assert launch.process.wait(timeout=600) == 0, launch.printed
-  assert json.loads((workdir / "status.json").read_text()) == {"format": 1, "state": "done", "step": STEPS}
+  assert json.loads((workdir / "status.json").read_text()) == {"format": FORMAT, "state": "done", "step": STEPS}
   assert_equal(arrays(whole, STEPS), arrays(workdir, STEPS))
   for name in ("train/loss", "eval/loss"):
     assert metrics(workdir, name) == metrics(whole, name)

@@ -132,7 +132,7 @@ class _Run:
       batch_size=len(self.batches[0]),
       suffix=self.outputs.suffix,
       clips=len(samples),
-      samples_sha256=hashlib.sha256(listed).hexdigest(),
+      prompts_sha256=hashlib.sha256(listed).hexdigest(),
       **common,
     )
 

@@ -12,12 +12,13 @@ from ivid.measure.sampling import RESET, peak_bytes, reset_peak
 from ivid.measure.timing import interleaved
 from ivid.spec import t5
 from ivid.spec.cascade import TextSpec
+from ivid.spec.formats import FORMAT
 from tests.sample import tiny
 
 
 def read_rows(path):
   found = json.loads(path.read_text())
-  assert found.keys() == {"format", "rows"} and found["format"] == 1
+  assert found.keys() == {"format", "rows"} and found["format"] == FORMAT
   return found["rows"]
 
 

@@ -2,13 +2,16 @@
 
 import csv
 import json
+import tracemalloc
 
+import numpy as np
 import pytest
 
 from ivid import __main__ as command_line
 from ivid.sample import groups, plan, saving, share
 from ivid.sample.outputs import Outputs
 from ivid.sample.requests import Draw, make_request
+from ivid.sample.runner import Clip
 from ivid.sample.saving import Interrupted, save_clips
 from ivid.sample.share import save_share
 from ivid.spec.errors import UserError
@@ -81,10 +84,10 @@ def test_a_restart_makes_what_is_missing(cascade, whole, tmp_path, monkeypatch, 
   [
     (dict(draw=Draw(PROMPTS, seed=4, count=2)), "seed=3, not 4: expected a new --out"),
     (dict(draw=Draw(PROMPTS[:4], seed=3, count=2)), "clips=10, not 8"),
-    (dict(draw=Draw(PROMPTS[::-1], seed=3, count=2)), "samples_sha256="),
+    (dict(draw=Draw(PROMPTS[::-1], seed=3, count=2)), "prompts_sha256="),
     (dict(batch_size=2), "batch_size=3, not 2"),
     (dict(overrides=plan.Overrides(steps=2)), "stages.0.sampling.steps=1, not 2"),
-    (dict(stop="base"), "frames=4, not 2"),
+    (dict(stop="base"), "stages.length=2, not 1"),
     (dict(suffix="mp4"), "suffix='png', not 'mp4'"),
   ],
 )
@@ -143,6 +146,29 @@ def test_a_plain_run_in_groups_makes_the_same_clips(cascade, whole, tmp_path, mo
   for path in paths:
     (same,) = whole.glob(f"*-{path.name}")
     assert path.read_bytes() == same.read_bytes()
+
+
+def test_memory_does_not_grow_with_prompts(cascade, monkeypatch):
+  """Clips of 256 kB that a stand-in for the stages makes."""
+
+  def made(cascade, stages, samples, **options):
+    for spec in stages:
+      for n in range(len(samples)):
+        yield Clip(spec, n, np.ones(1 << 18, np.uint8), 2, n % 2)
+
+  def peak(count):
+    request = request_of(cascade, tuple(map(str, range(count))), batch_size=2)
+    tracemalloc.start()
+    assert len(list(save_clips(request, None))) == 2 * count
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
+
+  monkeypatch.setattr("ivid.sample.requests.run_cascade", made)
+  monkeypatch.setattr("ivid.sample.requests.most_held", lambda *a, **b: 8)
+  monkeypatch.setattr("ivid.sample.saving.save_clip", lambda request, outputs, clip: clip.index)
+  few, many = peak(4), peak(64)
+  assert few > 8 << 18 and many < 1.3 * few
 
 
 def test_ctrl_c_in_a_later_group(cascade, tmp_path, monkeypatch):

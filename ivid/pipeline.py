@@ -126,6 +126,8 @@ class Cascade:
     *,
     seed: int = 0,
     num_samples: int = 1,
+    negative_prompt: str = "",
+    size: tuple[int, int] | None = None,
     start: str = "",
     stop: str = "",
     input: str | os.PathLike | np.ndarray | None = None,
@@ -136,6 +138,8 @@ class Cascade:
     """What `sample` would run, checked, with nothing computed.
 
     Args:
+      negative_prompt: what guidance leads away from, instead of from no text; empty: no text.
+      size: height and width of the last stage's clips, of those that its network and the ones before allow; None: its own.
       start, stop: first and last stage; default: the first one, and the last trained one of the chain.
       input: clip that a super-resolution stage starts from: a file of any size, rate and length, or frames uint8 [t, h, w, 3] at the
         stage's own rate.
@@ -151,10 +155,10 @@ class Cascade:
     for name in overrides:
       if name not in known:
         raise TypeError(f"unknown option {name!r}: expected one of {', '.join(known)}")
-    draw = Draw((prompts,) if isinstance(prompts, str) else tuple(prompts), seed=seed, count=num_samples)
+    draw = Draw((prompts,) if isinstance(prompts, str) else tuple(prompts), seed=seed, count=num_samples, negative=negative_prompt)
     if not draw.prompts:
       raise UserError("no prompt: expected a description of the clip")
-    given = dict(start=start, stop=stop, first=input, batch_size=batch_size, mesh=mesh)
+    given = dict(start=start, stop=stop, first=input, batch_size=batch_size, mesh=mesh, size=size)
     return make_request(self.folder, draw, overrides=Overrides(**overrides), **given)
 
   def run(self, request: Request, *, progress: bool = False) -> Iterator[Clip]:

@@ -109,10 +109,11 @@ class Stage:
     return given_frames.keep_given(x_hat, cond.given)
 
   def _classifier_free(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning, w: jax.Array) -> jax.Array:
-    """(1 + w) x_cond - w x_uncond by one evaluation on 2B examples. Only the text is dropped, never the lowres clip."""
-    twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), cond)
-    dropped = jnp.concatenate([cond.text_mask, jnp.zeros_like(cond.text_mask)])
-    both = self.denoise(params, jnp.concatenate([z_t, z_t]), jnp.concatenate([logsnr_t, logsnr_t]), twice.replace(text_mask=dropped))
+    """(1 + w) x_cond - w x_uncond by one evaluation on 2B examples. Only the text differs (negative, or dropped), never the lowres clip."""
+    (text, mask), cond = cond.negative or (cond.text, None), cond.replace(negative=None)
+    twice = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), cond, cond.replace(text=text))
+    masks = jnp.concatenate([cond.text_mask, jnp.zeros_like(cond.text_mask) if mask is None else mask])
+    both = self.denoise(params, jnp.concatenate([z_t, z_t]), jnp.concatenate([logsnr_t, logsnr_t]), twice.replace(text_mask=masks))
     x_cond, x_uncond = jnp.split(both, 2)
     return guidance.guided(x_cond=x_cond, x_uncond=x_uncond, w=w)
 

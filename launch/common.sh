@@ -45,13 +45,17 @@ need() {
   done
 }
 
-# need_command: what stands behind -- must be a command that joins hosts.
+# need_command: what stands behind -- must be a command whose processes join, or each make a share.
 need_command() {
-  case ${command[0]:-} in
-    train | distill) ;;
-    *) fail "behind -- stands '${command[0]:-nothing}': expected train or distill and its flags" ;;
+  local first=${command[*]:0:2}
+  case $first in
+    train | "train "* | distill | "distill "* | sample | "sample "* | "data prepare" | "data embed") ;;
+    *) fail "behind -- stands '${first:-nothing}': expected train, distill, sample, data prepare or data embed, and its flags" ;;
   esac
 }
+
+# shares: whether each process makes a share by itself (--process=INDEX/COUNT), and needs none of the others.
+shares() { [[ ${command[0]} == sample || ${command[0]} == data ]]; }
 
 # run COMMAND...: runs it; with --dry_run only prints it.
 run() {
@@ -77,5 +81,8 @@ slice() {
   if [[ $kind != v4 && $kind != v5p && $size == 8 ]]; then hosts=1; fi
 }
 
-# expected: the flags that make another number of hosts or chips an error.
-expected() { printf -- '--multihost=on --expected_processes=%d --expected_devices=%d' "$hosts" "$chips"; }
+# expected: the flags that make another number of hosts or chips an error; of shares, which host.sh numbers, there are none.
+expected() { shares || printf -- '--multihost=on --expected_processes=%d --expected_devices=%d' "$hosts" "$chips"; }
+
+# numbered: for host.sh, of how many processes it starts one; empty for those that join.
+numbered() { if shares; then printf -- '--processes=%d' "$hosts"; fi; }

@@ -5,14 +5,17 @@
 #   launch/host.sh start [the same]                                                             behind, with a log
 #   launch/host.sh stop | status | log
 #
+# --processes=COUNT, for commands that make a share each: this host's place among them is found, and added as --process=INDEX/COUNT.
+#
 # A process that dies takes the run with it: the others notice within --heartbeat_seconds and end. Each host then starts its own again, all
-# meet, and the run goes on from the last checkpoint; after --restarts times it stays down.
+# meet, and the run goes on from the last checkpoint; after --restarts times it stays down. A process with a share is started again alone.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "$0")/common.sh"
 
 state=${IVID_STATE:-$HOME/.ivid_run}
-flag=([platform]=tpu [restarts]=3 [pause]=10)
+metadata=${IVID_METADATA:-http://metadata.google.internal/computeMetadata/v1/instance/attributes}
+flag=([platform]=tpu [restarts]=3 [pause]=10 [processes]="")
 parse "run start stop status log" "$@"
 
 in_words() { # a status of the shell
@@ -23,9 +26,26 @@ in_words() { # a status of the shell
   fi
 }
 
+# share: adds which of the processes this is, and leaves it its own devices alone.
+share() {
+  local index=${SLURM_PROCID:-${TPU_WORKER_ID:-}} gpus
+  # On a TPU VM the machine itself is asked, as JAX does.
+  [[ -n $index ]] || index=$(curl -sf --max-time 10 -H Metadata-Flavor:Google "$metadata/agent-worker-number") || fail "no SLURM_PROCID, TPU_WORKER_ID or TPU VM tells which of the ${flag[processes]} processes this is"
+  command+=("--process=$index/${flag[processes]}")
+  if [[ ${flag[platform]} == gpu && -n ${SLURM_LOCALID:-} ]]; then
+    # One of the GPUs that the node has: processes that join pick theirs by themselves, these know of no others.
+    IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-}"
+    export CUDA_VISIBLE_DEVICES=${gpus[SLURM_LOCALID]:-$SLURM_LOCALID}
+  elif [[ ${flag[platform]} == tpu ]] && ((flag[processes] > 1)); then
+    # The host's four chips as a slice of their own: without these libtpu waits for the other hosts.
+    export TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1 TPU_WORKER_ID=0 TPU_WORKER_HOSTNAMES=localhost
+  fi
+}
+
 run_here() {
   # shellcheck source=env.sh
   source "$here/env.sh" "${flag[platform]}"
+  if [[ -n ${flag[processes]} ]]; then share; fi
   local attempt=0 status child stopping=0
   trap 'stopping=1; kill -TERM "$child" 2>/dev/null || true' TERM INT
   cd "$here/.."
@@ -47,7 +67,7 @@ run_here() {
     say "$(hostname): the process $(in_words "$status"); if another host's died first, its log says so"
     if ((stopping || attempt >= flag[restarts])); then return "$status"; fi
     attempt=$((attempt + 1))
-    say "$(hostname): starts again in ${flag[pause]} s ($attempt of ${flag[restarts]}), from the last checkpoint"
+    say "$(hostname): starts again in ${flag[pause]} s ($attempt of ${flag[restarts]}) and goes on"
     sleep "${flag[pause]}"
     if ((stopping)); then return "$status"; fi # asked to end while it waited: there is nothing to save
   done
@@ -64,7 +84,7 @@ case $action in
     need_command
     mkdir -p "$state"
     if alive; then fail "a run is going on here (process $(<"$state/pid")): launch/host.sh stop ends it"; fi
-    line=("$here/host.sh" run "--platform=${flag[platform]}" "--restarts=${flag[restarts]}" "--pause=${flag[pause]}" -- "${command[@]}")
+    line=("$here/host.sh" run "--platform=${flag[platform]}" "--restarts=${flag[restarts]}" "--pause=${flag[pause]}" "--processes=${flag[processes]}" -- "${command[@]}")
     if ((dry_run)); then
       run "${line[@]}"
     else

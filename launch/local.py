@@ -5,6 +5,10 @@
 
 Each process has the environment of launch/env.sh, and is told where the first one listens (JAX_COORDINATOR_ADDRESS), how many there are and
 which it is. --devices gives each so many virtual CPU devices; without it each has a GPU. SIGTERM and Ctrl-C go to all: they save and end.
+
+  python launch/local.py --processes=2 --devices=1 -- sample --prompts_file=prompts.txt --out=clips
+
+Of commands that make shares each gets --process=INDEX/COUNT instead, and the others go on when one dies.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Sources env.sh for the platform that is named first, and becomes what follows.
 IN_ENVIRONMENT = ["bash", "-c", 'source "$0" "$1" && shift && exec "$@"', str(ROOT / "launch" / "env.sh")]
 JOINING = ("train", "distill")  # the commands that take --multihost
+SHARING = ("sample", "data prepare", "data embed")  # those that take --process
 POLL_SECONDS = 0.05
 TOGETHER_SECONDS = 0.5  # deaths within this time are one event: the cause is looked for among them
 PLAIN_SIGNALS = {signal.SIGKILL: "killed by SIGKILL (kill -9, or out of memory: see dmesg)", signal.SIGSEGV: "crashed (SIGSEGV)"}
@@ -34,20 +39,35 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Starts the processes, waits for them, and returns 0 if all of them ended well."""
   options, command = parse(sys.argv[1:] if argv is None else argv)
   address = options.coordinator or f"127.0.0.1:{free_port()}"
-  line = [sys.executable, "-m", options.module, *command, "--multihost=on"]
-  line += [f"--expected_processes={options.processes}", f"--heartbeat_seconds={options.heartbeat_seconds}"]
-  line += [f"--expected_devices={options.processes * options.devices}"] if options.devices else []
-  added = [environment(options, address, index) for index in range(options.processes)]
-  if options.dry_run:
-    for variables in added:
+  shares, started = is_shared(command), []
+  for index in range(options.processes):
+    line = [sys.executable, "-m", options.module, *command]
+    line += [f"--process={index}/{options.processes}"] if shares else joining(options)
+    variables = environment(options, "" if shares else address, index)
+    if options.dry_run:
       print(shlex.join([*(f"{name}={value}" for name, value in variables.items()), *line]))
+    else:
+      started.append(start([*IN_ENVIRONMENT, "cpu" if options.devices else "gpu", *line], variables))
+  if options.dry_run:
     return 0
-  return Group([start([*IN_ENVIRONMENT, "cpu" if options.devices else "gpu", *line], variables) for variables in added]).wait(options.grace)
+  group = Group(started)
+  return group.wait_for_each() if shares else group.wait(options.grace)
+
+
+def is_shared(command: Sequence[str]) -> bool:
+  """Whether the command is one of SHARING."""
+  return " ".join(command[:1]) in SHARING or " ".join(command[:2]) in SHARING
+
+
+def joining(options: argparse.Namespace) -> list[str]:
+  """Flags of processes that join."""
+  flags = ["--multihost=on", f"--expected_processes={options.processes}", f"--heartbeat_seconds={options.heartbeat_seconds}"]
+  return flags + ([f"--expected_devices={options.processes * options.devices}"] if options.devices else [])
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   """The launcher's options, and the ivid command behind `--`."""
-  parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], usage="local.py [options] -- train|distill FLAGS")
+  parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], usage="local.py [options] -- COMMAND FLAGS")
   parser.add_argument("--processes", type=int, default=2, help="how many (2)")
   parser.add_argument("--devices", type=int, default=0, help="virtual CPU devices of each process; 0: one GPU each")
   parser.add_argument("--coordinator", default="", help="HOST:PORT of the first process (a free port of this machine)")
@@ -59,20 +79,26 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   options, command = parser.parse_args(argv[:split]), list(argv[split + 1 :])
   if options.processes < 1 or options.devices < 0:
     parser.error(f"--processes={options.processes} --devices={options.devices}: expected 1 or more processes, 0 or more devices")
-  if options.module == "ivid" and (not command or command[0] not in JOINING):
-    parser.error(f"behind -- stands {' '.join(command[:1]) or 'nothing'!r}: expected an ivid command of {', '.join(JOINING)} and its flags")
+  if options.module == "ivid" and not is_shared(command) and " ".join(command[:1]) not in JOINING:
+    known = ", ".join((*JOINING, *SHARING))
+    parser.error(f"behind -- stands {' '.join(command[:2]) or 'nothing'!r}: expected an ivid command of {known} and its flags")
   return options, command
 
 
 def environment(options: argparse.Namespace, address: str, index: int) -> dict[str, str]:
-  """What process `index` gets beside this process's own environment."""
-  variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(options.processes), "JAX_PROCESS_ID": str(index)}
+  """What process `index` gets beside this process's own environment; without an address it is to join nobody."""
+  variables = {}
+  if address:
+    variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(options.processes), "JAX_PROCESS_ID": str(index)}
   if options.devices:
     kept = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in flag]
     variables["JAX_PLATFORMS"] = "cpu"
     variables["XLA_FLAGS"] = " ".join([*kept, f"--xla_force_host_platform_device_count={options.devices}"])
-  else:
+  elif address:
     variables["JAX_LOCAL_DEVICE_IDS"] = str(index)
+  else:
+    gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    variables["CUDA_VISIBLE_DEVICES"] = gpus[index] if index < len(gpus) else str(index)
   return variables
 
 
@@ -133,6 +159,24 @@ class Group:
       say(f"lines marked [{cause}] say why")
     else:
       say("start the same command again: it goes on from the last checkpoint")
+    return 1
+
+  def wait_for_each(self) -> int:
+    """As `wait` for processes with shares, none of which needs the others: all go on to their end."""
+    said: set[int] = set()
+    while self._running() or set(self._dead()) - said:
+      for i in sorted(set(self._dead()) - said):
+        say(f"process {i} {how(self._processes[i].returncode)}; the others go on")
+        said.add(i)
+      time.sleep(POLL_SECONDS)
+    self._finish()
+    if not said:
+      say("all processes ended well")
+      return 0
+    if any(self._processes[i].returncode > 0 for i in said):
+      say(f"lines marked {', '.join(f'[{i}]' for i in sorted(said))} say why")
+    else:
+      say("start the same command again: it makes what is missing")
     return 1
 
   def _running(self) -> list[int]:

@@ -19,10 +19,12 @@ start() {
     [[ ${flag[$name]} =~ ^[1-9][0-9]*$ ]] || fail "--$name=${flag[$name]}: expected a positive whole number"
   done
   hosts=$((flag[nodes] * flag[gpus])) chips=$hosts # one process and one device for each GPU
-  local wanted job step
+  local wanted own job step together=1
+  if shares; then together=0; fi # one dead task leaves the others at work
   read -ra wanted <<<"$(expected)"
+  read -ra own <<<"$(numbered)"
   # --cpus-per-task: since Slurm 22.05 srun takes none from sbatch. --kill-on-bad-exit: one dead task ends the step at once, instead of leaving the others to their heartbeats.
-  step=$(printf '%q ' srun --kill-on-bad-exit=1 --label "--cpus-per-task=${flag[cpus]}" "$here/host.sh" run --platform=gpu "--restarts=${flag[restarts]}" -- "${command[@]}" "${wanted[@]}")
+  step=$(printf '%q ' srun "--kill-on-bad-exit=$together" --label "--cpus-per-task=${flag[cpus]}" "$here/host.sh" run --platform=gpu "--restarts=${flag[restarts]}" "${own[@]}" -- "${command[@]}" "${wanted[@]}")
   # --signal: SIGTERM to the tasks so many seconds before the time is up; they save and end. --requeue: after a node has failed, resume.
   # No binding of GPUs to tasks: JAX picks each its own by its local rank, and NCCL wants to see its neighbours.
   job=(

@@ -65,7 +65,7 @@ start() {
   local line wanted
   read -ra wanted <<<"$(expected)"
   line=$(printf '%q ' "${command[@]}" "${wanted[@]}")
-  on all "IVID_SHARED=$(printf '%q' "${flag[mount]}") PYTHON=\$HOME/ivid_env/bin/python bash ivid/launch/host.sh start --platform=tpu --restarts=${flag[restarts]} -- $line"
+  on all "IVID_SHARED=$(printf '%q' "${flag[mount]}") PYTHON=\$HOME/ivid_env/bin/python bash ivid/launch/host.sh start --platform=tpu --restarts=${flag[restarts]} $(numbered) -- $line"
   say "follow with: launch/tpu_pod.sh logs --name=${flag[name]} --zone=${flag[zone]} --project=${flag[project]}"
 }
 

@@ -7,24 +7,25 @@ ivid sample --input=clip.mp4 --start_stage=ssr2 --caption="a large red circle mo
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from ivid.bin.flags import parse_flags
+from ivid.bin.flags import define_fields, parse_flags
 from ivid.bin.options import DEFAULT_CASCADE, MESH, NAMES, define_options, read_options
 from ivid.spec.errors import UsageError
+from ivid.spec.prepare import process_of
+from ivid.spec.request import RequestOptions
 
 if TYPE_CHECKING:  # imported where they are used, so that a wrong flag is answered at once
   from ivid.sample.outputs import Outputs
   from ivid.sample.requests import Request
-  from ivid.sample.runner import Clip
 
 CHOSEN = ("prompt", "prompts_file", "seed", "num_samples", "first_sample", "caption", "start_stage", "stop_stage", "batch_size")
-DECIDED = (*CHOSEN, *NAMES)  # by metadata; given beside --from_metadata they would contradict it
+WHOLE = ("negative_prompt", "size", "process")
+DECIDED = (*CHOSEN, *NAMES, *WHOLE)  # by metadata; given beside --from_metadata they would contradict it
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -37,6 +38,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("num_samples", 1, "Clips of each prompt.", **f)
   flags.DEFINE_integer("first_sample", 0, "Number of the first of them; samples n to n + k are the same in every run.", **f)
   define_options(values)
+  define_fields(values, RequestOptions)
   flags.DEFINE_string("start_stage", "", "First stage to run; one that has an input takes it from --input.", **f)
   flags.DEFINE_string("stop_stage", "", "Last stage to run (default: the last trained one of the chain).", **f)
   flags.DEFINE_string("input", "", "Clip that --start_stage starts from, of any size, rate and length: resampled, cut and resized.", **f)
@@ -58,6 +60,10 @@ def main(argv: Sequence[str]) -> int:
     given = [name for name in DECIDED if values[name].present]
     if given:
       raise UsageError(f"--{given[0]} beside --from_metadata: the metadata decides it")
+  process = process_of(values.process)
+  for name in ("contact_sheet", "overwrite"):
+    if process and values[name].value:
+      raise UsageError(f"--{name} beside --process: expected one of them, as clips that are there stay and none is held")
   prompts = [] if values.from_metadata else _prompts(values)
   from ivid.runs.cache import enable_compilation_cache
   from ivid.sample.outputs import Outputs
@@ -66,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
   request = _repeated(values) if values.from_metadata else _request(values, prompts)
   outputs = Outputs(values.out, values.format, clips=len(request.keep), overwrite=values.overwrite)
   outputs.check(list(request.stages) if values.save_stages else [request.stages[-1]])
-  return _save(request, outputs, values)
+  return _save(request, outputs, values, process)
 
 
 def _prompts(values: flags.FlagValues) -> list[str]:
@@ -89,11 +95,12 @@ def _prompts(values: flags.FlagValues) -> list[str]:
 def _request(values: flags.FlagValues, prompts: Sequence[str]) -> Request:
   from ivid.runs.bundling import open_named
   from ivid.sample.requests import Draw, make_request
+  from ivid.sample.sizes import read_size
 
-  draw = Draw(tuple(prompts), values.seed, values.first_sample, values.num_samples)
+  draw = Draw(tuple(prompts), values.seed, values.first_sample, values.num_samples, values.negative_prompt)
   overrides, cascade = read_options(values), open_named(values.cascade or DEFAULT_CASCADE)
   given = dict(start=values.start_stage, stop=values.stop_stage, first=values.input, batch_size=values.batch_size, mesh=values.mesh)
-  request = make_request(cascade, draw, overrides=overrides, **given)
+  request = make_request(cascade, draw, overrides=overrides, size=read_size(values.size), **given)
   last = request.stages[-1].name
   if not values.stop_stage and last != cascade.spec.stage_names[-1]:
     print(f"stopping at {last}, the last trained stage of cascade {cascade.spec.name}", file=sys.stderr)
@@ -112,28 +119,18 @@ def _repeated(values: flags.FlagValues) -> Request:
   return repeat_request(cascade, metadata, values.input, said_by=values.from_metadata, mesh=values.mesh)
 
 
-def _save(request: Request, outputs: Outputs, values: flags.FlagValues) -> int:
+def _save(request: Request, outputs: Outputs, values: flags.FlagValues, process: tuple[int, int] | None) -> int:
   """Samples and saves; Ctrl-C leaves the clips of finished stages and says how to go on from them. Returns the exit status."""
-  from ivid.sample.saving import Interrupted, save_clips
+  from ivid.sample.saving import Interrupted, how_to_go_on, save_clips
+  from ivid.sample.share import save_share
 
   try:
-    for path in save_clips(request, outputs, every_stage=values.save_stages, sheet=values.contact_sheet):
+    share = process and save_share(request, outputs, process, every_stage=values.save_stages)
+    for path in share or save_clips(request, outputs, every_stage=values.save_stages, sheet=values.contact_sheet):
       print(path, flush=True)
   except Interrupted as interrupted:
-    _say_how_to_go_on(request, outputs, values, interrupted.clips)
+    kept = [name for name in ("out", "format", *WHOLE) if values[name].present]
+    given = {name: values[name].value for name in (*NAMES, *kept)}
+    print(*how_to_go_on(request, outputs, interrupted, given), sep="\n", file=sys.stderr)
     return 130  # as shells have it
   return 0
-
-
-def _say_how_to_go_on(request: Request, outputs: Outputs, values: flags.FlagValues, clips: list[Clip]) -> None:
-  """Saves the clips of the last finished stage without loss, and says the commands that take them up."""
-  from ivid.sample.saving import flags_to_go_on
-
-  if not clips:
-    print("interrupted; there is no finished stage to go on from, or every clip is saved", file=sys.stderr)
-    return
-  print(f"interrupted in stage {request.stage_after(clips[0])}; the stage before it is saved without loss. To go on:", file=sys.stderr)
-  given = {name: values[name].value for name in NAMES} | {name: values[name].value for name in ("out", "format") if values[name].present}
-  for clip in clips:
-    words = [f"--{name}={value}" for name, value in flags_to_go_on(request, outputs, clip, given).items()]
-    print("  ivid sample " + " ".join(map(shlex.quote, words)), file=sys.stderr)

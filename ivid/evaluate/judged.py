@@ -12,6 +12,7 @@ from ivid.evaluate.prompts import Prompt
 from ivid.media.clips import ClipFile
 from ivid.moving_shapes.image_observer import check_image
 from ivid.moving_shapes.observer import check
+from ivid.sample.groups import batches_of, grouped, most_held
 from ivid.sample.keys import Sample
 from ivid.sample.runner import run_cascade
 from ivid.spec import convert
@@ -48,11 +49,13 @@ def from_folder(folder: str, prompts: Sequence[Prompt] | None) -> Judged:
 
 
 def from_cascade(cascade: CascadeFolder, stages: Sequence[StageSpec], prompts: Sequence[Prompt], *, seed: int, batch_size: int) -> Judged:
-  """The last stage's clip of each prompt."""
+  """The last stage's clip of each prompt, in memory that does not depend on how many there are."""
   samples = [Sample(prompt.text, seed, 0) for prompt in prompts]
-  for clip in run_cascade(cascade, stages, samples, batch_size=batch_size):
-    if clip.stage is stages[-1]:
-      yield prompts[clip.index], clip.frames
+  most = most_held(cascade.spec.text, stages, batch_size=batch_size)
+  for group in grouped(batches_of(len(samples), batch_size), range(len(samples)), most=most):
+    for clip in run_cascade(cascade, stages, [samples[n] for n in group], batch_size=batch_size):
+      if clip.stage is stages[-1]:
+        yield prompts[group[clip.index]], clip.frames
 
 
 def one_image(stages: Sequence[StageSpec]) -> StageSpec:

@@ -22,6 +22,7 @@ class Conditioning:
     aug_logsnr: [B] level of that augmentation, or None in the base.
     w: [B] guidance weight, for distilled models; None otherwise.
     given: frames [B, T, H, W, 3] that are known where their mask [B, T] is True; None: none. With unet.given alone.
+    negative: what the unconditional evaluation of guidance reads instead of no text, as [B, 1, L, D] and its mask [B, 1, L]; None: no text.
   """
 
   text: jax.Array
@@ -32,7 +33,8 @@ class Conditioning:
   aug_logsnr: jax.Array | None = None
   w: jax.Array | None = None
   given: tuple[jax.Array, jax.Array] | None = None
+  negative: tuple[jax.Array, jax.Array] | None = None
 
   def network_inputs(self) -> dict[str, Any]:
-    """Keyword arguments of VideoUNet."""
-    return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    """Keyword arguments of VideoUNet, which one evaluation at a time reads: a negative text is another evaluation's."""
+    return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "negative"}

@@ -14,11 +14,12 @@ IMPL = "threefry2x32"  # fixed, so that a JAX default that changes does not chan
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """One clip to be drawn."""
+  """One clip to be drawn; `negative` is what its guidance leads away from, empty for no text. No key depends on it."""
 
   prompt: str
   seed: int
   number: int
+  negative: str = ""
 
 
 def key_words(sample: Sample, stage: str) -> np.ndarray:

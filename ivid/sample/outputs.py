@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import filecmp
 import itertools
 import json
@@ -61,6 +62,19 @@ class Outputs:
     self.suffix = suffix if self._file else format or "mp4"
     self._overwrite = overwrite
     self._made: set[pathlib.Path] = set()
+    self._places: Mapping[str, int] = {}
+
+  def numbered(self, places: Mapping[str, int]) -> Outputs:
+    """These outputs for a run that goes on: names have each prompt's place, and so belong to it; what is there by such a name is replaced.
+
+    Raises:
+      UserError: one file instead of a folder.
+    """
+    if self._file:
+      raise UserError(f"out={self.folder / self._file}.{self.suffix} is one file: expected a folder, in which a run can go on")
+    made = copy.copy(self)
+    made._overwrite, made._made, made._places = True, set(), places
+    return made
 
   def check(self, stages: list[StageSpec]) -> None:
     """Makes the folder and writes (and removes) a black clip of each size: what cannot be written is found before any work.
@@ -75,8 +89,9 @@ class Outputs:
         write_clip(place / f"probe.{self.suffix}", np.zeros((2, *spec.output.array[1:]), np.uint8), spec.output.fps)
 
   def stem(self, sample: Sample, stage: str = "") -> str:
-    """Name without suffix: the file's own, or prompt-sSEED-NUMBER; the stage behind it if it is not the last."""
-    own = self._file or f"{slug(sample.prompt)}-s{sample.seed}-{sample.number}"
+    """Name without suffix: the file's own, or (PLACE-)prompt-sSEED-NUMBER; the stage behind it if it is not the last."""
+    place = f"{self._places[sample.prompt]:05}-" if self._places else ""
+    own = self._file or f"{place}{slug(sample.prompt)}-s{sample.seed}-{sample.number}"
     return f"{own}-{stage}" if stage else own
 
   def save(self, stem: str, frames: np.ndarray, fps: float, metadata: dict[str, Any], *, suffix: str = "") -> pathlib.Path:
@@ -165,6 +180,7 @@ def clip_metadata(
     formats.KEY: formats.FORMAT,
     "ivid": ivid.__version__,
     "prompt": sample.prompt,
+    "negative_prompt": sample.negative,
     "seed": sample.seed,
     "sample": sample.number,
     "cascade": {"name": cascade.spec.name, "text_encoder": entries[-1][1].spec.text_encoder},

@@ -15,7 +15,7 @@ from ivid.weights.cascades import CascadeFolder
 
 def repeated_sample(record: ClipRecord) -> Sample:
   """The sample; to the last bit a clip depends on the size of the batch and its row there too."""
-  return Sample(record.prompt, record.seed, record.sample)
+  return Sample(record.prompt, record.seed, record.sample, record.negative_prompt)
 
 
 def repeated_stages(cascade: CascadeFolder, record: ClipRecord) -> tuple[StageSpec, ...]:

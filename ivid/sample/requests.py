@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ from jax.sharding import Mesh
 from ivid.media.fit import fit
 from ivid.sample import meshes, outputs, plan, repeat
 from ivid.sample.entry import read_entry
+from ivid.sample.groups import batches_of, grouped, most_held
 from ivid.sample.keys import Sample
-from ivid.sample.runner import Clip, run_cascade, split
+from ivid.sample.negative import check_negative
+from ivid.sample.runner import Clip, run_cascade
+from ivid.sample.sizes import resized, shown_aspect
 from ivid.spec import convert
 from ivid.spec.errors import UserError
 from ivid.spec.limits import LARGEST_SEED, MOST_CLIPS, MOST_SAMPLES
@@ -55,10 +59,22 @@ class Request:
   source: dict[str, Any] | None = None
   mesh: Mesh | None = None
 
+  def groups(self) -> list[list[int]]:
+    """Places of the samples that go through the stages together (ivid.sample.groups), of batches from which any is kept."""
+    most = most_held(self.cascade.spec.text, self.stages, batch_size=self.batch_size)
+    return grouped(batches_of(len(self.samples), self.batch_size), self.keep, most=most)
+
   def run(self, *, quiet: bool = False) -> Iterator[Clip]:
-    """Every stage's clip of every sample, stage by stage, those that are not kept too."""
-    options = dict(batch_size=self.batch_size, first_input=self.first_input, tiles=self.tiles, mesh=self.mesh)
-    return run_cascade(self.cascade, self.stages, self.samples, quiet=quiet, **options)
+    """Every stage's clip of the samples of all groups, group by group and there stage by stage, those that are not kept too."""
+    for group in self.groups():
+      yield from self.run_group(group, quiet=quiet)
+
+  def run_group(self, group: list[int], *, quiet: bool = False) -> Iterator[Clip]:
+    """Every stage's clip of the samples of one group, stage by stage."""
+    samples = [self.samples[n] for n in group]
+    options = dict(batch_size=self.batch_size, first_input=self.first_input, tiles=self.tiles, mesh=self.mesh, quiet=quiet)
+    for clip in run_cascade(self.cascade, self.stages, samples, **options):
+      yield dataclasses.replace(clip, index=group[clip.index])
 
   def stage_after(self, clip: Clip) -> str:
     """Name of the stage that takes the clip up."""
@@ -78,6 +94,7 @@ class Draw:
   seed: int = 0
   number: int = 0
   count: int = 1
+  negative: str = ""
 
   def __post_init__(self):
     for name, value, allowed in (("seed", self.seed, SEEDS), ("first_sample", self.number, NUMBERS), ("num_samples", self.count, COUNTS)):
@@ -91,7 +108,7 @@ class Draw:
   def samples(self) -> tuple[Sample, ...]:
     """Prompt by prompt; a prompt that is given twice counts once."""
     numbers = range(self.number, self.number + self.count)
-    return tuple(Sample(prompt, self.seed, number) for prompt in dict.fromkeys(self.prompts) for number in numbers)
+    return tuple(Sample(prompt, self.seed, number, self.negative) for prompt in dict.fromkeys(self.prompts) for number in numbers)
 
 
 def make_request(
@@ -104,6 +121,7 @@ def make_request(
   first: str | os.PathLike | np.ndarray | None = None,
   batch_size: int = 0,
   mesh: meshes.Meshes | None = None,
+  size: Sequence[int] | None = None,
 ) -> Request:
   """The request for clips of some prompts.
 
@@ -114,21 +132,25 @@ def make_request(
       stage's own rate.
     batch_size: clips computed together; 0: one on each local device, or for each part that the mesh cuts a batch into.
     mesh: devices that share a batch, or each clip (ivid.sample.meshes); default: as many local ones as divide a batch.
+    size: height and width of the last stage's clips (ivid.sample.sizes); None: its own.
 
   Raises:
-    UserError: a stage that is unknown or untrained, an override that cannot be, a clip that is missing, superfluous or unreadable, a mesh
-      that does not divide what runs.
+    UserError: a stage that is unknown or untrained, a size that a stage cannot make, a negative prompt (`draw`) beside a distilled stage
+      with guidance, an override that cannot be, a clip that is missing, superfluous or unreadable, a mesh that does not divide what runs.
   """
   BATCHES.check(batch_size, "batch_size")
   overrides = overrides or plan.Overrides()
-  stages = plan.plan_stages(cascade, start=start, stop=stop, overrides=overrides)
+  stages = resized(plan.plan_stages(cascade, start=start, stop=stop, overrides=overrides), size)
+  if note := check_negative(stages, draw.negative):
+    warnings.warn(note, stacklevel=2)
   stages, first_input, source = enter(cascade, stages, first)
   samples, devices = draw.samples, meshes.open_mesh(mesh)
   if devices is not None:
     batch_size = batch_size or meshes.mesh_rows(devices)
-    meshes.check_divides(devices, stages, batches=map(len, split(len(samples), batch_size)))
+    meshes.check_divides(devices, stages, batches=map(len, batches_of(len(samples), batch_size)))
   tiles = plan.plan_tiles(stages, overrides.tile, cut=meshes.cuts_clips(meshes.mesh_spec(devices)))
-  plan.check_memory(cascade.spec.text, stages, samples=len(samples), batch_size=batch_size)
+  together = min(len(samples), batch_size or 1)  # the least that a group can be
+  plan.check_memory(cascade.spec.text, stages, samples=together, batch_size=batch_size)
   return Request(cascade, stages, samples, batch_size, frozenset(range(len(samples))), tiles, first_input, source, devices)
 
 
@@ -147,7 +169,8 @@ def repeat_request(
   """
   record = outputs.read_record(metadata, source=said_by)
   source = convert.to_dict(record.input) or {}
-  stages, first_input, found = enter(cascade, repeat.repeated_stages(cascade, record), first or source.get("file", ""))
+  stages = resized(repeat.repeated_stages(cascade, record), (record.height, record.width) if record.height and record.width else None)
+  stages, first_input, found = enter(cascade, stages, first or source.get("file", ""))
   if found and found["sha256"] != source.get("sha256"):
     raise UserError(f"{found['file']} is not the clip that {said_by} started from: its SHA-256 is {found['sha256'][:12]}")
   sample, size, row = repeat.repeated_sample(record), record.batch.size, record.batch.row
@@ -174,7 +197,7 @@ def enter(
   want = stages[0].lowres.input
   if not given:
     raise UserError(f"--start_stage={stages[0].name} needs --input=clip; it takes {want}")
-  aspect = cascade.spec.aspect
+  aspect = shown_aspect(cascade.spec, stages)
   if isinstance(first, np.ndarray):
     if first.dtype != np.uint8 or first.ndim != 4 or first.shape[-1] != 3 or not len(first):
       raise UserError(f"input of {first.dtype} {list(first.shape)}: expected uint8 [frames, height, width, 3]")

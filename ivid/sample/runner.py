@@ -15,7 +15,9 @@ from ivid.media.clips import from_uint8, to_uint8
 from ivid.parallel.mesh import make_mesh
 from ivid.sample import meshes
 from ivid.sample.cascades import load_text
+from ivid.sample.groups import batches_of
 from ivid.sample.keys import Sample, sample_keys
+from ivid.sample.negative import reads_negative
 from ivid.sample.progress import CascadeProgress
 from ivid.sample.stage_sampler import place_params, sample_stage
 from ivid.sample.tiling import Tiling, stage_tiling
@@ -79,12 +81,11 @@ def run_cascade(
   def cut(spec: StageSpec, rows: int) -> Tiling:
     return stage_tiling(spec, (tiles or {}).get(spec.name, ()), clips=rows, cut=meshes.cuts_clips(meshes.mesh_spec(mesh)))
 
-  size = batch_size or (jax.local_device_count() if mesh is None else meshes.mesh_rows(mesh))
-  batches = split(len(samples), size)
+  batches = batches_of(len(samples), batch_size or (0 if mesh is None else meshes.mesh_rows(mesh)))
   if mesh is not None:
     meshes.check_divides(mesh, stages, batches=map(len, batches))
   tilings = {spec.name: cut(spec, len(batches[0])) for spec in stages}
-  text, text_mask = _embed(cascade, tuple(spec.name for spec in stages), [sample.prompt for sample in samples])
+  text, text_mask, negative = _embed_samples(cascade, stages, samples)
   each = first_input is not None and first_input.ndim == 5
   clips: list[np.ndarray | None] = list(first_input) if each else [first_input] * len(samples)
   work = {spec.name: len(batches) * evaluation_work(spec, tilings[spec.name]) * spec.sampling.steps for spec in stages}
@@ -106,6 +107,7 @@ def run_cascade(
             text=text[rows.start : rows.stop, None],
             text_mask=text_mask[rows.start : rows.stop, None],
             small=small,
+            negative=negative and tuple(array[rows.start : rows.stop, None] for array in negative),
             sampling=spec.sampling,
             tiling=cut(spec, len(rows)),
             progress=progress.step,
@@ -117,11 +119,6 @@ def run_cascade(
           yield Clip(spec, n, made[row], len(rows), row, meshes.mesh_spec(devices))
       del params
       progress.end()
-
-
-def split(samples: int, size: int) -> list[range]:
-  """Samples of each batch; the last one has what is left."""
-  return [range(start, min(start + size, samples)) for start in range(0, samples, size)]
 
 
 def evaluation_work(spec: StageSpec, tiling: Tiling) -> float:
@@ -137,6 +134,18 @@ def batch_mesh(rows: int) -> Mesh | None:
   devices = jax.local_devices()
   count = math.gcd(rows, len(devices))
   return make_mesh(MeshSpec(), devices[:count]) if count > 1 else None
+
+
+def _embed_samples(
+  cascade: CascadeFolder, stages: Sequence[StageSpec], samples: Sequence[Sample]
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+  """Embeddings and mask of the samples' prompts, and both of their negative prompts where any stage reads one that there is."""
+  names, prompts, negatives = tuple(spec.name for spec in stages), [s.prompt for s in samples], [s.negative for s in samples]
+  if not any(negatives) or not any(map(reads_negative, stages)):
+    return *_embed(cascade, names, prompts), None
+  text, mask = _embed(cascade, names, prompts + negatives)
+  n = len(samples)
+  return text[:n], mask[:n], (text[n:], mask[n:])
 
 
 def _embed(cascade: CascadeFolder, stages: tuple[str, ...], prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,11 +21,19 @@ LOSSLESS = "png"
 
 
 class Interrupted(KeyboardInterrupt):
-  """Ctrl-C while sampling; `clips` are those of the last finished stage that are not saved yet, as far as they are wanted."""
+  """Ctrl-C while sampling.
 
-  def __init__(self, clips: list[Clip]):
+  Attributes:
+    clips: those of the last finished stage that are not saved yet, as far as they are wanted.
+    left: how many clips were not begun.
+    resumes: whether the same command goes on by itself.
+  """
+
+  def __init__(self, clips: list[Clip], *, left: int = 0, resumes: bool = False):
     super().__init__()
     self.clips = clips
+    self.left = left
+    self.resumes = resumes
 
 
 def save_clips(request: Request, outputs: Outputs, *, every_stage: bool = False, sheet: bool = False) -> Iterator[pathlib.Path]:
@@ -36,30 +47,49 @@ def save_clips(request: Request, outputs: Outputs, *, every_stage: bool = False,
     Interrupted: on Ctrl-C.
   """
   stages, shown = request.stages, []
+  groups = request.groups()
   before: list[Clip] = []  # of the stage before the one that runs
   now: list[Clip] = []
   saved: set[int] = set()
-  try:
-    for clip in request.run():
-      last = clip.stage is stages[-1]
-      if now and now[0].stage is not clip.stage:
-        before, now = now, []
-      if not last:
-        now.append(clip)
-      if clip.index not in request.keep or not (last or every_stage):
-        continue
-      yield save_clip(request, outputs, clip)
-      if last:
-        saved.add(clip.index)
-      if last and sheet:
-        sample = request.samples[clip.index]
-        shown.append((clip.frames, f"{sample.prompt} (seed {sample.seed}, sample {sample.number})"))
-  except KeyboardInterrupt:
-    finished = now if len(now) == len(request.samples) else before
-    raise Interrupted([clip for clip in finished if clip.index in request.keep - saved]) from None
+  for number, group in enumerate(groups):
+    before, now = [], []
+    if len(groups) > 1:
+      print(f"group {number + 1} of {len(groups)}: {len(group)} clips", file=sys.stderr, flush=True)
+    try:
+      for clip in request.run_group(group):
+        last = clip.stage is stages[-1]
+        if now and now[0].stage is not clip.stage:
+          before, now = now, []
+        if not last:
+          now.append(clip)
+        if clip.index not in request.keep or not (last or every_stage):
+          continue
+        yield save_clip(request, outputs, clip)
+        if last:
+          saved.add(clip.index)
+        if last and sheet:
+          sample = request.samples[clip.index]
+          shown.append((clip.frames, f"{sample.prompt} (seed {sample.seed}, sample {sample.number})"))
+    except KeyboardInterrupt:
+      finished = now if len(now) == len(group) else before
+      left = request.keep.intersection(itertools.chain.from_iterable(groups[number + 1 :]))
+      raise Interrupted([clip for clip in finished if clip.index in request.keep - saved], left=len(left)) from None
   if shown:
     frames, captions = zip(*shown, strict=True)
     yield outputs.save_sheet("contact_sheet", contact_sheet(frames, captions=captions))
+
+
+def how_to_go_on(request: Request, outputs: Outputs, interrupted: Interrupted, given: Mapping[str, str]) -> list[str]:
+  """Saves the clips of the last finished stage without loss, and gives lines with the commands that take them up (`flags_to_go_on`)."""
+  if interrupted.resumes:
+    return ["interrupted; the same command makes what is missing"]
+  left = [f"{interrupted.left} clips were not begun: their prompts have to be given again"] if interrupted.left else []
+  if not interrupted.clips:
+    return ["interrupted; there is no finished stage to go on from, or every clip is saved", *left]
+  after = request.stage_after(interrupted.clips[0])
+  commands = [flags_to_go_on(request, outputs, clip, given) for clip in interrupted.clips]
+  lines = ["  ivid sample " + " ".join(shlex.quote(f"--{name}={value}") for name, value in flags.items()) for flags in commands]
+  return [*left, f"interrupted in stage {after}; the stage before it is saved without loss. To go on:", *lines]
 
 
 def flags_to_go_on(request: Request, outputs: Outputs, clip: Clip, given: Mapping[str, str]) -> dict[str, Any]:

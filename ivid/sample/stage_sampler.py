@@ -30,7 +30,7 @@ from ivid.spec import batch as batches
 from ivid.spec.errors import UserError
 from ivid.spec.sampling import SamplingSpec, ThresholdKind
 from ivid.spec.stage import StageSpec
-from ivid.stage import Stage
+from ivid.stage import Stage, evaluations_per_step
 from ivid.video.noise import BLOCK
 
 # Names of the streams a sample draws from; folded into its key.
@@ -55,6 +55,7 @@ def sample_stage(
   sampling: SamplingSpec,
   small: Any = None,
   given: tuple[Any, Any] | None = None,
+  negative: tuple[Any, Any] | None = None,
   tiling: Tiling | None = None,
   progress: Callable[[int, int], None] | None = None,
   mesh: Mesh | None = None,
@@ -71,6 +72,7 @@ def sample_stage(
     text_mask: [B, K, L] bool.
     small: [B, t, h, w, 3] in [-1, 1], clips at the stage's input size; None in the base.
     given: frames [B, T, H, W, 3] in [-1, 1] that come out as they are where their mask [B, T] is True; of stages with unet.given alone.
+    negative: text and its mask, like `text` and `text_mask`, that guidance leads away from; read where there is guidance alone.
     tiling: how a step is cut (ivid.sample.tiling); None: the whole clip at once. The clip then
       lies in host memory between steps, and a device holds the stage's input and one tile.
     progress: called with (evaluations done, evaluations) after each step of each tile.
@@ -99,6 +101,8 @@ def sample_stage(
   cond = stage.conditioning(told, pictures=batches.holds_pictures(spec.output.frames))
   if given is not None:
     cond = cond.replace(given=(clips(np.asarray(given[0], np.float32)), rows(np.asarray(given[1], bool))))
+  if negative is not None and evaluations_per_step(spec, sampling) > 1:
+    cond = cond.replace(negative=(rows(negative[0]), rows(negative[1])))
   noised = None
   if spec.lowres is not None:
     level = rows(np.full(B, augment.logsnr_from_snr(spec.lowres.aug_snr), np.float32))

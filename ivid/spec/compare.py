@@ -31,6 +31,15 @@ def stage_difference(have: StageSpec, want: StageSpec, *, text_encoder: bool = T
   return ""
 
 
+def first_difference(have: Any, want: Any) -> str:
+  """The first field in which two contents of JSON files differ, with both values; empty if they are the same."""
+  left, right = _flat(have), _flat(want)
+  for field in {**left, **right}:
+    if left.get(field) != right.get(field):
+      return f"{field}={left.get(field)!r}, not {right.get(field)!r}"
+  return ""
+
+
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
   """Leaves of nested dictionaries and lists by their path; lists give their length too."""
   if isinstance(value, dict):

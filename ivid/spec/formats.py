@@ -4,7 +4,8 @@ All of them are objects with `format` at the top; a list lies under `rows`. metr
 of other people read too, and a run goes on in the file of the ivid before. The header of a safetensors file is safetensors' own.
 
 Format 0 is every file without a `format`. It has `diffusion.resolution_shift`, true or false, where format 1 has the number
-`diffusion.logsnr_shift`. Format 2 has the `mesh` in a clip's metadata; those of older formats do not say on which devices it was made.
+`diffusion.logsnr_shift`. Format 2 has the `mesh` in a clip's metadata, where those of older formats do not say on which devices it was
+made, and `negative_prompt`, which is no text where it is missing.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Kind(enum.Enum):
   REPORT = "report"  # figures: no stage
   RUN = "run"  # config.json of a work folder: `cascade.stages`
   PREPARED = "prepared"  # plan.json of a prepared data set: no stage
+  SHARE = "share"  # run.json of `ivid sample --process`: no whole spec of a stage
 
 
 def stamped(mapping: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,6 +84,7 @@ class ClipRecord:
   batch: BatchRecord
   mesh: MeshSpec | None = None  # of the devices that it was computed on; None: not said, before format 2
   input: InputRecord | None = None
+  negative_prompt: str = ""
   ivid: str = ""  # the version that made it
   frames: Annotated[int, Range(0, MOST_FRAMES)] = 0
   height: Side = 0
@@ -93,6 +94,7 @@ class ClipRecord:
   def __post_init__(self):
     check_ranges(self, "")
     check_prompt(self.prompt)
+    check_prompt(self.negative_prompt)
     if not self.stages:
       raise UserError("stages is empty: expected at least one")
     for axis, size in dataclasses.asdict(self.mesh or MeshSpec(data=1)).items():

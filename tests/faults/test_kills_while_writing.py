@@ -61,6 +61,15 @@ class Sample(Command):
     ]
 
 
+class Share(Sample):
+  """The same prompts as a run that goes on, with an index at its end."""
+
+  def __call__(self, workdir):
+    *options, sheet = super().__call__(workdir)
+    assert sheet == "--contact_sheet"  # of all clips, which a run that goes on does not hold
+    return [*options, "--process=0/1"]
+
+
 class Bundle(Command):
   """A stage into a cascade that has an earlier state of it: one of both is whole at every moment."""
 
@@ -137,7 +146,7 @@ def timed(command, workdir, cache):
   return ended - began[0]
 
 
-@pytest.mark.parametrize("kind", [Bundle, Sample, Embed, Prepare], ids=lambda kind: kind.__name__.lower())
+@pytest.mark.parametrize("kind", [Bundle, Sample, Share, Embed, Prepare], ids=lambda kind: kind.__name__.lower())
 def test_a_command(kind, cache, tmp_path):
   began = time.monotonic()
   command = kind(tmp_path, cache)

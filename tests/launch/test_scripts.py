@@ -109,6 +109,44 @@ def test_local():
   assert [line[3] for line in dry("local.py", *TRAIN)] == ["JAX_LOCAL_DEVICE_IDS=0", "JAX_LOCAL_DEVICE_IDS=1"]  # a GPU each
 
 
+SHARES = [["sample", "--prompts_file=/mnt/ivid/a b"], ["data", "embed", "--out=e"], ["data", "prepare", "--input=i"]]
+
+
+@pytest.mark.parametrize("command", SHARES)
+def test_commands_with_shares_join_nobody(command):
+  (pod,) = dry("tpu_pod.sh", "run", *POD, "--type=v5p-256", "--", *command)
+  (gke,) = dry("gke.sh", "run", *GKE, "--name=base", "--type=v5p-256", "--", *command)
+  (slurm,) = dry("slurm.sh", "run", "--nodes=4", "--gpus=8", "--", *command)
+  assert "--kill-on-bad-exit=0" in shlex.split(slurm[-1].removeprefix("--wrap="))
+  for line, start in ((pod, "--command="), (gke, "--command="), (slurm, "--wrap=")):
+    remote = shlex.split(line[-1].removeprefix(start))
+    assert remote[-len(command) - 2 :] == ["--processes=32", "--", *command]
+  lines = dry("local.py", "--processes=2", "--devices=1", "--", *command)
+  for index, line in enumerate(lines):
+    assert not any("JAX_PROCESS_ID" in word or "--multihost" in word for word in line)
+    assert line[-len(command) - 1 :] == [*command, f"--process={index}/2"] and "JAX_PLATFORMS=cpu" in line
+  assert len(lines) == 2
+  assert [line[0] for line in dry("local.py", "--", *command)] == ["CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1"]
+
+
+@pytest.mark.parametrize(
+  ("platform", "variables", "process", "devices"),
+  [
+    ("gpu", dict(SLURM_PROCID="9", SLURM_LOCALID="1", CUDA_VISIBLE_DEVICES="4,6"), "9/32", "6//"),
+    ("gpu", dict(SLURM_PROCID="9", SLURM_LOCALID="1"), "9/32", "1//"),
+    ("tpu", dict(TPU_WORKER_ID="3"), "3/32", "/1,1,1/2,2,1"),
+    ("cpu", dict(SLURM_PROCID="0"), "0/32", "//"),
+  ],
+)
+def test_a_host_finds_its_share(tmp_path, platform, variables, process, devices):
+  shown = "$CUDA_VISIBLE_DEVICES/$TPU_PROCESS_BOUNDS/$TPU_CHIPS_PER_PROCESS_BOUNDS"
+  environment = stand_in(tmp_path, f'echo "$@" >{tmp_path}/call; echo {shown} >>{tmp_path}/call')
+  environment = {"CUDA_VISIBLE_DEVICES": "", **environment, **variables}
+  done = call("host.sh", "run", f"--platform={platform}", "--processes=32", "--", "sample", "--out=o", **environment)
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / "call").read_text().splitlines() == [f"-m ivid sample --out=o --process={process}", devices]
+
+
 @pytest.mark.parametrize(
   ("args", "message"),
   [
@@ -120,11 +158,14 @@ def test_local():
     (["tpu_pod.sh", "create", *POD, "--type=v5p"], "--type=v5p: expected such as v5p-256"),
     (["tpu_pod.sh", "create", *POD, "--type=v5-256"], "--type=v5-256: expected v4-, v5p-"),
     (["tpu_pod.sh", "create", *POD, "--type=v5p-10"], "--type=v5p-10: no such slice"),
-    (["tpu_pod.sh", "run", *POD, "--type=v5p-8"], "behind -- stands 'nothing': expected train or distill"),
-    (["gke.sh", "run", *GKE, "--name=a", "--type=v5p-8", "--", "sample"], "behind -- stands 'sample'"),
+    (["tpu_pod.sh", "run", *POD, "--type=v5p-8"], "behind -- stands 'nothing': expected train, distill, sample, data"),
+    (["gke.sh", "run", *GKE, "--name=a", "--type=v5p-8", "--", "bundle"], "behind -- stands 'bundle'"),
+    (["slurm.sh", "run", "--", "data", "inspect"], "behind -- stands 'data inspect': expected train, distill, sample, data prepare"),
     (["slurm.sh", "run", "--nodes=two", *TRAIN], "--nodes=two: expected a positive whole number"),
     (["host.sh", "go"], "first comes go: expected one of run start"),
-    (["local.py", "--", "sample"], "behind -- stands 'sample': expected an ivid command of train, distill"),
+    (["local.py", "--", "bundle"], "behind -- stands 'bundle': expected an ivid command of train, distill, sample, data prepare"),
+    (["local.py", "--", "data", "inspect"], "behind -- stands 'data inspect': expected an ivid command of train, distill"),
+    (["host.sh", "run", "--platform=cpu", "--processes=2", "--", "sample"], "which of the 2 processes this is"),
     (["local.py", "--processes=0", *TRAIN], "--processes=0 --devices=0: expected 1 or more processes"),
   ],
 )

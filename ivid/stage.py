@@ -100,6 +100,7 @@ class Stage:
 
   def predict(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning) -> jax.Array:
     """The network's raw output, in the spec's `prediction` space, float32 like z_t [B, T, H, W, 3]; logsnr_t [B]."""
+    cond = cond if self.spec.unet.given else cond.replace(given=None)  # others see given frames in z_t alone
     return self.net.apply({"params": params}, z_t, logsnr_t, **cond.network_inputs())
 
   def denoise(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning) -> jax.Array:

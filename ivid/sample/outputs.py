@@ -20,13 +20,13 @@ from ivid.media.files import naming_disk_errors, naming_errors, to_comment, whol
 from ivid.media.pictures import check_grid, write_png
 from ivid.media.scratch import scratch_folder
 from ivid.sample.keys import Sample
+from ivid.sample.longer import cut_stage
 from ivid.sample.runner import Clip
-from ivid.sample.tiling import stage_tiling
 from ivid.spec import convert, formats
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.files import as_spec, read_json
 from ivid.spec.paths import check_file
-from ivid.spec.record import ClipRecord, check_sampling
+from ivid.spec.record import ClipRecord, GivenRecord, check_sampling
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
 
@@ -150,6 +150,7 @@ def clip_metadata(
   *,
   tiles: Mapping[str, Sequence[int]],
   source: dict[str, Any] | None,
+  given: GivenRecord | None = None,
 ) -> dict[str, Any]:
   """Everything the clip follows from: what `--from_metadata` reads.
 
@@ -157,6 +158,7 @@ def clip_metadata(
     stages: those that ran up to this clip's.
     tiles: as run_cascade was given them.
     source: file, SHA-256 and changes of the clip that the first stage started from, if any.
+    given: frames that the base was given, if any; a clip without them says nothing of it.
   """
   output = clip.stage.output
   entries = [(spec, cascade.check(spec.name)) for spec in stages]
@@ -175,7 +177,7 @@ def clip_metadata(
         "size": str(spec.output),
         "sampling": convert.to_dict(spec.sampling),
         "aug_snr": None if spec.lowres is None else spec.lowres.aug_snr,
-        "tile": list(stage_tiling(spec, tiles.get(spec.name, ()), clips=clip.batch_size).window),
+        "tile": list(cut_stage(cascade, spec, tiles.get(spec.name, ()), clips=clip.batch_size).window),
       }
       for spec, entry in entries
     ],
@@ -185,6 +187,7 @@ def clip_metadata(
     "fps": output.fps,
     "batch": {"size": clip.batch_size, "row": clip.row},
     "input": source,
+    **({} if given is None else {"given": convert.to_dict(given)}),
   }
 
 

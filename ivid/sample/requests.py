@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from ivid.media.fit import fit
-from ivid.sample import outputs, plan, repeat
+from ivid.sample import longer, outputs, plan, repeat
 from ivid.sample.entry import read_entry
+from ivid.sample.given import Frames, Given, read_given, repeat_given
 from ivid.sample.keys import Sample
 from ivid.sample.runner import Clip, run_cascade
 from ivid.spec import convert
@@ -42,6 +44,8 @@ class Request:
     tiles: by stage (ivid.sample.plan.plan_tiles).
     first_input: [t, h, w, 3] uint8 that the first stage starts from, or None.
     source: its file, SHA-256 and what was changed to make it fit; None where there is none.
+    given: frames that the base is given; None where there are none.
+    notes: what is to be said about what was asked for, a line each.
   """
 
   cascade: CascadeFolder
@@ -52,10 +56,12 @@ class Request:
   tiles: dict[str, tuple[int, ...]]
   first_input: np.ndarray | None = None
   source: dict[str, Any] | None = None
+  given: Given | None = None
+  notes: tuple[str, ...] = ()
 
   def run(self, *, mesh: Mesh | None = None, quiet: bool = False) -> Iterator[Clip]:
     """Every stage's clip of every sample, stage by stage, those that are not kept too."""
-    options = dict(batch_size=self.batch_size, first_input=self.first_input, tiles=self.tiles)
+    options = dict(batch_size=self.batch_size, first_input=self.first_input, tiles=self.tiles, given=self.given)
     return run_cascade(self.cascade, self.stages, self.samples, mesh=mesh, quiet=quiet, **options)
 
   def stage_after(self, clip: Clip) -> str:
@@ -65,7 +71,8 @@ class Request:
   def metadata(self, clip: Clip) -> dict[str, Any]:
     """Everything that the clip follows from."""
     ran = list(self.stages)[: self.stages.index(clip.stage) + 1]
-    return outputs.clip_metadata(self.cascade, ran, self.samples[clip.index], clip, tiles=self.tiles, source=self.source)
+    given = self.given and self.given.record
+    return outputs.clip_metadata(self.cascade, ran, self.samples[clip.index], clip, tiles=self.tiles, source=self.source, given=given)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +107,9 @@ def make_request(
   stop: str = "",
   overrides: plan.Overrides | None = None,
   first: str | os.PathLike | np.ndarray | None = None,
+  first_frame: Frames | None = None,
+  given: Frames | tuple[Frames, Iterable[int]] | None = None,
+  seconds: float | str | None = None,
   batch_size: int = 0,
 ) -> Request:
   """The request for clips of some prompts.
@@ -109,6 +119,8 @@ def make_request(
     overrides: what is changed of the cascade's sampling.
     first: the clip that a super-resolution stage starts from: a file of any size, rate and length, or frames uint8 [t, h, w, 3] at the
       stage's own rate.
+    first_frame, given: frames that the base is given (ivid.sample.given.read_given).
+    seconds: that the clips are to last (ivid.sample.longer); None: as the base was trained.
     batch_size: clips computed together; 0: one on each local device.
 
   Raises:
@@ -117,11 +129,14 @@ def make_request(
   BATCHES.check(batch_size, "batch_size")
   overrides = overrides or plan.Overrides()
   stages = plan.plan_stages(cascade, start=start, stop=stop, overrides=overrides)
+  trained, (stages, notes) = stages[0].output.frames, longer.lengthen(stages, seconds)
+  known = read_given(stages[0], trained=trained, first_frame=first_frame, given=given, aspect=cascade.spec.aspect)
   stages, first_input, source = enter(cascade, stages, first)
-  tiles = plan.plan_tiles(stages, overrides.tile)
+  tiles = plan.plan_tiles(stages, overrides.tile, functools.partial(longer.cut_stage, cascade))
   samples = draw.samples
   plan.check_memory(cascade.spec.text, stages, samples=len(samples), batch_size=batch_size)
-  return Request(cascade, stages, samples, batch_size, frozenset(range(len(samples))), tiles, first_input, source)
+  notes += tuple(f"--input={first}: {change}" for change in (source or {}).get("changes", ())) + (known.notes if known else ())
+  return Request(cascade, stages, samples, batch_size, frozenset(range(len(samples))), tiles, first_input, source, known, notes)
 
 
 def repeat_request(cascade: CascadeFolder, metadata: dict[str, Any], first: str = "", *, said_by: str) -> Request:
@@ -140,10 +155,11 @@ def repeat_request(cascade: CascadeFolder, metadata: dict[str, Any], first: str 
   if found and found["sha256"] != source.get("sha256"):
     raise UserError(f"{found['file']} is not the clip that {said_by} started from: its SHA-256 is {found['sha256'][:12]}")
   sample, size, row = repeat.repeated_sample(record), record.batch.size, record.batch.row
-  tiles = repeat.repeated_tiles(record, stages)
+  given = repeat_given(stages[0], record.given, aspect=cascade.spec.aspect, said_by=said_by)
+  tiles = repeat.repeated_tiles(cascade, record, stages)
   plan.check_memory(cascade.spec.text, stages, samples=size, batch_size=size)
   # The batch is filled with copies: a clip's last bits may depend on the batch's size and its row there, not on the other rows.
-  return Request(cascade, stages, (sample,) * size, size, frozenset([row]), tiles, first_input, source or None)
+  return Request(cascade, stages, (sample,) * size, size, frozenset([row]), tiles, first_input, source or None, given)
 
 
 def enter(

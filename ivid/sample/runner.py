@@ -11,13 +11,14 @@ import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh
 
-from ivid.media.clips import from_uint8, to_uint8
 from ivid.parallel.mesh import make_mesh
 from ivid.sample.cascades import load_text
+from ivid.sample.given import Given
 from ivid.sample.keys import Sample, sample_keys
+from ivid.sample.longer import at_once, count_steps, cut_stage, sample_length
 from ivid.sample.progress import CascadeProgress
-from ivid.sample.stage_sampler import place_params, sample_stage
-from ivid.sample.tiling import Tiling, stage_tiling
+from ivid.sample.stage_sampler import place_params
+from ivid.sample.tiling import Tiling
 from ivid.spec.errors import UserError
 from ivid.spec.run import MeshSpec
 from ivid.spec.stage import StageSpec
@@ -51,6 +52,7 @@ def run_cascade(
   batch_size: int = 0,
   first_input: np.ndarray | None = None,
   tiles: Mapping[str, Sequence[int]] | None = None,
+  given: Given | None = None,
   mesh: Mesh | None = None,
   quiet: bool = False,
 ) -> Iterator[Clip]:
@@ -65,6 +67,7 @@ def run_cascade(
     batch_size: samples computed together; 0: one a local device.
     first_input: uint8 that the samples start from, where stages[0] is no base: [t, h, w, 3] for all of them, or [N, t, h, w, 3].
     tiles: by stage what stage_tiling takes; the automatic choice for stages not in it.
+    given: frames that the base is given, the same for all samples; needed for a clip of another length than it was trained for.
     mesh: devices to sample on; None: as many local ones as divide a batch.
     quiet: no progress.
 
@@ -78,7 +81,7 @@ def run_cascade(
     _check_rows(mesh, batch_size, len(samples))
 
   def cut(spec: StageSpec, rows: int) -> Tiling:
-    return stage_tiling(spec, (tiles or {}).get(spec.name, ()), clips=rows)
+    return cut_stage(cascade, spec, (tiles or {}).get(spec.name, ()), clips=rows)
 
   size = batch_size or jax.local_device_count()
   batches = [range(start, min(start + size, len(samples))) for start in range(0, len(samples), size)]
@@ -86,30 +89,31 @@ def run_cascade(
   text, text_mask = _embed(cascade, tuple(spec.name for spec in stages), [sample.prompt for sample in samples])
   each = first_input is not None and first_input.ndim == 5
   clips: list[np.ndarray | None] = list(first_input) if each else [first_input] * len(samples)
-  work = {spec.name: len(batches) * evaluation_work(spec, tilings[spec.name]) * spec.sampling.steps for spec in stages}
+  steps = {spec.name: count_steps(cascade, spec, given) for spec in stages}
+  work = {spec.name: len(batches) * evaluation_work(spec, tilings[spec.name]) * steps[spec.name] for spec in stages}
   with CascadeProgress(work, quiet=quiet) as progress:
     for spec in stages:
       tiling = tilings[spec.name]
-      progress.begin(spec.name, batches=len(batches), steps=spec.sampling.steps, tiles=tiling.count)
-      stage = Stage(spec)
+      progress.begin(spec.name, batches=len(batches), steps=steps[spec.name], tiles=tiling.count)
+      stage = Stage(at_once(cascade, spec))
       params = cascade.load_stage(spec.name)
       for rows in batches:
         devices = mesh or batch_mesh(len(rows))
         params = place_params(stage, params, devices)
-        small = None if spec.lowres is None else from_uint8(np.stack([clips[n] for n in rows]))
-        made = to_uint8(
-          sample_stage(
-            stage,
-            params,
-            keys=sample_keys([samples[n] for n in rows], spec.name),
-            text=text[rows.start : rows.stop, None],
-            text_mask=text_mask[rows.start : rows.stop, None],
-            small=small,
-            sampling=spec.sampling,
-            tiling=cut(spec, len(rows)),
-            progress=progress.step,
-            mesh=devices,
-          )
+        small = None if spec.lowres is None else [clips[n] for n in rows]
+        made = sample_length(
+          stage,
+          params,
+          keys=sample_keys([samples[n] for n in rows], spec.name),
+          frames=spec.output.frames,
+          given=given,
+          text=text[rows.start : rows.stop, None],
+          text_mask=text_mask[rows.start : rows.stop, None],
+          small=small,
+          sampling=spec.sampling,
+          tiling=cut(spec, len(rows)),
+          progress=progress.step,
+          mesh=devices,
         )
         for row, n in enumerate(rows):
           clips[n] = made[row] if spec is not stages[-1] else None

@@ -46,7 +46,7 @@ def read_entry(
   shapes, times, used, end, tick = set(), [], 0, 0.0, 0.0
   for picture in timed_pictures(path):
     if most is not None and len(picked) >= most:
-      return Entry(np.stack(picked[:most]), tuple(_changes(want, aspect, shapes)))
+      break
     end, tick = picture.end, picture.tick
     if end > max_seconds:
       raise UserError(
@@ -58,7 +58,9 @@ def read_entry(
       shapes.add((picture.height, picture.width, picture.pixel_aspect))
       picked.extend([picture.fitted(want.height, want.width, aspect=aspect)] * max(1, missing))
       used += 1
-  frames = min(max(1, round(end * want.fps)), most or math.inf)
+  if most is not None and len(picked) >= most:
+    return Entry(np.stack(picked[:most]), tuple(_changes(want, aspect, shapes)))
+  frames = max(1, round(end * want.fps))
   picked.extend(picked[-1:] * (frames - len(picked)))
   clip = np.stack(picked[:frames])
   return Entry(clip, tuple(_changes(want, aspect, shapes) + _resampled(want, frames, times, end, tick, len(times) - used)))

@@ -158,7 +158,7 @@ def clip_metadata(
     stages: those that ran up to this clip's.
     tiles: as run_cascade was given them.
     source: file, SHA-256 and changes of the clip that the first stage started from, if any.
-    given: frames that the base was given, if any; a clip without them says nothing of it.
+    given: frames that the base was given, if any.
   """
   output = clip.stage.output
   entries = [(spec, cascade.check(spec.name)) for spec in stages]
@@ -187,7 +187,7 @@ def clip_metadata(
     "fps": output.fps,
     "batch": {"size": clip.batch_size, "row": clip.row},
     "input": source,
-    **({} if given is None else {"given": convert.to_dict(given)}),
+    "given": convert.to_dict(given),
   }
 
 

@@ -20,7 +20,7 @@ from ivid.spec.limits import MOST_SAMPLING_STEPS
 from ivid.spec.record import GivenMethod
 from ivid.spec.stage import StageSpec
 
-RESAMPLINGS = 5  # times that each step is made; RePaint has 10, with most of the gain at the first few (its figure 8)
+RESAMPLINGS = 5  # times that each step is made; RePaint has 10 at ten times the work
 
 
 class Turn(NamedTuple):

@@ -91,7 +91,7 @@ def blended(tiling: Tiling, spec: StageSpec) -> Tiling:
   """Windows, each as `tiling` cuts it, that start half a window after one another over the whole clip of `spec`; the last ends with it.
 
   For networks that attend over frames and know clips of their own length alone. In every step each window's x_hat counts by how far a frame
-  lies from the window's ends, so that there is nowhere a jump: the windows of MultiDiffusion (arXiv 2302.08113, equation 5) in time.
+  lies from the window's ends, so that there is nowhere a jump: the windows of MultiDiffusion (arXiv 2302.08113) in time.
   """
   length, frames, step = tiling.window[0], spec.output.frames, spec.time_factor
   hop = max(step, length // 2 // step * step)

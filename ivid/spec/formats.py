@@ -4,7 +4,7 @@ All of them are objects with `format` at the top; a list lies under `rows`. metr
 of other people read too, and a run goes on in the file of the ivid before. The header of a safetensors file is safetensors' own.
 
 Format 0 is every file without a `format`. It has `diffusion.resolution_shift`, true or false, where format 1 has the number
-`diffusion.logsnr_shift`.
+`diffusion.logsnr_shift`. Format 2 has `given` in the metadata of clips, which is no given frames where it is missing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from ivid.spec.clip import ClipShape, resolution_logsnr_shift
 from ivid.spec.errors import UserError, nearest
 
-FORMAT = 1
+FORMAT = 2
 KEY = "format"  # at the top of every file
 # Keys that a config of a user may still have, and what took their place.
 RENAMED = {"resolution_shift": "logsnr_shift, a number: 0.0 for False, and for True what ivid.spec.clip.resolution_logsnr_shift gives"}
@@ -100,4 +100,9 @@ def _shift_is_a_number(stage: dict[str, Any]) -> dict[str, Any]:
   return stage | {"diffusion": kept | {"logsnr_shift": shift}}
 
 
-_STEPS = (_shift_is_a_number,)  # the n-th takes a stage from format n to n + 1
+def _as_it_was(stage: dict[str, Any]) -> dict[str, Any]:
+  """Format 1 to 2, in which clips say more, and stages what they said."""
+  return stage
+
+
+_STEPS = (_shift_is_a_number, _as_it_was)  # the n-th takes a stage from format n to n + 1

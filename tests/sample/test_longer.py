@@ -71,7 +71,7 @@ def test_metadata_make_a_long_clip_again(cascade):
   with pytest.raises(UserError, match="frames=9: expected a multiple of 2, as stage ssr1 makes them"):
     repeat_request(cascade, metadata | {"frames": 9}, said_by="a.json")
   usual = make_request(cascade, DRAW)
-  assert "given" not in clip_metadata(cascade, list(usual.stages), usual.samples[0], last, tiles={}, source=None)
+  assert usual.given is None and clip_metadata(cascade, list(usual.stages), usual.samples[0], last, tiles={}, source=None)["given"] is None
 
 
 @pytest.mark.parametrize(

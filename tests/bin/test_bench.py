@@ -12,12 +12,13 @@ from ivid.measure.sampling import RESET, peak_bytes, reset_peak
 from ivid.measure.timing import interleaved
 from ivid.spec import t5
 from ivid.spec.cascade import TextSpec
+from ivid.spec.formats import FORMAT
 from tests.sample import tiny
 
 
 def read_rows(path):
   found = json.loads(path.read_text())
-  assert found.keys() == {"format", "rows"} and found["format"] == 1
+  assert found.keys() == {"format", "rows"} and found["format"] == FORMAT
   return found["rows"]
 
 
@@ -92,6 +93,8 @@ def test_peak_memory_is_of_the_stage_alone():
     (["data", "--config.data.name=tfds:clips"], "data.name='tfds:clips': expected moving_shapes"),
     (["sample", "--cascade=nanoo"], "no cascade 'nanoo'"),
     (["sample", "--stop_stage=tsr9"], "unknown stage 'tsr9': did you mean"),
+    (["sample", "--mesh=frames=3"], "mesh frames=3 does not divide the frames=16 of stage base: expected frames=2"),
+    (["sample", "--mesh=height=2", "--tile=ssr3=32x0x0"], "tile=32x0x0 of stage ssr3: a mesh with frames or height cuts whole clips"),
     (["unet", "--stages=bsae"], "unknown stage 'bsae': did you mean 'base'?"),
     (["unet", "--repeats=0"], "repeats"),
     (["text", "--encoders=t5_v1_1_smal"], "unknown T5 't5_v1_1_smal': did you mean 't5_v1_1_small'?"),

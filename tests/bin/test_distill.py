@@ -16,6 +16,7 @@ import pytest
 import tensorstore  # noqa: F401  Orbax's array reader, named here because a missing one shows as a hang
 
 from ivid.__main__ import main
+from ivid.spec.formats import FORMAT
 from tests.compiling import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -124,8 +125,8 @@ def test_each_student_says_what_it_is_and_is_compared(whole, teacher):
     assert (whole / phase / "metrics.png").stat().st_size > 1000
   report = json.loads((whole / "report.json").read_text())
   rows = report["rows"]
-  assert report["format"] == 1 and [json.loads((whole / phase / "report.json").read_text()) for phase in PHASES] == [
-    {"format": 1, **row} for row in rows
+  assert report["format"] == FORMAT and [json.loads((whole / phase / "report.json").read_text()) for phase in PHASES] == [
+    {"format": FORMAT, **row} for row in rows
   ]
   assert [row["student"] for row in rows] == list(PHASES)
   assert [row["evaluations"] for row in rows] == [4, 2, 1]
@@ -136,7 +137,7 @@ def test_each_student_says_what_it_is_and_is_compared(whole, teacher):
   assert guidance["0"]["untrained"] == 0 and guidance["0"]["of_guidance"] is None
   for found in guidance.values():  # after so few updates the teacher may not have learnt to read
     assert found["of_guidance"] == (pytest.approx(found["error"] / found["untrained"], rel=1e-5) if found["untrained"] else None)
-  assert json.loads((whole / "status.json").read_text()) == {"format": 1, "state": "done", "step": len(PHASES) * UPDATES}
+  assert json.loads((whole / "status.json").read_text()) == {"format": FORMAT, "state": "done", "step": len(PHASES) * UPDATES}
   table = (whole / "report.md").read_text()
   assert all(f"| {phase} |" in table for phase in PHASES)
 

@@ -10,6 +10,7 @@ import pytest
 
 from ivid.__main__ import main
 from ivid.runs.workdir import claim
+from ivid.spec.formats import FORMAT
 from ivid.stage import Stage, unbox
 from ivid.weights.opening import open_stage
 
@@ -100,7 +101,7 @@ def test_how_the_run_ended_is_left_in_the_work_folder(monkeypatch, tmp_path, don
 
   monkeypatch.setattr("ivid.runs.training.train_stage", train_stage)
   assert main(["train", TINY, f"--workdir={tmp_path}"]) == 0
-  assert json.loads(status.read_text()) == {"format": 1, "state": state, "step": 7}
+  assert json.loads(status.read_text()) == {"format": FORMAT, "state": state, "step": 7}
   assert not list(tmp_path.glob(".status*"))
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ivid.spec.formats import FORMAT
 from tests.faults.trials import CONFIG, assert_same_run, finish, killed, within
 
 STEPS = 9
@@ -40,7 +41,7 @@ def whole(cache, tmp_path_factory):
 
 
 def is_done(workdir, step):
-  assert json.loads((workdir / "status.json").read_text()) == {"format": 1, "state": "done", "step": step}
+  assert json.loads((workdir / "status.json").read_text()) == {"format": FORMAT, "state": "done", "step": step}
 
 
 @pytest.mark.slow

@@ -126,8 +126,9 @@ def _streamed(run: Run, rows: Callable, small: Sequence[np.ndarray], tiling: Til
     made = step(plan[n], slab, levels[n])
     levels[n].drop(later[at[n]])
     at[n] += 1
-    done += len(slab)
-    run.progress(done, len(plan) * tiling.count)
+    for _ in slab:
+      done += 1
+      run.progress(done, len(plan) * tiling.count)
     if n + 1 < len(plan):
       levels[n + 1].add(made)
     else:

@@ -53,9 +53,9 @@ def lengthen(stages: Sequence[StageSpec], seconds: float | str | None) -> tuple[
   longest = min(plan.longest_seconds(stages), MOST_FRAMES / max(spec.output.fps for spec in stages))
   if value > longest:
     raise UserError(
-      f"--seconds={value:g}: there is memory for {longest:.4g} s: expected less, or a --stop_stage before {stages[-1].name}"
+      f"--seconds={value:g}: there is room for {longest:.4g} s: expected less, or a --stop_stage before {stages[-1].name}"
       if len(stages) > 1
-      else f"--seconds={value:g}: there is memory for {longest:.4g} s: expected less"
+      else f"--seconds={value:g}: there is room for {longest:.4g} s: expected less"
     )
   if value * fps < 1 - 1e-6:
     raise UserError(f"--seconds={value:g} is less than a frame of stage {base.name}: expected {1 / fps:.4g} or more")

@@ -83,7 +83,7 @@ def test_metadata_make_a_long_clip_again(cascade):
     (True, "--seconds=True: expected a number"),
     (-3, "--seconds=-3 is less than a frame of stage base: expected 0.5 or more"),
     ("0.4", "--seconds=0.4 is less than a frame of stage base: expected 0.5 or more"),
-    (1e9, "--seconds=1e+09: there is memory for .* s: expected less, or a --stop_stage before ssr1"),
+    (1e9, "--seconds=1e+09: there is room for .* s: expected less, or a --stop_stage before ssr1"),
   ],
 )
 def test_lengths_that_cannot_be(cascade, seconds, message):

@@ -121,7 +121,7 @@ def test_a_first_frame_and_a_length(sample, tmp_path):
 
 def test_ctrl_c_leaves_finished_stages(sample, monkeypatch):
   """And the command that is printed ends with the clip that the undisturbed run makes."""
-  from ivid.sample import runner as running
+  from ivid.sample import longer as running
 
   options = ["--seed=2", "--num_samples=2", "--steps=base=4,ssr1=3", "--guidance=1.5", "--format=png"]
   _, whole, _ = sample(PROMPT, *options, "--out=whole")

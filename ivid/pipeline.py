@@ -13,7 +13,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from ivid.media.clips import write_clip
 from ivid.media.files import write_whole
 from ivid.runs.bundling import open_named
 from ivid.runs.cache import enable_compilation_cache
+from ivid.sample.given import Frames
 from ivid.sample.meshes import Meshes
 from ivid.sample.outputs import load_metadata
 from ivid.sample.plan import Overrides
@@ -131,6 +132,9 @@ class Cascade:
     start: str = "",
     stop: str = "",
     input: str | os.PathLike | np.ndarray | None = None,
+    first_frame: Frames | None = None,
+    given: Frames | tuple[Frames, Iterable[int]] | None = None,
+    seconds: float | None = None,
     batch_size: int = 0,
     mesh: Meshes | None = None,
     **overrides: Any,
@@ -143,6 +147,10 @@ class Cascade:
       start, stop: first and last stage; default: the first one, and the last trained one of the chain.
       input: clip that a super-resolution stage starts from: a file of any size, rate and length, or frames uint8 [t, h, w, 3] at the
         stage's own rate.
+      first_frame: picture that the clip starts with: a file, or uint8 [h, w, 3]. The base keeps it as it is, at its own size.
+      given: frames that the base is given: a clip's file, "clip.mp4:0-4,12" or (clip, numbers), where the clip may be frames uint8
+        [t, h, w, 3] at the base's rate, and the numbers are those of the base's frames; without them all that the clip has.
+      seconds: that the clip lasts, to a frame of the base; None: as long as the base was trained for.
       batch_size: clips computed together; 0: one on each local device, or for each part that the mesh cuts a batch into.
       mesh: devices that share a batch or, by frames and height, each clip: {"frames": 4}, "frames=4", an ivid.spec.run.MeshSpec, or a
         mesh of ivid.parallel.mesh.make_mesh; None: as many local ones as divide a batch.
@@ -158,8 +166,9 @@ class Cascade:
     draw = Draw((prompts,) if isinstance(prompts, str) else tuple(prompts), seed=seed, count=num_samples, negative=negative_prompt)
     if not draw.prompts:
       raise UserError("no prompt: expected a description of the clip")
-    given = dict(start=start, stop=stop, first=input, batch_size=batch_size, mesh=mesh, size=size)
-    return make_request(self.folder, draw, overrides=Overrides(**overrides), **given)
+    options = dict(start=start, stop=stop, first=input, first_frame=first_frame, given=given, seconds=seconds)
+    options |= dict(batch_size=batch_size, mesh=mesh, size=size)
+    return make_request(self.folder, draw, overrides=Overrides(**overrides), **options)
 
   def run(self, request: Request, *, progress: bool = False) -> Iterator[Clip]:
     """The clips of a request as they are finished, stage by stage."""

@@ -100,6 +100,7 @@ class Stage:
 
   def predict(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning) -> jax.Array:
     """The network's raw output, in the spec's `prediction` space, float32 like z_t [B, T, H, W, 3]; logsnr_t [B]."""
+    cond = cond if self.spec.unet.given else cond.replace(given=None)  # others see given frames in z_t alone
     return self.net.apply({"params": params}, z_t, logsnr_t, **cond.network_inputs())
 
   def denoise(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning) -> jax.Array:
@@ -226,8 +227,7 @@ class Stage:
     target = teacher_stage.guided(teacher, z_t, logsnr, cond, w)
     difference = self.guided(params, z_t, logsnr, cond, w) - target
     added = target - teacher_stage.guided(teacher, z_t, logsnr, cond, None)
-    difference, target, added = (jnp.sum(jnp.square(part), axis=tuple(range(1, x.ndim))) for part in (difference, target, added))
-    return difference, target, added
+    return tuple(jnp.sum(jnp.square(part), axis=tuple(range(1, x.ndim))) for part in (difference, target, added))
 
   def _training_inputs(self, batch: Batch, key: jax.Array, *, drop_text: bool = True) -> tuple[jax.Array, Conditioning, jax.Array]:
     """Clips [B, T, H, W, 3] in [-1, 1], their conditioning with text dropped and frames given here and there, and each example's key."""
@@ -239,10 +239,8 @@ class Stage:
       drop = captions.per_caption(_draw(keys, _DROP, ()) < self.spec.diffusion.text_drop, cond.text, frames=x.shape[1])
       cond = cond.replace(text_mask=cond.text_mask & ~drop[:, :, None])
     if self.spec.unet.given and not pictures:
-      mask = given_frames.draw_given(
-        draw=_draw(keys, _GIVEN, ()), is_video=cond.is_video, frames=x.shape[1], share=self.spec.diffusion.given_share
-      )
-      cond = cond.replace(given=(x, mask))
+      drawn = dict(draw=_draw(keys, _GIVEN, ()), share=self.spec.diffusion.given_share)
+      cond = cond.replace(given=(x, given_frames.draw_given(is_video=cond.is_video, frames=x.shape[1], **drawn)))
     return x, cond if self.spec.lowres is None else self._training_lowres(cond, x, keys), keys
 
   def _training_lowres(self, cond: Conditioning, x: jax.Array, keys: jax.Array) -> Conditioning:

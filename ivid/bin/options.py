@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from ivid.spec.options import STARTS
 from ivid.spec.sampling import any_stage_samplers
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ DEFAULT_CASCADE = "nano"
 def define_options(values: flags.FlagValues, names: tuple[str, ...] = NAMES) -> None:
   """Adds the flags of these names."""
   for name in names:
-    flags.DEFINE_string(name, "", HELP[name], flag_values=values)
+    flags.DEFINE_string(name, "", (HELP | STARTS)[name], flag_values=values)
 
 
 def read_options(values: flags.FlagValues, names: tuple[str, ...] = NAMES) -> Overrides:

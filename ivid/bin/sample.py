@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from ivid.bin.flags import define_fields, parse_flags
-from ivid.bin.options import DEFAULT_CASCADE, MESH, NAMES, define_options, read_options
+from ivid.bin.options import DEFAULT_CASCADE, MESH, NAMES, STARTS, define_options, read_options
 from ivid.spec.errors import UsageError
 from ivid.spec.prepare import process_of
 from ivid.spec.request import RequestOptions
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # imported where they are used, so that a wrong flag is answe
 
 CHOSEN = ("prompt", "prompts_file", "seed", "num_samples", "first_sample", "caption", "start_stage", "stop_stage", "batch_size")
 WHOLE = ("negative_prompt", "size", "process")
-DECIDED = (*CHOSEN, *NAMES, *WHOLE)  # by metadata; given beside --from_metadata they would contradict it
+DECIDED = (*CHOSEN, *STARTS, *NAMES, *WHOLE)  # by metadata; given beside --from_metadata they would contradict it
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -37,7 +37,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("seed", 0, "A clip depends on seed, prompt and sample number, on nothing else that is in the run.", **f)
   flags.DEFINE_integer("num_samples", 1, "Clips of each prompt.", **f)
   flags.DEFINE_integer("first_sample", 0, "Number of the first of them; samples n to n + k are the same in every run.", **f)
-  define_options(values)
+  define_options(values, (*NAMES, *STARTS))
   define_fields(values, RequestOptions)
   flags.DEFINE_string("start_stage", "", "First stage to run; one that has an input takes it from --input.", **f)
   flags.DEFINE_string("stop_stage", "", "Last stage to run (default: the last trained one of the chain).", **f)
@@ -100,12 +100,13 @@ def _request(values: flags.FlagValues, prompts: Sequence[str]) -> Request:
   draw = Draw(tuple(prompts), values.seed, values.first_sample, values.num_samples, values.negative_prompt)
   overrides, cascade = read_options(values), open_named(values.cascade or DEFAULT_CASCADE)
   given = dict(start=values.start_stage, stop=values.stop_stage, first=values.input, batch_size=values.batch_size, mesh=values.mesh)
+  given |= {name: values[name].value for name in STARTS}
   request = make_request(cascade, draw, overrides=overrides, size=read_size(values.size), **given)
   last = request.stages[-1].name
   if not values.stop_stage and last != cascade.spec.stage_names[-1]:
     print(f"stopping at {last}, the last trained stage of cascade {cascade.spec.name}", file=sys.stderr)
-  for change in (request.source or {}).get("changes", ()):
-    print(f"--input={values.input}: {change}", file=sys.stderr)
+  for note in request.notes:
+    print(note, file=sys.stderr)
   return request
 
 

@@ -96,10 +96,19 @@ def stochastic_step(
   q(z_s | z_jump) = N((alpha_s / alpha_jump) z_jump, (1 - exp(logsnr_s - logsnr_jump)) sigma_s^2), logsnr_jump >= logsnr_s >= logsnr_t.
   """
   z_jump = ddim_step(z_t=z_t, x_hat=x_hat, logsnr_t=logsnr_t, logsnr_s=logsnr_jump)
-  alpha_jump, _ = alpha_sigma(logsnr_jump)
-  alpha_s, sigma_s = alpha_sigma(logsnr_s)
-  deviation = sigma_s * jnp.sqrt(-jnp.expm1(as_float(logsnr_s) - as_float(logsnr_jump)))
-  return broadcast_from_left(alpha_s / alpha_jump, z_t) * z_jump + broadcast_from_left(deviation, z_t) * noise
+  return forward_step(z_s=z_jump, noise=noise, logsnr_s=logsnr_jump, logsnr_t=logsnr_s)
+
+
+def forward_step(*, z_s: jax.Array, noise: jax.Array, logsnr_s: jax.Array, logsnr_t: jax.Array) -> jax.Array:
+  """z_t ~ q(z_t | z_s) = N((alpha_t / alpha_s) z_s, (1 - exp(logsnr_t - logsnr_s)) sigma_t^2), logsnr_t <= logsnr_s, from normal `noise`.
+
+  Going back up by it and making a step again lets what is asked for agree with what is given (RePaint, 2201.09865, algorithm 1, lines 9
+  and 10: its "resampling", with a jump length of 1).
+  """
+  alpha_s, _ = alpha_sigma(logsnr_s)
+  alpha_t, sigma_t = alpha_sigma(logsnr_t)
+  deviation = sigma_t * jnp.sqrt(-jnp.expm1(as_float(logsnr_t) - as_float(logsnr_s)))
+  return broadcast_from_left(alpha_t / alpha_s, z_s) * z_s + broadcast_from_left(deviation, z_s) * noise
 
 
 def adds_noise(kind: SamplerKind) -> bool:

@@ -29,11 +29,14 @@ class Entry:
   changes: tuple[str, ...]
 
 
-def read_entry(path: str | os.PathLike, want: ClipShape, *, aspect: float = 0.0, max_seconds: float = math.inf) -> Entry:
+def read_entry(
+  path: str | os.PathLike, want: ClipShape, *, aspect: float = 0.0, max_seconds: float = math.inf, most: int | None = None
+) -> Entry:
   """Reads a clip of any size, rate, length and codec; frame k of the result is the picture that is shown at k / want.fps seconds.
 
   Args:
     aspect: width over height that the clip is cut to before it is resized; 0: that of `want`.
+    most: frames after which nothing is read any more, and nothing said of how many there were.
 
   Raises:
     UserError: no clip that can be read, or one that lasts longer than `max_seconds`.
@@ -42,6 +45,8 @@ def read_entry(path: str | os.PathLike, want: ClipShape, *, aspect: float = 0.0,
   picked: list[np.ndarray] = []
   shapes, times, used, end, tick = set(), [], 0, 0.0, 0.0
   for picture in timed_pictures(path):
+    if most is not None and len(picked) >= most:
+      break
     end, tick = picture.end, picture.tick
     if end > max_seconds:
       raise UserError(
@@ -53,6 +58,8 @@ def read_entry(path: str | os.PathLike, want: ClipShape, *, aspect: float = 0.0,
       shapes.add((picture.height, picture.width, picture.pixel_aspect))
       picked.extend([picture.fitted(want.height, want.width, aspect=aspect)] * max(1, missing))
       used += 1
+  if most is not None and len(picked) >= most:
+    return Entry(np.stack(picked[:most]), tuple(_changes(want, aspect, shapes)))
   frames = max(1, round(end * want.fps))
   picked.extend(picked[-1:] * (frames - len(picked)))
   clip = np.stack(picked[:frames])

@@ -21,14 +21,14 @@ from ivid.media.files import naming_disk_errors, naming_errors, to_comment, whol
 from ivid.media.pictures import check_grid, write_png
 from ivid.media.scratch import scratch_folder
 from ivid.sample.keys import Sample
+from ivid.sample.longer import cut_stage
 from ivid.sample.meshes import cuts_clips
 from ivid.sample.runner import Clip
-from ivid.sample.tiling import stage_tiling
 from ivid.spec import convert, formats
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.files import as_spec, read_json
 from ivid.spec.paths import check_file
-from ivid.spec.record import ClipRecord, check_sampling
+from ivid.spec.record import ClipRecord, GivenRecord, check_sampling
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
 
@@ -166,6 +166,7 @@ def clip_metadata(
   *,
   tiles: Mapping[str, Sequence[int]],
   source: dict[str, Any] | None,
+  given: GivenRecord | None = None,
 ) -> dict[str, Any]:
   """Everything the clip follows from: what `--from_metadata` reads.
 
@@ -173,6 +174,7 @@ def clip_metadata(
     stages: those that ran up to this clip's.
     tiles: as run_cascade was given them.
     source: file, SHA-256 and changes of the clip that the first stage started from, if any.
+    given: frames that the base was given, if any.
   """
   output = clip.stage.output
   entries = [(spec, cascade.check(spec.name)) for spec in stages]
@@ -192,7 +194,7 @@ def clip_metadata(
         "size": str(spec.output),
         "sampling": convert.to_dict(spec.sampling),
         "aug_snr": None if spec.lowres is None else spec.lowres.aug_snr,
-        "tile": list(stage_tiling(spec, tiles.get(spec.name, ()), clips=clip.batch_size, cut=cuts_clips(clip.mesh)).window),
+        "tile": list(cut_stage(cascade, spec, tiles.get(spec.name, ()), clips=clip.batch_size, cut=cuts_clips(clip.mesh)).window),
       }
       for spec, entry in entries
     ],
@@ -203,6 +205,7 @@ def clip_metadata(
     "batch": {"size": clip.batch_size, "row": clip.row},
     "mesh": convert.to_dict(clip.mesh),
     "input": source,
+    "given": convert.to_dict(given),
   }
 
 

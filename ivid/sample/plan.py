@@ -6,10 +6,13 @@ import dataclasses
 import enum
 import math
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ivid.sample.tiling import stage_tiling, stretched
+from ivid.sample.streaming import STORED_BYTES, frames_between, is_streamed
+from ivid.sample.tiling import Tiling, stage_tiling, stretched
 from ivid.spec.cascade import TextSpec
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.limits import MOST_SAMPLING_STEPS
@@ -84,16 +87,21 @@ def override_stages(stages: Sequence[StageSpec], overrides: Overrides) -> tuple[
 
 
 def plan_tiles(
-  stages: Sequence[StageSpec], tile: Sequence[int] | Mapping[str, Sequence[int]] | None, *, cut: bool = False
+  stages: Sequence[StageSpec],
+  tile: Sequence[int] | Mapping[str, Sequence[int]] | None,
+  cut: Callable[[StageSpec, Sequence[int]], Tiling] = stage_tiling,
 ) -> dict[str, tuple[int, ...]]:
-  """Tiles by stage; those that a stage cannot be cut in are an error. `cut`: as of stage_tiling.
+  """Tiles by stage; those that a stage cannot be cut in are an error.
+
+  Args:
+    cut: that cuts a stage into tiles.
 
   Raises:
     UserError: a stage that does not run, or a tile that cannot be used.
   """
   tiles = {name: tuple(value) for name, value in by_name("tile", tile, [spec.name for spec in stages]).items()}
   for spec in stages:
-    stage_tiling(spec, tiles.get(spec.name, ()), cut=cut)
+    cut(spec, tiles.get(spec.name, ()))
   return tiles
 
 
@@ -111,8 +119,27 @@ def plan_length(stages: Sequence[StageSpec], frames: int) -> tuple[StageSpec, ..
 
 
 def longest_seconds(stages: Sequence[StageSpec]) -> float:
-  """Seconds of clip whose state between two steps, and its bytes, fit the memory that clips may take, in every stage."""
-  return min(clip_memory() / (spec.output.fps * spec.output.height * spec.output.width * 3 * STATE_BYTES) for spec in stages)
+  """Seconds of clip that fit every stage: its state between two steps and its bytes the memory, or, streamed, its frames the disk."""
+  return min(map(_longest, stages))
+
+
+def _longest(spec: StageSpec) -> float:
+  values = spec.output.fps * spec.output.height * spec.output.width * 3
+  seconds = clip_memory() / (values * STATE_BYTES)
+  if spec.lowres is None or not spec.unet.frame_local or spec.sampling.threshold is ThresholdKind.DYNAMIC:
+    return seconds
+  small = spec.lowres.input
+  read = clip_memory() / (small.fps * small.height * small.width * 3)
+  return max(seconds, min(read, MEMORY_SHARE * shutil.disk_usage(tempfile.gettempdir()).free / values))
+
+
+def _held(spec: StageSpec, clips: int = 1) -> tuple[int, int]:
+  """Bytes of memory that a clip takes between the stage's steps, and after it; `clips`: that are computed together."""
+  values, tiling = math.prod(spec.output.array), stage_tiling(spec, clips=clips)
+  if not is_streamed(spec, tiling):
+    return values * STATE_BYTES, values
+  after = min(values, STORED_BYTES)
+  return frames_between(spec, tiling) * values // spec.output.frames * STATE_BYTES + after, after
 
 
 def clip_memory() -> float:
@@ -123,9 +150,10 @@ def clip_memory() -> float:
 def check_memory(text: TextSpec, stages: Sequence[StageSpec], *, samples: int, batch_size: int) -> None:
   """UserError if what is held between stages, the samples' embeddings and clips, and a batch's state do not fit clip_memory()."""
   memory = clip_memory()
-  values = [math.prod(spec.output.array) for spec in stages]
-  held = samples * (2 * text.max_tokens * text.dim + max(values[:-1], default=0))
-  state = min(batch_size or 1, samples) * max(values) * STATE_BYTES
+  together = min(batch_size or 1, samples)
+  between, after = zip(*(_held(spec, together) for spec in stages), strict=True)
+  held = samples * (2 * text.max_tokens * text.dim + max(after[:-1], default=0))
+  state = together * max(between)
   if held + state > memory:
     raise UserError(
       f"{samples} clips, {batch_size or 1} at a time, need {(held + state) / 1e9:.3g} GB between two steps: expected fewer, as there are "

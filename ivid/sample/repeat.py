@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 
-from ivid.sample import plan
+from ivid.sample import longer, plan
 from ivid.sample.keys import Sample
 from ivid.sample.meshes import cuts_clips
 from ivid.spec.errors import UserError
@@ -28,13 +30,19 @@ def repeated_stages(cascade: CascadeFolder, record: ClipRecord) -> tuple[StageSp
   first = known.index(cascade.spec.stage(names[0]).name)
   if names != known[first : first + len(names)]:
     raise UserError(f"the clip was made by stages {', '.join(names)}: expected some that follow one another of {', '.join(known)}")
-  return tuple(_stage(cascade, stage) for stage in record.stages)
+  stages = tuple(_stage(cascade, stage) for stage in record.stages)
+  factor = math.prod(stage.time_factor for stage in stages)
+  if stages[0].lowres is not None or not record.frames:  # as long as its input; the oldest files do not say
+    return stages
+  if record.frames % factor:
+    raise UserError(f"frames={record.frames}: expected a multiple of {factor}, as stage {stages[-1].name} makes them")
+  return longer.to_length(stages, record.frames // factor)
 
 
-def repeated_tiles(record: ClipRecord, stages: tuple[StageSpec, ...]) -> dict[str, tuple[int, ...]]:
+def repeated_tiles(cascade: CascadeFolder, record: ClipRecord, stages: tuple[StageSpec, ...]) -> dict[str, tuple[int, ...]]:
   """The tiles that made the clip, by stage; UserError for one that cannot be used."""
-  cut = record.mesh is not None and cuts_clips(record.mesh)
-  return plan.plan_tiles(stages, {stage.name: stage.tile for stage in record.stages if stage.tile}, cut=cut)
+  cut = functools.partial(longer.cut_stage, cascade, cut=record.mesh is not None and cuts_clips(record.mesh))
+  return plan.plan_tiles(stages, {stage.name: stage.tile for stage in record.stages if stage.tile}, cut)
 
 
 def _stage(cascade: CascadeFolder, record: StageRecord) -> StageSpec:

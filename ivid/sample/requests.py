@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from ivid.media.fit import fit
-from ivid.sample import meshes, outputs, plan, repeat
+from ivid.sample import longer, meshes, outputs, plan, repeat
 from ivid.sample.entry import read_entry
+from ivid.sample.given import Frames, Given, read_given, repeat_given
 from ivid.sample.groups import batches_of, grouped, most_held
 from ivid.sample.keys import Sample
 from ivid.sample.negative import check_negative
@@ -47,6 +49,8 @@ class Request:
     tiles: by stage (ivid.sample.plan.plan_tiles).
     first_input: [t, h, w, 3] uint8 that the first stage starts from, or None.
     source: its file, SHA-256 and what was changed to make it fit; None where there is none.
+    given: frames that the base is given; None where there are none.
+    notes: what is to be said about what was asked for, a line each.
   """
 
   cascade: CascadeFolder
@@ -57,6 +61,8 @@ class Request:
   tiles: dict[str, tuple[int, ...]]
   first_input: np.ndarray | None = None
   source: dict[str, Any] | None = None
+  given: Given | None = None
+  notes: tuple[str, ...] = ()
   mesh: Mesh | None = None
 
   def groups(self) -> list[list[int]]:
@@ -72,8 +78,8 @@ class Request:
   def run_group(self, group: list[int], *, quiet: bool = False) -> Iterator[Clip]:
     """Every stage's clip of the samples of one group, stage by stage."""
     samples = [self.samples[n] for n in group]
-    options = dict(batch_size=self.batch_size, first_input=self.first_input, tiles=self.tiles, mesh=self.mesh, quiet=quiet)
-    for clip in run_cascade(self.cascade, self.stages, samples, **options):
+    options = dict(batch_size=self.batch_size, first_input=self.first_input, tiles=self.tiles, given=self.given, mesh=self.mesh)
+    for clip in run_cascade(self.cascade, self.stages, samples, quiet=quiet, **options):
       yield dataclasses.replace(clip, index=group[clip.index])
 
   def stage_after(self, clip: Clip) -> str:
@@ -83,7 +89,8 @@ class Request:
   def metadata(self, clip: Clip) -> dict[str, Any]:
     """Everything that the clip follows from."""
     ran = list(self.stages)[: self.stages.index(clip.stage) + 1]
-    return outputs.clip_metadata(self.cascade, ran, self.samples[clip.index], clip, tiles=self.tiles, source=self.source)
+    given = self.given and self.given.record
+    return outputs.clip_metadata(self.cascade, ran, self.samples[clip.index], clip, tiles=self.tiles, source=self.source, given=given)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +126,9 @@ def make_request(
   stop: str = "",
   overrides: plan.Overrides | None = None,
   first: str | os.PathLike | np.ndarray | None = None,
+  first_frame: Frames | None = None,
+  given: Frames | tuple[Frames, Iterable[int]] | None = None,
+  seconds: float | str | None = None,
   batch_size: int = 0,
   mesh: meshes.Meshes | None = None,
   size: Sequence[int] | None = None,
@@ -130,6 +140,8 @@ def make_request(
     overrides: what is changed of the cascade's sampling.
     first: the clip that a super-resolution stage starts from: a file of any size, rate and length, or frames uint8 [t, h, w, 3] at the
       stage's own rate.
+    first_frame, given: frames that the base is given (ivid.sample.given.read_given).
+    seconds: that the clips are to last (ivid.sample.longer); None: as the base was trained.
     batch_size: clips computed together; 0: one on each local device, or for each part that the mesh cuts a batch into.
     mesh: devices that share a batch, or each clip (ivid.sample.meshes); default: as many local ones as divide a batch.
     size: height and width of the last stage's clips (ivid.sample.sizes); None: its own.
@@ -143,15 +155,21 @@ def make_request(
   stages = resized(plan.plan_stages(cascade, start=start, stop=stop, overrides=overrides), size)
   if note := check_negative(stages, draw.negative):
     warnings.warn(note, stacklevel=2)
+  trained, (stages, notes) = stages[0].output.frames, longer.lengthen(stages, seconds)
+  known = read_given(stages[0], trained=trained, first_frame=first_frame, given=given, aspect=cascade.spec.aspect)
   stages, first_input, source = enter(cascade, stages, first)
   samples, devices = draw.samples, meshes.open_mesh(mesh)
   if devices is not None:
     batch_size = batch_size or meshes.mesh_rows(devices)
-    meshes.check_divides(devices, stages, batches=map(len, batches_of(len(samples), batch_size)))
-  tiles = plan.plan_tiles(stages, overrides.tile, cut=meshes.cuts_clips(meshes.mesh_spec(devices)))
+    at_once = [longer.at_once(cascade, spec) for spec in stages]
+    meshes.check_divides(devices, at_once, batches=map(len, batches_of(len(samples), batch_size)))
+  cut = functools.partial(longer.cut_stage, cascade, cut=meshes.cuts_clips(meshes.mesh_spec(devices)))
+  tiles = plan.plan_tiles(stages, overrides.tile, cut)
   together = min(len(samples), batch_size or 1)  # the least that a group can be
   plan.check_memory(cascade.spec.text, stages, samples=together, batch_size=batch_size)
-  return Request(cascade, stages, samples, batch_size, frozenset(range(len(samples))), tiles, first_input, source, devices)
+  notes += tuple(f"--input={first}: {change}" for change in (source or {}).get("changes", ())) + (known.notes if known else ())
+  kept = frozenset(range(len(samples)))
+  return Request(cascade, stages, samples, batch_size, kept, tiles, first_input, source, known, notes, devices)
 
 
 def repeat_request(
@@ -174,14 +192,16 @@ def repeat_request(
   if found and found["sha256"] != source.get("sha256"):
     raise UserError(f"{found['file']} is not the clip that {said_by} started from: its SHA-256 is {found['sha256'][:12]}")
   sample, size, row = repeat.repeated_sample(record), record.batch.size, record.batch.row
-  given = meshes.open_mesh(mesh)
-  devices = meshes.reopen_mesh(record.mesh, said_by=said_by) if given is None else given
+  asked = meshes.open_mesh(mesh)
+  devices = meshes.reopen_mesh(record.mesh, said_by=said_by) if asked is None else asked
   if devices is not None:
-    meshes.check_divides(devices, stages, batches=[size])
-  tiles = repeat.repeated_tiles(record, stages) if given is None else {}
+    meshes.check_divides(devices, [longer.at_once(cascade, spec) for spec in stages], batches=[size])
+  given = repeat_given(stages[0], record.given, aspect=cascade.spec.aspect, said_by=said_by)
+  tiles = repeat.repeated_tiles(cascade, record, stages) if asked is None else {}
   plan.check_memory(cascade.spec.text, stages, samples=size, batch_size=size)
   # The batch is filled with copies: a clip's last bits may depend on the batch's size and its row there, not on the other rows.
-  return Request(cascade, stages, (sample,) * size, size, frozenset([row]), tiles, first_input, source or None, devices)
+  kept = frozenset([row])
+  return Request(cascade, stages, (sample,) * size, size, kept, tiles, first_input, source or None, given, mesh=devices)
 
 
 def enter(

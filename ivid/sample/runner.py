@@ -11,16 +11,17 @@ import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh
 
-from ivid.media.clips import from_uint8, to_uint8
 from ivid.parallel.mesh import make_mesh
 from ivid.sample import meshes
 from ivid.sample.cascades import load_text
+from ivid.sample.given import Given
 from ivid.sample.groups import batches_of
 from ivid.sample.keys import Sample, sample_keys
+from ivid.sample.longer import at_once, count_steps, cut_stage, sample_length
 from ivid.sample.negative import reads_negative
 from ivid.sample.progress import CascadeProgress
-from ivid.sample.stage_sampler import place_params, sample_stage
-from ivid.sample.tiling import Tiling, stage_tiling
+from ivid.sample.running import place_params
+from ivid.sample.tiling import Tiling
 from ivid.spec.run import MeshSpec
 from ivid.spec.stage import StageSpec
 from ivid.stage import Stage, evaluations_per_step
@@ -54,6 +55,7 @@ def run_cascade(
   batch_size: int = 0,
   first_input: np.ndarray | None = None,
   tiles: Mapping[str, Sequence[int]] | None = None,
+  given: Given | None = None,
   mesh: Mesh | None = None,
   quiet: bool = False,
 ) -> Iterator[Clip]:
@@ -68,6 +70,7 @@ def run_cascade(
     batch_size: samples computed together; 0: one a local device, or one for each part that the mesh cuts a batch into.
     first_input: uint8 that the samples start from, where stages[0] is no base: [t, h, w, 3] for all of them, or [N, t, h, w, 3].
     tiles: by stage what stage_tiling takes; the automatic choice for stages not in it.
+    given: frames that the base is given, the same for all samples; needed for a clip of another length than it was trained for.
     mesh: devices to sample on (ivid.sample.meshes); None: as many local ones as divide a batch.
     quiet: no progress.
 
@@ -79,40 +82,41 @@ def run_cascade(
     cascade.check(spec.name)
 
   def cut(spec: StageSpec, rows: int) -> Tiling:
-    return stage_tiling(spec, (tiles or {}).get(spec.name, ()), clips=rows, cut=meshes.cuts_clips(meshes.mesh_spec(mesh)))
+    return cut_stage(cascade, spec, (tiles or {}).get(spec.name, ()), clips=rows, cut=meshes.cuts_clips(meshes.mesh_spec(mesh)))
 
   batches = batches_of(len(samples), batch_size or (0 if mesh is None else meshes.mesh_rows(mesh)))
   if mesh is not None:
-    meshes.check_divides(mesh, stages, batches=map(len, batches))
+    meshes.check_divides(mesh, [at_once(cascade, spec) for spec in stages], batches=map(len, batches))
   tilings = {spec.name: cut(spec, len(batches[0])) for spec in stages}
   text, text_mask, negative = _embed_samples(cascade, stages, samples)
   each = first_input is not None and first_input.ndim == 5
   clips: list[np.ndarray | None] = list(first_input) if each else [first_input] * len(samples)
-  work = {spec.name: len(batches) * evaluation_work(spec, tilings[spec.name]) * spec.sampling.steps for spec in stages}
+  steps = {spec.name: count_steps(cascade, spec, given) for spec in stages}
+  work = {spec.name: len(batches) * evaluation_work(spec, tilings[spec.name]) * steps[spec.name] for spec in stages}
   with CascadeProgress(work, quiet=quiet) as progress:
     for spec in stages:
       tiling = tilings[spec.name]
-      progress.begin(spec.name, batches=len(batches), steps=spec.sampling.steps, tiles=tiling.count)
-      stage = Stage(spec)
+      progress.begin(spec.name, batches=len(batches), steps=steps[spec.name], tiles=tiling.count)
+      stage = Stage(at_once(cascade, spec))
       params = cascade.load_stage(spec.name)
       for rows in batches:
         devices = batch_mesh(len(rows)) if mesh is None else meshes.several(mesh)
         params = place_params(stage, params, devices)
-        small = None if spec.lowres is None else from_uint8(np.stack([clips[n] for n in rows]))
-        made = to_uint8(
-          sample_stage(
-            stage,
-            params,
-            keys=sample_keys([samples[n] for n in rows], spec.name),
-            text=text[rows.start : rows.stop, None],
-            text_mask=text_mask[rows.start : rows.stop, None],
-            small=small,
-            negative=negative and tuple(array[rows.start : rows.stop, None] for array in negative),
-            sampling=spec.sampling,
-            tiling=cut(spec, len(rows)),
-            progress=progress.step,
-            mesh=devices,
-          )
+        small = None if spec.lowres is None else [clips[n] for n in rows]
+        made = sample_length(
+          stage,
+          params,
+          keys=sample_keys([samples[n] for n in rows], spec.name),
+          frames=spec.output.frames,
+          given=given,
+          text=text[rows.start : rows.stop, None],
+          text_mask=text_mask[rows.start : rows.stop, None],
+          negative=negative and tuple(array[rows.start : rows.stop, None] for array in negative),
+          small=small,
+          sampling=spec.sampling,
+          tiling=cut(spec, len(rows)),
+          progress=progress.step,
+          mesh=devices,
         )
         for row, n in enumerate(rows):
           clips[n] = made[row] if spec is not stages[-1] else None

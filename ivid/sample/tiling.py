@@ -11,6 +11,8 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from ivid.nets.unet import frame_halo, pixel_halo
 from ivid.spec.errors import UserError
 from ivid.spec.sampling import ThresholdKind
@@ -40,10 +42,12 @@ class Tiling:
   Attributes:
     window: frames, height and width of every window.
     slabs: tiles that share their frames, in the order of time.
+    weights: of the frames of each slab's window, which add up to 1 at every frame of the clip; None: cores cover the clip once.
   """
 
   window: tuple[int, int, int]
   slabs: tuple[tuple[Tile, ...], ...]
+  weights: tuple[np.ndarray, ...] | None = None
 
   @property
   def count(self) -> int:
@@ -89,16 +93,40 @@ def stage_tiling(spec: StageSpec, tile: Sequence[int] = (), *, clips: int = 1, c
   return tiling
 
 
+def blended(tiling: Tiling, spec: StageSpec) -> Tiling:
+  """Windows, each as `tiling` cuts it, that start half a window after one another over the whole clip of `spec`; the last ends with it.
+
+  For networks that attend over frames and know clips of their own length alone. In every step each window's x_hat counts by how far a frame
+  lies from the window's ends, so that there is nowhere a jump: the windows of MultiDiffusion (arXiv 2302.08113) in time.
+  """
+  length, frames, step = tiling.window[0], spec.output.frames, spec.time_factor
+  hop = max(step, length // 2 // step * step)
+  starts = [*range(0, frames - length, hop), frames - length]
+
+  def moved(span: tuple[int, int], start: int) -> tuple[int, int]:
+    return span[0] + start, span[1] + start
+
+  def at(tile: Tile, start: int) -> Tile:
+    return Tile(*((moved(spans[0], start), *spans[1:]) for spans in (tile.window, tile.core)))
+
+  near = np.minimum(np.arange(length) + 1, length - np.arange(length)).astype(np.float32)
+  total = np.zeros(frames, np.float32)
+  for start in starts:
+    total[start : start + length] += near
+  slabs = tuple(tuple(at(tile, start) for tile in tiling.slabs[0]) for start in starts)
+  return Tiling(tiling.window, slabs, tuple(near / total[start : start + length] for start in starts))
+
+
 def stretched(spec: StageSpec, frames: int) -> StageSpec:
   """The stage for an input of another number of frames than it was trained on, at the same rates.
 
   Raises:
-    UserError: a network that attends over frames knows clips of its own length alone.
+    UserError: fewer frames than a network that attends over frames knows.
   """
   if frames == spec.lowres.input.frames:
     return spec
-  if not spec.unet.frame_local:
-    raise UserError(f"stage {spec.name} attends over {spec.lowres.input.frames} input frames: expected exactly as many, not {frames}")
+  if not spec.unet.frame_local and frames < spec.lowres.input.frames:
+    raise UserError(f"stage {spec.name} attends over {spec.lowres.input.frames} input frames: expected as many or more, not {frames}")
   small = dataclasses.replace(spec.lowres.input, frames=frames)
   output = dataclasses.replace(spec.output, frames=frames * spec.time_factor)
   return dataclasses.replace(spec, output=output, lowres=dataclasses.replace(spec.lowres, input=small))

@@ -5,7 +5,7 @@ of other people read too, and a run goes on in the file of the ivid before. The 
 
 Format 0 is every file without a `format`. It has `diffusion.resolution_shift`, true or false, where format 1 has the number
 `diffusion.logsnr_shift`. Format 2 has the `mesh` in a clip's metadata, where those of older formats do not say on which devices it was
-made, and `negative_prompt`, which is no text where it is missing.
+made, and `negative_prompt` and `given`, which are no text and no given frames where they are missing.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MOST_SAMPLING_STEPS = 10_000  # ten times those of DDPM (2006.11239); beyond, neighbouring times hardly differ in float32
+MOST_RESAMPLINGS = 1000  # of one step: a hundred times RePaint's (2201.09865)
 MOST_UPDATES = 2**31 - 1  # a training state counts them in int32
 MOST_CLIPS = 65_536  # of one batch: as many as the largest batches that image and text models are trained on
 MOST_SAMPLES = 100_000  # of one request: twice the 50,000 that Frechet distances are computed from

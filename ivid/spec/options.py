@@ -28,6 +28,13 @@ NUMBERS = {
   "workers": Range(0, 4096),  # processes of one machine
 }
 
+# Flags of `ivid sample` about what the base starts from and how long it goes on.
+STARTS = {
+  "first_frame": "Picture that the clip starts with: the base keeps it as it is, at its own size.",
+  "given": "Clip whose frames the base keeps: clip.mp4:0-4,12 (numbers of the base's frames), or clip.mp4, all that it has.",
+  "seconds": "How long the clip is to be, such as 20; default: as long as the base was trained for.",
+}
+
 
 def option(default: Any, text: str) -> Any:
   """A field with the words that describe its flag."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from ivid.spec import convert
 from ivid.spec.errors import UserError, shown
-from ivid.spec.limits import LARGEST_SEED, MOST_CLIPS, MOST_FPS, MOST_FRAMES, MOST_SIDE, MOST_UPDATES
+from ivid.spec.limits import LARGEST_SEED, MOST_CLIPS, MOST_FPS, MOST_FRAMES, MOST_RESAMPLINGS, MOST_SIDE, MOST_UPDATES
 from ivid.spec.names import check_name
 from ivid.spec.ranges import Range, check_ranges
 from ivid.spec.run import MeshSpec
@@ -72,6 +73,40 @@ class InputRecord:
   changes: tuple[str, ...] = ()
 
 
+class GivenMethod(enum.Enum):
+  """How the base was given frames."""
+
+  TRAINED = "trained"  # its network reads them
+  REPLACEMENT = "replacement"  # they take their place in z_t, each step several times over (ivid.sample.resampling)
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenSource:
+  """A clip that frames were taken from, and which frames of the base's own output they are; `file` is empty for frames in memory."""
+
+  file: str
+  sha256: str
+  frames: tuple[Annotated[int, Range(0, MOST_FRAMES)], ...]
+  changes: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    check_ranges(self, "given.sources: ")
+    if not self.frames:
+      raise UserError("given.sources: frames is empty: expected at least one")
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenRecord:
+  """Frames that the base was given, and how; none where it went on from its own alone. `resamplings`: times that each step was made."""
+
+  sources: tuple[GivenSource, ...]
+  method: GivenMethod
+  resamplings: Annotated[int, Range(1, MOST_RESAMPLINGS)] = 1
+
+  def __post_init__(self):
+    check_ranges(self, "given.")
+
+
 @dataclasses.dataclass(frozen=True)
 class ClipRecord:
   """A clip's metadata."""
@@ -85,6 +120,7 @@ class ClipRecord:
   mesh: MeshSpec | None = None  # of the devices that it was computed on; None: not said, before format 2
   input: InputRecord | None = None
   negative_prompt: str = ""
+  given: GivenRecord | None = None
   ivid: str = ""  # the version that made it
   frames: Annotated[int, Range(0, MOST_FRAMES)] = 0
   height: Side = 0

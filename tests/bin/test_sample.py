@@ -11,12 +11,13 @@ import pytest
 
 from ivid import __main__ as command_line
 from ivid.media.clips import read_clip, read_metadata, write_clip
+from ivid.media.pictures import write_png
 from tests.sample import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROMPT = "--prompt=a red ball"
 # What is said of a command line that cannot be read; any other line is about a value.
-USAGE = ("no prompt:", "--prompt=", "--caption=", "Unknown command line flag", "unexpected argument", "--from_metadata beside")
+USAGE = ("no prompt:", "--prompt=", "--caption=", "Unknown command line flag", "unexpected argument", "--given beside")
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +113,27 @@ def test_a_clip_of_any_size_and_length_enters(sample, tmp_path):
   assert read_clip(path)[0].shape == (1, 16, 24, 3)
 
 
+def test_a_first_frame_and_a_length(sample, tmp_path):
+  photo = np.random.default_rng(0).integers(0, 256, (10, 12, 3), np.uint8)
+  write_png(tmp_path / "photo.png", photo)
+  options = ("--stop_stage=base", "--format=png")
+  status, (path,), errors = sample(PROMPT, "--first_frame=photo.png", "--seconds=2.1", *options)
+  assert status == 0 and errors[:2] == [
+    "--seconds=2.1: made 2, 4 frames of stage base at 2 a second",
+    "given photo.png: cut 2 of 10 rows to an aspect of 1.5",
+  ]
+  clip, metadata = read_clip(path)[0], read_metadata(path)
+  assert len(clip) == 4 and metadata["given"]["sources"][0]["frames"] == [0]
+  np.testing.assert_array_equal(clip[0], photo[1:9])
+  _, (again,), _ = sample(f"--from_metadata={path}", "--out=again", "--format=png")
+  assert again.read_bytes() == path.read_bytes()
+  _, (goes_on,), _ = sample(PROMPT, f"--given={path}:0-2", "--seconds=3", *options)
+  np.testing.assert_array_equal(read_clip(goes_on)[0][:3], clip[:3])
+
+
 def test_ctrl_c_leaves_finished_stages(sample, monkeypatch):
   """And the command that is printed ends with the clip that the undisturbed run makes."""
-  from ivid.sample import runner as running
+  from ivid.sample import longer as running
 
   options = ["--seed=2", "--num_samples=2", "--steps=base=4,ssr1=3", "--guidance=1.5", "--format=png"]
   _, whole, _ = sample(PROMPT, *options, "--out=whole")
@@ -259,6 +278,12 @@ def test_long_prompt_is_truncated_with_a_warning(sample):
     ([PROMPT, "--tile=base=1x0x0"], "tile frames=1: stage base takes frames whole: its network attends over time"),
     (["--start_stage=ssr1", "--input=empty.txt"], "empty.txt is no clip that can be read"),
     ([PROMPT, "--input=a.mp4"], "--input=a.mp4: stage base starts from noise alone"),
+    ([PROMPT, "--seconds=soon"], "--seconds=soon: expected a number of seconds such as 20"),
+    ([PROMPT, "--seconds=0.1"], "--seconds=0.1 is less than a frame of stage base: expected 0.5 or more"),
+    ([PROMPT, "--first_frame=nowhere.jpg"], "no clip at nowhere.jpg"),
+    ([PROMPT, "--given=empty.txt:0-x"], "--given=empty.txt:0-x: cannot read the frames '0-x'"),
+    ([PROMPT, "--given=empty.txt:0-7"], "--given=empty.txt:0-7: frame 7 is none of the base's: expected 0 to 1"),
+    (["--from_metadata=a.json", "--given=a.mp4"], "--given beside --from_metadata: the metadata decides it"),
     (["--from_metadata=nowhere.json"], "no metadata at nowhere.json"),
     (["--from_metadata=empty.json"], "empty.json carries no metadata of ivid sample: missing key 'prompt'"),
     ([PROMPT, "--seeed=1"], "Unknown command line flag 'seeed'"),

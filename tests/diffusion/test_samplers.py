@@ -165,3 +165,13 @@ def test_time_grid():
   assert samplers.time_grid(7).dtype == np.float64
   with pytest.raises(ValueError, match="steps=0"):
     samplers.time_grid(0)
+
+
+def test_going_back_up_keeps_the_forward_process():
+  """z_s ~ q(z_s | x) goes to q(z_t | x): mean alpha_t x, deviation sigma_t."""
+  logsnr_s, logsnr_t = SCHEDULE(jnp.array([0.3, 0.6]))
+  alpha_s, sigma_s = alpha_sigma(logsnr_s)
+  alpha_t, sigma_t = alpha_sigma(logsnr_t)
+  eps, noise = jax.random.normal(jax.random.key(0), (2, 1, 200_000))
+  z_t = samplers.forward_step(z_s=alpha_s * 0.7 + sigma_s * eps, noise=noise, logsnr_s=logsnr_s, logsnr_t=logsnr_t)
+  np.testing.assert_allclose([z_t.mean(), z_t.std()], [0.7 * alpha_t, sigma_t], atol=5e-3)

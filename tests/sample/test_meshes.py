@@ -11,7 +11,7 @@ from ivid.config import load_run
 from ivid.measure.compiling import format_report, make_program
 from ivid.parallel.mesh import make_mesh
 from ivid.programs import Program
-from ivid.sample import outputs, programs, stage_sampler
+from ivid.sample import outputs, programs, running, stage_sampler
 from ivid.sample.keys import Sample, sample_keys
 from ivid.sample.meshes import mesh_spec, mesh_text, open_mesh
 from ivid.sample.plan import plan_tiles
@@ -90,9 +90,9 @@ def test_given_frames_of_a_clip_that_is_cut():
 def test_noise_is_the_same_bits_however_it_is_cut(shape, origin):
   keys = sample_keys([Sample("a red ball", 0, n) for n in range(2)], "base")
   place = {} if origin is None else dict(origin=np.array(origin, np.int32), aligned=False)
-  whole = np.asarray(stage_sampler._noise(keys, shape, 0, **place))
+  whole = np.asarray(running.draw_noise(keys, shape, 0, **place))
   for mesh in ("frames=4", "height=4", "data=2,frames=2,height=2"):
-    cut = stage_sampler._noise(keys, shape, 0, mesh=open_mesh(mesh), **place)
+    cut = running.draw_noise(keys, shape, 0, mesh=open_mesh(mesh), **place)
     np.testing.assert_array_equal(np.asarray(cut), whole, err_msg=mesh)
     assert cut.addressable_shards[0].data.size == whole.size // cut.sharding.mesh.size
 

@@ -9,7 +9,7 @@ import pytest
 
 from ivid.parallel.mesh import make_mesh
 from ivid.programs import Program
-from ivid.sample import programs, stage_sampler
+from ivid.sample import programs, running, stage_sampler
 from ivid.sample.keys import Sample, key_words, sample_keys
 from ivid.spec.run import MeshSpec
 from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec
@@ -96,7 +96,7 @@ def test_one_step_is_the_denoiser():
   sampling = dataclasses.replace(tiny.GUIDED, steps=1)
   cond = programs.sample_args(stage, sampling, batch_size=1, max_tokens=24)[2]
   cond = cond.replace(text=TEXT[:1], text_mask=np.ones((1, 1, 24), bool), is_video=np.ones(1, bool), fps=np.full(1, 2.0, np.float32))
-  z = stage_sampler._noise(sample_keys([Sample("a red ball", 0, 0)], "base"), SPEC.stage("base").output.array, stage_sampler._INITIAL)
+  z = running.draw_noise(sample_keys([Sample("a red ball", 0, 0)], "base"), SPEC.stage("base").output.array, running.INITIAL)
   level = np.full(1, stage.spec.diffusion.logsnr_min, np.float32)
   x_hat = Program("guided", stage.guided).jit()(PARAMS["base"], z, level, cond, np.float32(1.0))
   np.testing.assert_allclose(draw("base", [0], sampling=sampling), np.clip(x_hat, -1, 1), atol=ROUNDING)

@@ -125,5 +125,5 @@ def test_a_longer_clip_stretches_the_stage():
   longer = stretched(TSR, 10)
   assert (longer.lowres.input.frames, longer.output.frames, longer.output.fps) == (10, 30, 6.0)
   attends = dataclasses.replace(TSR, unet=dataclasses.replace(UNET, levels=(LevelSpec(4, time=TimeMixing.ATTENTION),)))
-  with pytest.raises(ValueError, match="stage tsr1 attends over 6 input frames: expected exactly as many, not 10"):
-    stretched(attends, 10)
+  with pytest.raises(ValueError, match="stage tsr1 attends over 6 input frames: expected as many or more, not 5"):
+    stretched(attends, 5)

@@ -10,6 +10,7 @@ import pytest
 from ivid.data.example import index_words
 from ivid.diffusion.loss import weighted_loss
 from ivid.sample.stage_sampler import sample_stage
+from ivid.sample.tiling import tile_stage
 from ivid.spec import batch as batches
 from ivid.spec.clip import ClipShape
 from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec, ThresholdKind
@@ -93,46 +94,52 @@ def test_training_gives_frames_to_clips_and_never_to_pictures():
   assert np.array_equal(given, plain)
 
 
-@pytest.mark.parametrize(
-  "sampling",
-  [
-    SamplingSpec(steps=3, guidance=GuidanceSpec(weight=2.0), threshold=ThresholdKind.DYNAMIC, percentile=60.0),
-    SamplingSpec(steps=3, sampler=SamplerKind.ANCESTRAL),
-    SamplingSpec(steps=3, sampler=SamplerKind.DPM_SOLVER_PP_2M, guidance=GuidanceSpec(weight=1.0)),
-  ],
-  ids=lambda sampling: sampling.sampler.value,
-)
-def test_given_frames_come_out_of_sampling_exactly(sampling):
+SAMPLINGS = [
+  SamplingSpec(steps=3, guidance=GuidanceSpec(weight=2.0), threshold=ThresholdKind.DYNAMIC, percentile=60.0),
+  SamplingSpec(steps=3, sampler=SamplerKind.ANCESTRAL),
+  SamplingSpec(steps=3, sampler=SamplerKind.DPM_SOLVER_PP_2M, guidance=GuidanceSpec(weight=1.0)),
+]
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["trained", "replacement"])
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=lambda sampling: sampling.sampler.value)
+def test_given_frames_come_out_of_sampling_exactly(sampling, reads):
+  """Whether the network reads them, or they take their place in z_t."""
+  base = dataclasses.replace(BASE, unet=dataclasses.replace(UNET, given=reads))
   frames = np.random.default_rng(1).uniform(-1, 1, (2, 4, 4, 8, 3)).astype(np.float32)
   mask = np.array([[True, False, False, True], [False] * 4])
-  keys = jax.vmap(jax.random.key)(jnp.arange(2))
+  keys, params, seen = jax.vmap(jax.random.key)(jnp.arange(2)), params_of(base), []
   text = dict(text=np.ones((2, 1, 3, 6), np.float32), text_mask=np.ones((2, 1, 3), bool))
-  made, free = (sample_stage(Stage(BASE), params_of(BASE), keys=keys, sampling=sampling, given=g, **text) for g in ((frames, mask), None))
+  common = dict(keys=keys, sampling=sampling, progress=lambda *step: seen.append(step), **text)
+  made = sample_stage(Stage(base), params, given=(frames, mask), resamplings=2, **common)
+  assert seen[-1] == ((3, 3) if reads else (5, 5))  # the last step is made once
   assert np.array_equal(made[mask], frames[mask])
   assert not np.array_equal(made[0, 1], frames[0, 1])
-  np.testing.assert_allclose(made[1], free[1], atol=1e-5)  # nothing is given to the second
+  free = sample_stage(Stage(base), params, **common)
+  if reads:
+    np.testing.assert_allclose(made[1], free[1], atol=1e-5)  # nothing is given to the second
   assert np.abs(made[0, 1:3] - free[0, 1:3]).max() > 1e-3  # what is given changes the rest of the first
 
 
-@pytest.mark.parametrize(
-  ("given", "unet", "message"),
-  [
-    ((np.zeros((1, 4, 4, 8, 3)), np.zeros((1, 4))), dataclasses.replace(UNET, given=False), "reads no given frames"),
-    ((np.zeros((1, 2, 4, 8, 3)), np.zeros((1, 2))), UNET, r"expected \(1, 4, 4, 8, 3\) and \(1, 4\)"),
-  ],
-)
-def test_given_frames_that_do_not_fit(given, unet, message):
-  stage = Stage(dataclasses.replace(BASE, unet=unet))
-  with pytest.raises(ValueError, match=message):
-    sample_stage(
-      stage,
-      {},
-      keys=jax.random.key(0)[None],
-      text=np.ones((1, 1, 3, 6)),
-      text_mask=np.ones((1, 1, 3)),
-      sampling=SamplingSpec(),
-      given=given,
-    )
+@pytest.mark.parametrize("reads", [True, False], ids=["trained", "replacement"])
+@pytest.mark.parametrize("sampler", [SamplerKind.ANCESTRAL, SamplerKind.DPM_SOLVER_PP_2M])
+def test_given_frames_in_tiles(sampler, reads):
+  level = LevelSpec(8, time=TimeMixing.CONVOLUTION)
+  base = StageSpec("base", Task.BASE, ClipShape(12, 4, 8, 1.0), dataclasses.replace(UNET, levels=(level,), given=reads))
+  frames = np.random.default_rng(1).uniform(-1, 1, (1, *base.output.array)).astype(np.float32)
+  mask = (np.arange(12) % 5 == 0)[None]
+  tiling, sampling = tile_stage(base, (8, 0, 0)), SamplingSpec(steps=3, sampler=sampler)
+  text = dict(text=np.ones((1, 1, 3, 6), np.float32), text_mask=np.ones((1, 1, 3), bool))
+  common = dict(keys=jax.random.key(0)[None], sampling=sampling, given=(frames, mask), resamplings=2, **text)
+  whole, tiled = (sample_stage(Stage(base), params_of(base), tiling=t, **common) for t in (None, tiling))
+  assert tiling.count > 1 and np.array_equal(tiled[mask], frames[mask])
+  np.testing.assert_allclose(tiled, whole, atol=1e-4)
+
+
+def test_given_frames_that_do_not_fit():
+  given, options = (np.zeros((1, 2, 4, 8, 3)), np.zeros((1, 2))), dict(text=np.ones((1, 1, 3, 6)), text_mask=np.ones((1, 1, 3)))
+  with pytest.raises(ValueError, match=r"expected \(1, 4, 4, 8, 3\) and \(1, 4\)"):
+    sample_stage(Stage(BASE), {}, keys=jax.random.key(0)[None], sampling=SamplingSpec(), given=given, **options)
 
 
 def test_given_is_the_base_s_alone():

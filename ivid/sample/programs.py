@@ -16,6 +16,7 @@ from ivid.diffusion import guidance, samplers
 from ivid.diffusion.samplers import SampleState, StepInputs
 from ivid.parallel import sharding
 from ivid.programs import Program
+from ivid.sample.kept import KeptProgram
 from ivid.spec import batch as batches
 from ivid.spec.sampling import GuidanceSpec, SamplingSpec, StudentSpec
 from ivid.spec.stage import StageSpec
@@ -100,9 +101,16 @@ def make_sample_program(
 
 
 def sample_args(
-  stage: Stage, sampling: SamplingSpec, *, batch_size: int, max_tokens: int, params: Any = None, mesh: Mesh | None = None
+  stage: Stage,
+  sampling: SamplingSpec,
+  *,
+  batch_size: int,
+  max_tokens: int,
+  params: Any = None,
+  window: tuple[int, int, int] | None = None,
+  mesh: Mesh | None = None,
 ) -> tuple[Any, ...]:
-  """Abstract arguments of make_sample_program; `params` if the caller has (sharded) ones.
+  """Abstract arguments of make_sample_program; `params` if the caller has (sharded) ones, `window` of a tile instead of the whole clip.
 
   With a mesh they carry their shardings: parameters by their logical axes, clips by rows of the batch, frames and rows of pixels.
   """
@@ -115,7 +123,8 @@ def sample_args(
   def scalar(dtype="float32"):
     return shaped(dtype=dtype, placed=None)  # the host's own
 
-  clip, lowres = shaped(b, *spec.output.array, placed=clips), spec.lowres is not None
+  sizes = spec.output.array if window is None else (*window, 3)
+  clip, lowres = shaped(b, *sizes, placed=clips), spec.lowres is not None
   told = {
     batches.TEXT: shaped(b, 1, max_tokens, spec.unet.text_dim, dtype="bfloat16"),
     batches.TEXT_MASK: shaped(b, 1, max_tokens, dtype="bool"),
@@ -172,22 +181,22 @@ def compiled_stage(spec: StageSpec) -> StageSpec:
 
 @functools.lru_cache(maxsize=32)
 def compiled_programs(spec: StageSpec, sampling: SamplingSpec, mesh: Mesh | None = None) -> Compiled:
-  stage = Stage(spec)
+  stage, made_from = Stage(spec), f"{spec} {sampling}"
   return Compiled(
-    grow=_jitted(make_lowres_program(stage, mesh=mesh)),
-    noised=_jitted(Program(f"sample_noised_{spec.name}", stage.noised, mesh=mesh)),
-    window=functools.lru_cache(maxsize=8)(lambda window: make_window_program(stage, window).jit()),
-    step=_jitted(make_sample_program(stage, sampling, mesh=mesh)),
+    grow=_callable(make_lowres_program(stage, mesh=mesh), made_from),
+    noised=_callable(Program(f"sample_noised_{spec.name}", stage.noised, mesh=mesh), made_from),
+    window=functools.lru_cache(maxsize=8)(lambda window: KeptProgram(make_window_program(stage, window), f"{made_from} {window}")),
+    step=_callable(make_sample_program(stage, sampling, mesh=mesh), made_from, like=1),
     # What a tile is made of may be the host's own memory: nothing may be written there.
-    tile_step=_jitted(make_sample_program(stage, sampling, donate=False, mesh=mesh)),
+    tile_step=_callable(make_sample_program(stage, sampling, donate=False, mesh=mesh), made_from, like=1),
   )
 
 
-def _jitted(program: Program) -> Callable[..., Any]:
-  """The function to call, wherever it is called from: it sets the program's mesh itself."""
-  call = program.jit()
+def _callable(program: Program, made_from: str, *, like: int | None = None) -> Callable[..., Any]:
+  """The function to call, wherever it is called from: it sets the program's mesh itself. Without one it is kept on disk."""
   if program.mesh is None:
-    return call
+    return KeptProgram(program, made_from, like=like)
+  call = program.jit()
 
   def on_mesh(*args: Any) -> Any:
     with jax.set_mesh(program.mesh):
@@ -198,7 +207,7 @@ def _jitted(program: Program) -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=32)
 def noise_function(shape: tuple[int, ...], aligned: bool, placed: NamedSharding | None = None) -> Callable[..., jax.Array]:
-  return _jitted(make_noise_program(shape, aligned=aligned, placed=placed))
+  return _callable(make_noise_program(shape, aligned=aligned, placed=placed), f"{aligned}")
 
 
 @functools.lru_cache(maxsize=32)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from ivid.parallel.mesh import make_mesh
 from ivid.sample import meshes
+from ivid.sample.ahead import Ahead, programs_of
 from ivid.sample.cascades import load_text
 from ivid.sample.given import Given
 from ivid.sample.groups import batches_of
@@ -21,6 +22,7 @@ from ivid.sample.longer import at_once, count_steps, cut_stage, sample_length
 from ivid.sample.negative import reads_negative
 from ivid.sample.progress import CascadeProgress
 from ivid.sample.running import place_params
+from ivid.sample.streaming import is_streamed
 from ivid.sample.tiling import Tiling
 from ivid.spec.run import MeshSpec
 from ivid.spec.stage import StageSpec
@@ -88,41 +90,46 @@ def run_cascade(
   if mesh is not None:
     meshes.check_divides(mesh, [at_once(cascade, spec) for spec in stages], batches=map(len, batches))
   tilings = {spec.name: cut(spec, len(batches[0])) for spec in stages}
-  text, text_mask, negative = _embed_samples(cascade, stages, samples)
-  each = first_input is not None and first_input.ndim == 5
-  clips: list[np.ndarray | None] = list(first_input) if each else [first_input] * len(samples)
-  steps = {spec.name: count_steps(cascade, spec, given) for spec in stages}
-  work = {spec.name: len(batches) * evaluation_work(spec, tilings[spec.name]) * steps[spec.name] for spec in stages}
-  with CascadeProgress(work, quiet=quiet) as progress:
-    for spec in stages:
-      tiling = tilings[spec.name]
-      progress.begin(spec.name, batches=len(batches), steps=steps[spec.name], tiles=tiling.count)
-      stage = Stage(at_once(cascade, spec))
-      params = cascade.load_stage(spec.name)
-      for rows in batches:
-        devices = batch_mesh(len(rows)) if mesh is None else meshes.several(mesh)
-        params = place_params(stage, params, devices)
-        small = None if spec.lowres is None else [clips[n] for n in rows]
-        made = sample_length(
-          stage,
-          params,
-          keys=sample_keys([samples[n] for n in rows], spec.name),
-          frames=spec.output.frames,
-          given=given,
-          text=text[rows.start : rows.stop, None],
-          text_mask=text_mask[rows.start : rows.stop, None],
-          negative=negative and tuple(array[rows.start : rows.stop, None] for array in negative),
-          small=small,
-          sampling=spec.sampling,
-          tiling=cut(spec, len(rows)),
-          progress=progress.step,
-          mesh=devices,
-        )
-        for row, n in enumerate(rows):
-          clips[n] = made[row] if spec is not stages[-1] else None
-          yield Clip(spec, n, made[row], len(rows), row, meshes.mesh_spec(devices))
-      del params
-      progress.end()
+  alone = mesh is None and batch_mesh(len(batches[0])) is None
+  plain = given is None and not any(sample.negative for sample in samples)
+  coming = [spec for spec in stages if alone and (plain or spec.lowres is not None) and not is_streamed(spec, tilings[spec.name])]
+  told = dict(rows=len(batches[0]), max_tokens=cascade.spec.text.max_tokens)
+  with Ahead(program for spec in coming for program in programs_of(spec, tilings[spec.name], **told)):
+    text, text_mask, negative = _embed_samples(cascade, stages, samples)
+    each = first_input is not None and first_input.ndim == 5
+    clips: list[np.ndarray | None] = list(first_input) if each else [first_input] * len(samples)
+    steps = {spec.name: count_steps(cascade, spec, given) for spec in stages}
+    work = {spec.name: len(batches) * evaluation_work(spec, tilings[spec.name]) * steps[spec.name] for spec in stages}
+    with CascadeProgress(work, quiet=quiet) as progress:
+      for spec in stages:
+        tiling = tilings[spec.name]
+        progress.begin(spec.name, batches=len(batches), steps=steps[spec.name], tiles=tiling.count)
+        stage = Stage(at_once(cascade, spec))
+        params = cascade.load_stage(spec.name)
+        for rows in batches:
+          devices = batch_mesh(len(rows)) if mesh is None else meshes.several(mesh)
+          params = place_params(stage, params, devices)
+          small = None if spec.lowres is None else [clips[n] for n in rows]
+          made = sample_length(
+            stage,
+            params,
+            keys=sample_keys([samples[n] for n in rows], spec.name),
+            frames=spec.output.frames,
+            given=given,
+            text=text[rows.start : rows.stop, None],
+            text_mask=text_mask[rows.start : rows.stop, None],
+            negative=negative and tuple(array[rows.start : rows.stop, None] for array in negative),
+            small=small,
+            sampling=spec.sampling,
+            tiling=cut(spec, len(rows)),
+            progress=progress.step,
+            mesh=devices,
+          )
+          for row, n in enumerate(rows):
+            clips[n] = made[row] if spec is not stages[-1] else None
+            yield Clip(spec, n, made[row], len(rows), row, meshes.mesh_spec(devices))
+        del params
+        progress.end()
 
 
 def evaluation_work(spec: StageSpec, tiling: Tiling) -> float:

@@ -1,6 +1,7 @@
 """Clips and batches cut over devices: the same pixels as on one, by the program that `ivid compile` lowers."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -192,9 +193,9 @@ def test_wrong_meshes_elsewhere():
 def test_a_clip_that_is_cut_is_computed_whole():
   large = dataclasses.replace(SSR, output=ClipShape(64, 4096, 4096, 24.0), lowres=LowresSpec(input=ClipShape(64, 1024, 1024, 24.0)))
   assert stage_tiling(large).count > 1 and stage_tiling(large, cut=True).count == 1
-  assert plan_tiles([large], (0, 0, 0), cut=True) == {"ssr3": (0, 0, 0)}
+  assert plan_tiles([large], (0, 0, 0), functools.partial(stage_tiling, cut=True)) == {"ssr3": (0, 0, 0)}
   with pytest.raises(UserError, match="tile=32x0x0 of stage ssr3: a mesh with frames or height cuts whole clips: expected no tile"):
-    plan_tiles([large], {"ssr3": (32, 0, 0)}, cut=True)
+    plan_tiles([large], {"ssr3": (32, 0, 0)}, functools.partial(stage_tiling, cut=True))
   with pytest.raises(UserError, match="tiles of stage ssr3 on a mesh that cuts its clips: expected whole clips"):
     draw(SSR, SamplingSpec(steps=1), mesh="height=2", tiling=tile_stage(large, (32, 0, 0)))
 

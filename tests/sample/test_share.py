@@ -177,9 +177,9 @@ def test_memory_does_not_grow_with_prompts(cascade, monkeypatch):
 
 def test_ctrl_c_in_a_later_group(cascade, tmp_path, monkeypatch):
   monkeypatch.setattr("ivid.sample.requests.most_held", lambda *a, **b: 3)
-  from ivid.sample import runner
+  from ivid.sample import longer
 
-  calls, undisturbed = [], runner.sample_stage
+  calls, undisturbed = [], longer.sample_stage
 
   def interrupted(stage, *args, **options):
     calls.append(stage.spec.name)
@@ -187,7 +187,7 @@ def test_ctrl_c_in_a_later_group(cascade, tmp_path, monkeypatch):
       raise KeyboardInterrupt
     return undisturbed(stage, *args, **options)
 
-  monkeypatch.setattr(runner, "sample_stage", interrupted)
+  monkeypatch.setattr(longer, "sample_stage", interrupted)
   request = request_of(cascade)
   with pytest.raises(Interrupted) as caught:
     list(save_clips(request, Outputs(tmp_path, "png", clips=10)))

@@ -1,0 +1,150 @@
+"""Programs that are kept on disk and made ready ahead: what they are found by, and what a damaged or foreign file does."""
+
+import dataclasses
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ivid.config import load_run
+from ivid.programs import Program
+from ivid.sample import kept
+from ivid.sample.ahead import Ahead
+from ivid.sample.kept import KeptProgram
+
+ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  """An empty folder for kept programs, and a count of what is compiled."""
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+  yield tmp_path / "programs"
+  jax.config.update("jax_compilation_cache_dir", before)
+
+
+def counted(fn, compiled):
+  """A program of `fn` that counts how often it is traced."""
+
+  def traced(*args):
+    compiled.append(fn)
+    return fn(*args)
+
+  return Program("counted", traced)
+
+
+def test_a_program_is_compiled_once_for_all_processes(folder):
+  compiled = []
+  for _ in range(2):  # as in a process of its own: nothing is remembered in memory
+    program = KeptProgram(counted(lambda x: 2.0 * x, compiled), "double")
+    np.testing.assert_array_equal(program(ROWS), 2.0 * ROWS)
+    np.testing.assert_array_equal(program(ROWS + 1.0), 2.0 * (ROWS + 1.0))
+  assert len(compiled) == 1 and len(list(folder.iterdir())) == 1
+  program(ROWS[:1])  # another shape
+  KeptProgram(counted(lambda x: 3.0 * x, compiled), "treble")(ROWS)  # made from something else
+  assert len(compiled) == 3 and len(list(folder.iterdir())) == 3
+
+
+def test_a_result_like_an_argument_and_keys(folder):
+  def drawn(state, key):
+    return {name: value + jax.random.normal(key, value.shape) for name, value in state.items()}
+
+  key, state = jax.random.key(3), {"a": ROWS, "b": ROWS[0]}
+  first, second = (KeptProgram(Program("drawn", drawn), "drawn", like=0)(state, key) for _ in range(2))
+  jax.tree.map(np.testing.assert_array_equal, first, second)
+  jax.tree.map(np.testing.assert_array_equal, first, jax.jit(drawn)(state, key))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:50] + bytes([b[50] ^ 1]) + b[51:]])
+def test_a_damaged_file_is_made_again(folder, damage):
+  compiled = []
+  KeptProgram(counted(lambda x: 2.0 * x, compiled), "double")(ROWS)
+  (path,) = folder.iterdir()
+  whole = path.read_bytes()
+  path.write_bytes(damage(whole))
+  np.testing.assert_array_equal(KeptProgram(counted(lambda x: 2.0 * x, compiled), "double")(ROWS), 2.0 * ROWS)
+  assert len(compiled) == 2 and [p.name for p in folder.iterdir()] == [path.name]
+  KeptProgram(counted(lambda x: 2.0 * x, compiled), "double")(ROWS)
+  assert len(compiled) == 2
+
+
+def test_another_machine_or_source_finds_none(folder, monkeypatch):
+  compiled = []
+  KeptProgram(counted(lambda x: 2.0 * x, compiled), "double")(ROWS)
+  monkeypatch.setattr(kept, "_machine", lambda: "another")
+  KeptProgram(counted(lambda x: 2.0 * x, compiled), "double")(ROWS)
+  assert len(compiled) == 2
+
+
+def test_without_a_folder_it_only_runs(folder):
+  folder.write_text("in the way")
+  compiled = []
+  np.testing.assert_array_equal(KeptProgram(counted(lambda x: 2.0 * x, compiled), "double")(ROWS), 2.0 * ROWS)
+  jax.config.update("jax_compilation_cache_dir", None)
+  np.testing.assert_array_equal(KeptProgram(counted(lambda x: 2.0 * x, compiled), "double")(ROWS), 2.0 * ROWS)
+  assert len(compiled) == 2
+
+
+def test_old_ones_go(folder, monkeypatch):
+  monkeypatch.setattr(kept, "MOST_KEPT", 2)
+  for n in range(4):
+    KeptProgram(Program("times", lambda x, n=n: n * x), str(n))(ROWS)
+  assert len(list(folder.iterdir())) == 2
+
+
+def test_ahead_stops_where_it_is_and_leaves_errors_to_others():
+  made, first, go = [], threading.Event(), threading.Event()
+
+  def wait():
+    first.set()
+    assert go.wait(timeout=60)
+    made.append("first")
+
+  with Ahead(iter([wait, lambda: made.append("second")])) as ahead:
+    assert first.wait(timeout=60)
+    ahead._stopped.set()
+    go.set()
+  assert made == ["first"]
+  with Ahead(iter([lambda: 1 / 0, lambda: made.append("never")])):
+    pass
+  assert made == ["first"]
+
+
+def test_what_is_made_ahead_is_what_sampling_asks_for(folder):
+  """Every program of a run was ready: none is compiled after those that were made ahead."""
+  from ivid.sample.ahead import programs_of
+  from ivid.sample.keys import Sample, sample_keys
+  from ivid.sample.programs import compiled_programs, noise_function
+  from ivid.sample.stage_sampler import sample_stage
+  from ivid.sample.tiling import stretched, tile_stage
+  from ivid.spec.sampling import SamplerKind
+  from ivid.stage import Stage, unbox
+
+  cascade = load_run("tiny:base").cascade
+  for name, sampler, tile in (("base", "ddim", ()), ("tsr1", "ancestral", ()), ("ssr1", "ancestral", (12, 0, 0))):
+    spec = cascade.stage(name)
+    sampling = dataclasses.replace(spec.sampling, sampler=SamplerKind(sampler), steps=2)
+    spec = stretched(spec, 16) if tile else spec  # longer than a window and its halo
+    spec, tokens = dataclasses.replace(spec, sampling=sampling), 5
+    compiled_programs.cache_clear()
+    noise_function.cache_clear()
+    tiling = tile_stage(spec, tile)
+    assert (tiling.count > 1) == bool(tile)
+    for ready in programs_of(spec, tiling, rows=2, max_tokens=tokens):
+      ready()
+    files = len(list(folder.iterdir()))
+    params = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), unbox(Stage(spec).abstract_params()))
+    sample_stage(
+      Stage(spec),
+      params,
+      keys=sample_keys([Sample("a ball", seed, 0) for seed in range(2)], name),
+      text=np.zeros((2, 1, tokens, spec.unet.text_dim), jnp.bfloat16),
+      text_mask=np.ones((2, 1, tokens), bool),
+      small=None if spec.lowres is None else np.zeros((2, *spec.lowres.input.array), np.float32),
+      sampling=sampling,
+      tiling=tiling,
+    )
+    assert len(list(folder.iterdir())) == files, name

@@ -5,6 +5,8 @@ import os
 import pathlib
 import platform
 
+import pytest
+
 from tests.compiling import xla_flags
 
 DEVICES = 8
@@ -28,3 +30,13 @@ os.environ["XLA_FLAGS"] = xla_flags(DEVICES, os.environ.get("XLA_FLAGS", ""))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache_folder()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def programs_of_jax_alone():
+  """JAX's cache serves equal programs of all tests; ivid's own is for tests/sample/test_kept.py and for commands."""
+  from ivid.sample import kept
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(kept, "_path", lambda made_from: None)
+    yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import pathlib
 import resource
@@ -51,7 +52,7 @@ def bench_sampling(
   """
   devices = meshes.open_mesh(mesh)
   cut = meshes.cuts_clips(meshes.mesh_spec(devices))
-  tiles = plan_tiles(stages, tile, cut=cut)
+  tiles = plan_tiles(stages, tile, functools.partial(stage_tiling, cut=cut))
   if devices is not None:
     meshes.check_divides(devices, stages, batches=[1])
   return _rows(cascade, stages, {spec.name: stage_tiling(spec, tiles.get(spec.name, ()), cut=cut) for spec in stages}, devices, seed)

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jaxlib
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 
 from ivid.media.files import write_whole
 from ivid.programs import Program
@@ -60,9 +61,12 @@ class KeptProgram:
     path = keep and _path("\n".join((self._program.name, self._made_from, kind, str(self._program.donate))))
     if path and (found := self._load(path, args)) is not None:
       return found
-    compiled = self._program.jit().lower(*args).compile()
-    if path:
-      _save(path, compiled)
+    lowered = self._program.jit().lower(*args)
+    if not path:
+      return lowered.compile()
+    with _JAX_CACHE_OFF:
+      compiled = lowered.compile()
+    _save(path, compiled)
     return compiled
 
   def _load(self, path: pathlib.Path, args: tuple[Any, ...]) -> jax.stages.Compiled | None:
@@ -79,6 +83,31 @@ class KeptProgram:
       return serialize_executable.deserialize_and_load(payload, *trees, execution_devices=jax.local_devices()[:1])
     except (pickle.UnpicklingError, AttributeError, ImportError, TypeError, ValueError, jax.errors.JaxRuntimeError):
       return None
+
+
+class _JaxCacheOff:
+  """A context in which JAX keeps no compiled programs of its own. What it has read from its cache cannot be serialised again: the program
+  would lack functions when it runs (XLA's for the CPU, as of JAX 0.10). Threads share it, as it is off for all of them.
+  """
+
+  def __init__(self):
+    self._lock, self._inside = threading.Lock(), 0
+
+  def __enter__(self) -> None:
+    self._change(1)
+
+  def __exit__(self, *_: object) -> None:
+    self._change(-1)
+
+  def _change(self, by: int) -> None:
+    with self._lock:
+      before, self._inside = self._inside, self._inside + by
+      if bool(before) != bool(self._inside):
+        jax.config.update("jax_enable_compilation_cache", not self._inside)
+        compilation_cache.reset_cache()  # it remembers whether it is on
+
+
+_JAX_CACHE_OFF = _JaxCacheOff()
 
 
 def _on_several(leaf: Any) -> bool:
@@ -105,7 +134,7 @@ def _save(path: pathlib.Path, compiled: jax.stages.Compiled) -> None:
 def _path(made_from: str) -> pathlib.Path | None:
   """Beside JAX's own cache; None where that is off."""
   folder = jax.config.jax_compilation_cache_dir
-  if not folder or not jax.config.jax_enable_compilation_cache:
+  if not folder:
     return None
   return pathlib.Path(folder) / "programs" / (hashlib.sha256(f"{_machine()}\n{made_from}".encode()).hexdigest()[:32] + SUFFIX)
 

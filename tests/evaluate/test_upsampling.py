@@ -92,7 +92,7 @@ def test_a_folder_of_clips_through_a_cascade(tmp_path, capsys):
 def test_a_clip_that_is_too_long_for_the_memory_is_one_line(tmp_path, capsys, monkeypatch):
   cascade = tiny.write_tiny(tmp_path)
   write_clip(tmp_path / "clips" / "one.mp4", scene_clip(18, 32, 48)[1], 8.0)
-  monkeypatch.setattr(plan, "MEMORY_SHARE", 1e-6)
+  monkeypatch.setattr(plan, "MEMORY_SHARE", 1e-9)
   options = [f"--cascade={cascade.folder}", "--metric=upsampling", f"--clips={tmp_path / 'clips'}", f"--out={tmp_path / 'eval'}"]
   assert main(["evaluate", *options]) == 1
   assert "one.mp4 lasts longer than the" in capsys.readouterr().err

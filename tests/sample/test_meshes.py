@@ -66,10 +66,11 @@ def eight_devices():
 @pytest.mark.parametrize(
   "spec, rows, sampling, meshes",
   [
-    (BASE, 8, SamplingSpec(steps=2, guidance=GUIDED, threshold=ThresholdKind.DYNAMIC), ["fsdp=8", "data=2,fsdp=2,tensor=2"]),
+    (BASE, 8, SamplingSpec(steps=2, guidance=GUIDED, threshold=ThresholdKind.DYNAMIC), ["fsdp=8"]),
+    pytest.param(BASE, 8, SamplingSpec(steps=2, guidance=GUIDED), ["data=2,fsdp=2,tensor=2"], marks=pytest.mark.slow),
     (SSR, 1, SamplingSpec(steps=3, sampler=SamplerKind.ANCESTRAL, guidance=GUIDED), ["frames=8", "height=8"]),
-    (SSR, 2, SamplingSpec(steps=3, sampler=SamplerKind.DPM_SOLVER_PP_2M), ["data=2,frames=2,height=2"]),
-    (TSR, 1, SamplingSpec(steps=2), ["frames=8"]),
+    pytest.param(SSR, 2, SamplingSpec(steps=3, sampler=SamplerKind.DPM_SOLVER_PP_2M), ["data=2,frames=2,height=2"], marks=pytest.mark.slow),
+    pytest.param(TSR, 1, SamplingSpec(steps=2), ["frames=8"], marks=pytest.mark.slow),
   ],
 )
 def test_one_device_equals_eight(spec, rows, sampling, meshes):
@@ -102,8 +103,8 @@ def test_noise_is_the_same_bits_however_it_is_cut(shape, origin):
   "name, weight, mesh",
   [
     ("ssr1", 0.0, MeshSpec(data=1, frames=4)),
-    ("tsr1", 2.0, MeshSpec(data=2, height=2)),
-    ("base", 1.0, MeshSpec(data=1, fsdp=2, frames=2)),
+    pytest.param("tsr1", 2.0, MeshSpec(data=2, height=2), marks=pytest.mark.slow),
+    pytest.param("base", 1.0, MeshSpec(data=1, fsdp=2, frames=2), marks=pytest.mark.slow),
   ],
 )
 def test_what_the_compile_report_lowers_is_what_runs(name, weight, mesh, monkeypatch):

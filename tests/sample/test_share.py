@@ -141,7 +141,7 @@ def test_a_plain_run_in_groups_makes_the_same_clips(cascade, whole, tmp_path, mo
   request = request_of(cascade)
   kinds = [(programs.compiled_stage(spec), programs.compiled_sampling(spec, spec.sampling)) for spec in request.stages]
   steps = [programs.compiled_programs(*kind).step for kind in kinds]
-  compiled = [step._cache_size() for step in steps]
+  compiled = [len(step._ready) for step in steps]
   monkeypatch.setattr("ivid.sample.requests.most_held", lambda *a, **b: 8)
   paths = list(save_clips(request, Outputs(tmp_path, "png", clips=10)))
   assert [path.name for path in paths] == [f"a-red-ball-number-{n}-s3-{k}.png" for n in range(5) for k in (0, 1)]
@@ -149,7 +149,7 @@ def test_a_plain_run_in_groups_makes_the_same_clips(cascade, whole, tmp_path, mo
   for path in paths:
     (same,) = whole.glob(f"*-{path.name}")
     assert path.read_bytes() == same.read_bytes()
-  assert [step._cache_size() for step in steps] == compiled  # of batches of 3 and of 1, by the fixture: no group compiles again
+  assert [len(step._ready) for step in steps] == compiled  # of batches of 3 and of 1, by the fixture: no group compiles again
 
 
 def test_memory_does_not_grow_with_prompts(cascade, monkeypatch):

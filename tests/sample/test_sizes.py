@@ -100,6 +100,7 @@ def local(tmp_path_factory):
   return ivid.load(write_cascade(folder / "tiny", spec, tiny.trained_stages(spec), folder / "text").folder)
 
 
+@pytest.mark.slow
 def test_clips_of_another_size(local, tmp_path, monkeypatch):
   monkeypatch.setattr("ivid.pipeline.enable_compilation_cache", lambda: None)
   made = list(local.stages("a red ball", size=(20, 12), steps=1, batch_size=1))

@@ -26,6 +26,8 @@ EXAMPLES = {
   phase.PhaseSpec: phase.PhaseSpec("one", 3),
   record.BatchRecord: record.BatchRecord(2, 1),
   record.StageRecord: record.StageRecord("base", "abc", sampling.SamplingSpec(), None),
+  record.GivenSource: record.GivenSource("clip.mp4", "abc", (0,)),
+  record.GivenRecord: record.GivenRecord((), record.GivenMethod.REPLACEMENT),
 }
 CHECKED_BY_OTHERS = {stage.LevelSpec}  # by the network whose levels they are, which knows the place
 NO_SPECS = {"Range", "ArraySpec", "CaptionLayout", "View"}  # what follows from specs

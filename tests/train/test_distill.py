@@ -141,7 +141,7 @@ def test_guidance_has_phases_a_rate_and_all_of_its_updates():
   guidance, halving = plan_phases(run.distill, run.cascade.stage("base"))[:2]
   assert (guidance.name, guidance.updates) == ("guidance", 6750) and halving.name == "ddim_0016"
   images, clips = phases.resolve(phase_run(run, guidance).train)
-  assert (images.train.frames, images.train.batch_size, images.train.optimizer.learning_rate) == (1, 32, 1e-4)
+  assert (images.train.frames, images.train.batch_size, images.train.optimizer.learning_rate) == (1, 32, 2e-3)
   assert (clips.first_index, clips.end, clips.train.frames) == (200_000, 6750, 0)
   (whole,) = phases.resolve(phase_run(run, halving).train)
   assert (whole.train.steps, whole.train.batch_size, whole.train.optimizer.learning_rate) == (500, 8, 5e-4)

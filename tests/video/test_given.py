@@ -101,8 +101,14 @@ SAMPLINGS = [
 ]
 
 
-@pytest.mark.parametrize("reads", [True, False], ids=["trained", "replacement"])
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=lambda sampling: sampling.sampler.value)
+@pytest.mark.parametrize(
+  ("sampling", "reads"),
+  [
+    (SAMPLINGS[0], True),
+    (SAMPLINGS[1], False),
+    *(pytest.param(SAMPLINGS[n], reads, marks=pytest.mark.slow) for n, reads in ((0, False), (1, True), (2, True), (2, False))),
+  ],
+)
 def test_given_frames_come_out_of_sampling_exactly(sampling, reads):
   """Whether the network reads them, or they take their place in z_t."""
   base = dataclasses.replace(BASE, unet=dataclasses.replace(UNET, given=reads))
@@ -121,8 +127,16 @@ def test_given_frames_come_out_of_sampling_exactly(sampling, reads):
   assert np.abs(made[0, 1:3] - free[0, 1:3]).max() > 1e-3  # what is given changes the rest of the first
 
 
-@pytest.mark.parametrize("reads", [True, False], ids=["trained", "replacement"])
-@pytest.mark.parametrize("sampler", [SamplerKind.ANCESTRAL, SamplerKind.DPM_SOLVER_PP_2M])
+@pytest.mark.parametrize(
+  ("sampler", "reads"),
+  [
+    (SamplerKind.ANCESTRAL, False),
+    *(
+      pytest.param(kind, reads, marks=pytest.mark.slow)
+      for kind, reads in ((SamplerKind.ANCESTRAL, True), (SamplerKind.DPM_SOLVER_PP_2M, True), (SamplerKind.DPM_SOLVER_PP_2M, False))
+    ),
+  ],
+)
 def test_given_frames_in_tiles(sampler, reads):
   level = LevelSpec(8, time=TimeMixing.CONVOLUTION)
   base = StageSpec("base", Task.BASE, ClipShape(12, 4, 8, 1.0), dataclasses.replace(UNET, levels=(level,), given=reads))

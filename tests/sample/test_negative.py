@@ -28,6 +28,7 @@ def opened(cascade, monkeypatch):
   return ivid.load(cascade.folder)
 
 
+@pytest.mark.slow
 def test_the_unconditional_evaluation_reads_it():
   stage, params, rng = Stage(BASE), tiny.random_params(BASE, 0), np.random.default_rng(0)
   text, other = (jnp.asarray(rng.normal(size=(2, 1, 5, tiny.TEXT.dim)), jnp.float32) for _ in range(2))

@@ -91,20 +91,25 @@ class _JaxCacheOff:
   """
 
   def __init__(self):
-    self._lock, self._inside = threading.Lock(), 0
+    self._lock, self._inside, self._before = threading.Lock(), 0, True
 
   def __enter__(self) -> None:
-    self._change(1)
+    with self._lock:
+      if not self._inside:
+        self._before = jax.config.jax_enable_compilation_cache
+        self._turn(False)
+      self._inside += 1
 
   def __exit__(self, *_: object) -> None:
-    self._change(-1)
-
-  def _change(self, by: int) -> None:
     with self._lock:
-      before, self._inside = self._inside, self._inside + by
-      if bool(before) != bool(self._inside):
-        jax.config.update("jax_enable_compilation_cache", not self._inside)
-        compilation_cache.reset_cache()  # it remembers whether it is on
+      self._inside -= 1
+      if not self._inside:
+        self._turn(self._before)
+
+  @staticmethod
+  def _turn(on: bool) -> None:
+    jax.config.update("jax_enable_compilation_cache", on)
+    compilation_cache.reset_cache()  # it remembers whether it is on
 
 
 _JAX_CACHE_OFF = _JaxCacheOff()
@@ -132,7 +137,7 @@ def _save(path: pathlib.Path, compiled: jax.stages.Compiled) -> None:
 
 
 def _path(made_from: str) -> pathlib.Path | None:
-  """Beside JAX's own cache; None where that is off."""
+  """In the folder of JAX's own cache; None where there is none."""
   folder = jax.config.jax_compilation_cache_dir
   if not folder:
     return None

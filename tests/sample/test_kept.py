@@ -73,6 +73,16 @@ def test_what_jax_has_in_its_own_cache_is_kept_whole_too(folder):
   assert jax.config.jax_enable_compilation_cache == before
 
 
+def test_a_cache_of_jax_that_is_off_stays_off(folder):
+  before = jax.config.jax_enable_compilation_cache
+  jax.config.update("jax_enable_compilation_cache", False)
+  try:
+    KeptProgram(Program("double", lambda x: 2.0 * x), "double")(ROWS)
+    assert not jax.config.jax_enable_compilation_cache
+  finally:
+    jax.config.update("jax_enable_compilation_cache", before)
+
+
 def test_a_result_like_an_argument_and_keys(folder):
   def drawn(state, key):
     return {name: value + jax.random.normal(key, value.shape) for name, value in state.items()}

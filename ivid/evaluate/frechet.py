@@ -1,4 +1,4 @@
-"""The Frechet distance between two sets of features, as of two Gaussians, in float64: statistics that merge, and how far they can be trusted."""
+"""The Frechet distance between two sets of features, as of two Gaussians, in float64; how far it can be trusted."""
 
 from __future__ import annotations
 

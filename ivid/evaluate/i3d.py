@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ivid.nets.i3d import LOGITS, MIN_FRAMES, SIDE, I3D
+from ivid.nets.i3d import I3D, LAYERS, LOGITS, MIN_FRAMES, SIDE
 from ivid.programs import Program
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.stage import Filter
@@ -60,7 +60,9 @@ def load_i3d(path: str | os.PathLike | None = None) -> dict[str, Any]:
   return params
 
 
-def make_i3d(shape: tuple[int, int, int], *, layers: tuple[str, ...] = (LOGITS,), still: bool = False, kernel: Filter = Filter.TRIANGLE) -> Any:
+def make_i3d(
+  shape: tuple[int, int, int], *, layers: tuple[str, ...] = (LOGITS,), still: bool = False, kernel: Filter = Filter.TRIANGLE
+) -> Any:
   """The function of parameters and clips uint8 [B, T, H, W, 3] that resizes them to SIDE and gives I3D's layers.
 
   Args:
@@ -89,8 +91,6 @@ def _made(layers: tuple[str, ...], still: bool, kernel: Filter) -> Any:
 
 def check_layer(layer: str) -> None:
   """UserError for a layer that I3D does not have."""
-  from ivid.nets.i3d import LAYERS
-
   if layer not in LAYERS:
     raise UserError(f"layer {layer!r} of I3D: {nearest(layer, LAYERS)}")
 
@@ -106,7 +106,9 @@ def _folded(variables: Mapping[str, Any], path: Any) -> dict[str, Any]:
     if names == (LOGITS,):
       bias = _taken(have, f"params/{theirs}/Conv_0/bias", channels, path)
     else:
-      mean, var = (_taken(have, f"batch_stats/{theirs}/BatchNorm_0/{name}", (1, 1, 1, 1, *channels), path).ravel() for name in ("mean", "var"))
+      mean, var = (
+        _taken(have, f"batch_stats/{theirs}/BatchNorm_0/{name}", (1, 1, 1, 1, *channels), path).ravel() for name in ("mean", "var")
+      )
       scale = 1 / np.sqrt(var.astype(np.float64) + EPSILON)
       bias = _taken(have, f"params/{theirs}/BatchNorm_0/bias", channels, path) - mean * scale
       kernel = kernel * scale

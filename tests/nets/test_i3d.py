@@ -41,26 +41,28 @@ def test_pool_is_xlas(window, stride):
 
 def test_frames_are_clips_that_never_change():
   """The middle of a long clip of one picture sees nothing of its ends."""
-  layer = "MaxPool3d_3a_3x3"
-  picture = random(1, 1, 20, 24, 3)
-  long = picture.repeat(24, axis=1)
-  params = i3d.I3D().init(jax.random.key(0), long, (layer,))["params"]
+  spec = i3d.TRUNK["Conv3d_1a_7x7"]
+  picture = random(1, 1, 12, 10, 3)
+  params = {"kernel": random(*spec.kernel, 3, spec.channels, seed=1), "bias": random(spec.channels, seed=2)}
 
-  def places(module, x):
-    """The layer before it is averaged, by frames."""
-    seen = []
-    mean = jnp.mean
-    for name, spec in i3d.TRUNK.items():
-      if name in params:
-        x = i3d.Unit(spec, still=module.still).apply({"params": params[name]}, x)
-      else:
-        x = i3d.max_pool(x, spec.window, spec.stride)
-      seen.append(x)
-      if name == layer:
-        return mean(x, (2, 3))
+  def layer(x, still):
+    x = i3d.Unit(spec, still=still).apply({"params": params}, x)
+    return i3d.max_pool(x, i3d._frame_by_frame((3, 3, 3), still), i3d._frame_by_frame((2, 2, 2), still))
 
-  frames = i3d.I3D(still=True).apply({"params": params}, picture, (layer,))[layer]
-  assert frames.shape == (1, 1, 192)
-  np.testing.assert_allclose(frames[0, 0], places(i3d.I3D(), long)[0, 6], rtol=1e-4, atol=1e-5)
-  assert np.abs(frames).mean() > 0.01
-  assert np.abs(frames[0, 0] - places(i3d.I3D(), long)[0, 0]).max() > 1e-3  # the clip's beginning does see its end
+  long = layer(picture.repeat(24, axis=1), False)
+  frame = layer(picture, True)
+  assert frame.shape == (1, 1, 3, 3, 64) and long.shape[1] == 6
+  np.testing.assert_allclose(frame[0, 0], long[0, 3], rtol=1e-4, atol=1e-3)
+  assert np.abs(frame[0, 0] - long[0, 5]).max() > 1  # its end does see that it ends
+
+
+def test_single_frames_of_the_whole_network_have_logits_and_layers():
+  """Their shapes, which need no weights."""
+  x = jax.ShapeDtypeStruct((2, 3, i3d.SIDE, i3d.SIDE, 3), jnp.float32)
+  found, _ = jax.eval_shape(lambda x: i3d.I3D(still=True).init_with_output(jax.random.key(0), x, i3d.LAYERS), x)
+  assert {name: layer.shape for name, layer in found.items()} == {
+    name: (2, 3, channels)
+    for name, channels in zip(
+      i3d.LAYERS, (64, 64, 64, 192, 192, 256, 480, 480, 512, 512, 512, 528, 832, 832, 832, 1024, i3d.CLASSES), strict=True
+    )
+  }

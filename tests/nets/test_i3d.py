@@ -56,6 +56,7 @@ def test_frames_are_clips_that_never_change():
   assert np.abs(frame[0, 0] - long[0, 5]).max() > 1  # its end does see that it ends
 
 
+@pytest.mark.slow
 def test_single_frames_of_the_whole_network_have_logits_and_layers():
   """Their shapes, which need no weights."""
   x = jax.ShapeDtypeStruct((2, 3, i3d.SIDE, i3d.SIDE, 3), jnp.float32)

@@ -10,8 +10,8 @@ import ml_collections
 # Of pictures and of clips: 25 minutes of one core each, tsr1 an hour. From a picture a temporal stage learns only how to take the
 # augmentation's noise off; what it is for is in clips.
 UPDATES = dict(tsr1=(400, 2200), ssr1=(1200, 800), ssr2=(1200, 400), tsr2=(400, 2500), tsr3=(400, 2500), ssr3=(1200, 1800))
-# Noise enough in the input that a spatial stage learns to draw what its text says where the stage before drew it badly (section 2.5). Half of
-# what a temporal stage gives are frames that it was given: at an SNR of 20 they come out 10 dB further from the truth than they went in.
+# Noise enough in the input that a spatial stage learns to draw what its text says where the stage before drew it badly (section 2.5). Half
+# of the frames that a temporal stage makes are those of its input: an SNR of 20 would spoil them more than it could mend.
 AUGMENTATION = dict(
   ssr=dict(aug_logsnr_min=-1.0, aug_logsnr_max=6.0, aug_snr=20.0),
   tsr=dict(aug_logsnr_min=3.0, aug_logsnr_max=10.0, aug_snr=3000.0),
@@ -99,8 +99,9 @@ def _train(stage: str) -> dict:
 
 
 def _train_super_resolution(stage: str) -> dict:
-  """Pictures first: what is sharp is learnt from them, at a fraction of a clip's cost. Then runs of neighbouring frames, since a stage mixes
-  few of them: as many scenes again as whole clips would show for each run that a clip has.
+  """Pictures first: what is sharp is learnt from them, at a fraction of a clip's cost. Then runs of neighbouring frames.
+
+  A stage mixes few frames, so that short runs teach it what whole clips would, and show more scenes in the same time.
   """
   crop = CROPS.get(stage, (0, 0, 0))
   stills, runs = UPDATES[stage]

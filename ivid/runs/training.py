@@ -31,8 +31,10 @@ from ivid.runs.samples import make_sampler
 from ivid.runs.sources import check_sources, remember_sources
 from ivid.runs.text import open_text
 from ivid.runs.workdir import local_path, run_json, shared_folder, write_status
+from ivid.spec import convert
 from ivid.spec.errors import UserError
 from ivid.spec.run import Draw, RunSpec
+from ivid.spec.session import TENSORBOARD, Session
 from ivid.spec.stage import StageSpec
 from ivid.spec.view import make_view
 from ivid.stage import Stage
@@ -41,17 +43,30 @@ from ivid.text.embedder import Embedder
 from ivid.train import phases
 from ivid.train.band import Band
 from ivid.train.checkpoint import Checkpointer
+from ivid.train.compiling import compile_clock
 from ivid.train.drawing import drawn_first, make_drawing
 from ivid.train.loop import GRAD_NORM, Cost, Hook, Loop
-from ivid.train.metrics import MetricWriter, read_rows
+from ivid.train.metrics import BOARD, MetricWriter, read_rows
 from ivid.train.phases import Phase
+from ivid.train.profiling import Profiler
 from ivid.train.rngs import stream
 from ivid.train.run import Lesson, Training, device_batches, make_evaluation, make_training, model_flops, warm_start
+from ivid.train.trackers import check_trackers, open_trackers
 from ivid.weights.ema import latest_step
 from ivid.weights.opening import open_stage
 
+DEFAULTS = Session()
 
-def train(run: RunSpec, workdir: str | os.PathLike, *, max_minutes: float = 0.0) -> bool:
+
+def train(
+  run: RunSpec,
+  workdir: str | os.PathLike,
+  *,
+  max_minutes: float = 0.0,
+  resume_step: int = 0,
+  trackers: str = TENSORBOARD,
+  profile_steps: str = "",
+) -> bool:
   """Trains the stage of a run in a work folder, which is made, or from its last checkpoint on; `ivid train` without its flags.
 
   Where several processes train together, `ivid.parallel.distributed.join` has been called in each.
@@ -60,18 +75,21 @@ def train(run: RunSpec, workdir: str | os.PathLike, *, max_minutes: float = 0.0)
     run: as `ivid.config.load_run` reads it.
     workdir: checkpoints, metrics, samples, config.json and status.json.
     max_minutes: after which it saves and stops; 0: no limit.
+    resume_step: of the checkpoint to go back to; 0: the last one.
+    trackers, profile_steps: as of ivid.spec.session.Watch.
 
   Returns: whether the run came to its end; False where SIGTERM, SIGINT or the time stopped it, after saving: the same call goes on.
 
   Raises:
     UserError: what does not fit together, a folder that another trainer writes; NonFiniteLoss.
   """
-  if max_minutes < 0:
-    raise UserError(f"max_minutes={max_minutes:g}: expected a positive number, or 0 for no limit")
+  asked = Session(max_minutes=max_minutes, resume_step=resume_step, trackers=trackers, profile_steps=profile_steps)
+  asked.check_profiled(run.train.total_steps)
+  check_trackers(asked)
   enable_compilation_cache()
   folder = local_path(workdir)
   with signals.listening(), shared_folder(folder, run_json(run)) as begin:
-    done = until_stopped(train_stage, run, run.cascade.stage(run.stage), folder, begin, seconds=60.0 * max_minutes or math.inf)
+    done = until_stopped(train_stage, run, run.cascade.stage(run.stage), folder, begin, session=asked)
     if is_first():
       write_status(folder, done=done, step=latest_step(folder))
   return done
@@ -96,14 +114,14 @@ def train_stage(
   *,
   lesson: Lesson | None = None,
   teacher: Any = None,
-  seconds: float = math.inf,
+  session: Session = DEFAULTS,
 ) -> bool:
   """Trains `stage` as `run.train` says, phase after phase, from the work folder's last checkpoint if it has one.
 
   Args:
     begin: called when all is checked; before that nothing in the folder has changed.
     lesson, teacher: of a distillation, with the teacher's parameters, from which the student `stage` starts.
-    seconds: after which it saves and stops.
+    session: how long it goes on, and what watches it.
 
   Returns: whether the run came to its end; False where SIGTERM or SIGINT, to any of its processes, or the time stopped it, after saving.
 
@@ -112,6 +130,7 @@ def train_stage(
   """
   # Prompts that a user types are worth a warning; long paraphrases in the training data lose their tails by design.
   warnings.filterwarnings("ignore", message="text of .* truncated")
+  compile_clock()  # starts it
   total = run.train.total_steps
   all_phases = phases.resolve(run.train)
   phases.check_phases(all_phases, stage)
@@ -126,14 +145,16 @@ def train_stage(
   connect(mesh)
   rate = phases.learning_rate(all_phases)
   make = functools.partial(make_training, stage, mesh=mesh, max_tokens=run.cascade.text.max_tokens, lesson=lesson, rate=rate)
-  stop = StopSignal(mesh, seconds=seconds)
+  stop = StopSignal(mesh, seconds=60.0 * session.max_minutes or math.inf)
   kept = dict(widths=run.train.ema_widths, optimizer=run.train.optimizer.kind.value)
   with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
     checkpointer = stack.enter_context(Checkpointer(workdir, run.train.checkpoint, stage, **kept))
     sources = check_sources(run.data, workdir, resuming=checkpointer.latest_step() is not None)
     state, flops = _first_state(run, make(all_phases[0].train), all_phases, checkpointer, workdir, teacher)
-    writer = stack.enter_context(MetricWriter(workdir, active=is_first(), from_step=int(state.step)))
-    course = _Course(encoder, workdir, writer, checkpointer, all_phases, total, rate, teacher)
+    trackers = open_trackers(session.tracker_names, convert.to_dict(run))
+    writer = stack.enter_context(MetricWriter(workdir, active=is_first(), from_step=int(state.step), trackers=trackers))
+    profiler = stack.enter_context(Profiler(workdir, session.profiled, active=is_first()))
+    course = _Course(encoder, workdir, writer, checkpointer, profiler, all_phases, total, rate, teacher)
     begun = False
     for phase in phases.remaining(all_phases, int(state.step), total):
       part = _Part(course, dataclasses.replace(run, train=phase.train), Stage(stage), phase, make(phase.train))
@@ -142,7 +163,9 @@ def train_stage(
         begin()
         checkpointer.begin(int(state.step))
         remember_sources(sources, workdir)
-        _say(f"follow with: tensorboard --logdir={workdir / 'tb'}")
+        writer.open()
+        if TENSORBOARD in session.tracker_names:
+          _say(f"follow with: tensorboard --logdir={workdir / BOARD}")
         begun = True
       if phase.name:
         _say(f"phase {phase.name}: steps {phase.first_step} to {phase.end}")
@@ -201,6 +224,7 @@ class _Course:
   workdir: pathlib.Path
   writer: MetricWriter
   checkpointer: Checkpointer
+  profiler: Profiler
   phases: tuple[Phase, ...]
   total: int
   rate: Callable[[int], Any]
@@ -266,6 +290,7 @@ class _Part:
       rate=course.rate,
       cost=Cost(model_flops(training), flops, _peak(training)),
       band=self._band(step),
+      profiler=course.profiler,
     )
 
   def _band(self, step: int) -> Band:

@@ -91,7 +91,7 @@ def test_how_the_run_ended_is_left_in_the_work_folder(monkeypatch, tmp_path, don
   status, checkpoint = tmp_path / "status.json", tmp_path / "checkpoints" / "7"
   status.write_text("of the command before")
 
-  def train_stage(run, stage, workdir, begin, *, seconds):
+  def train_stage(run, stage, workdir, begin, *, session):
     assert status.exists()  # nothing has been checked yet
     begin()
     assert not status.exists()

@@ -130,7 +130,7 @@ def test_no_room_for_metrics_is_one_line(tmp_path, full):
     with pytest.raises(UserError, match="^cannot write the metrics in .*: No space left on device; the same command goes on$"):
       writer.write_scalars(2, {"train/loss": 1.0})
   else:
-    writer._board._writer._py_recordio_writer._writer = io.BufferedWriter(io.FileIO("/dev/full", "w"))
+    writer._trackers[0]._writer._py_recordio_writer._writer = io.BufferedWriter(io.FileIO("/dev/full", "w"))
     writer.write_scalars(2, {"train/loss": 1.0})
     with pytest.raises(UserError, match="^cannot write the metrics in .*: No space left on device; the same command goes on$"):
       writer.close()

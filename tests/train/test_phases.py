@@ -23,6 +23,7 @@ from ivid.runs.training import train_stage
 from ivid.spec import convert
 from ivid.spec.phase import PhaseSpec
 from ivid.spec.run import OptimizerSpec, TrainSpec
+from ivid.spec.session import Session
 from ivid.spec.stage import LevelSpec, TimeMixing
 from ivid.train import phases
 from ivid.weights import ema
@@ -166,7 +167,7 @@ def test_a_run_ends_after_its_time_and_goes_on(tmp_path, monkeypatch):
   run, stage = tiny_run(phases=(dataclasses.replace(SPREAD, steps=6),))
   clock = itertools.count()  # a second for every look at it
   monkeypatch.setattr(distributed, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
-  assert not train_stage(run, stage, tmp_path / "parts", seconds=3.5)
+  assert not train_stage(run, stage, tmp_path / "parts", session=Session(max_minutes=3.5 / 60))
   assert ema.latest_step(tmp_path / "parts") == 3
   assert train_stage(run, stage, tmp_path / "parts")
   assert ema.latest_step(tmp_path / "parts") == 6

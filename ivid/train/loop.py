@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from ivid.data.mixture import Drawn
 from ivid.parallel.memory import memory_metrics
 from ivid.spec.errors import UserError
 from ivid.steps import TrainState
@@ -70,6 +71,7 @@ class Loop:
     rate: learning rate by update, for the log.
     cost: for the log; None leaves arithmetic out.
     band: of the gradient's norm, with what this phase has logged before.
+    drawn: clips and images up to a step, for the checkpoints of a run whose batches have changed (Seen.drawn).
     profiler: of all phases; None: no update is traced.
   """
 
@@ -84,6 +86,7 @@ class Loop:
   rate: Callable[[int], Any] | None = None
   cost: Cost | None = None
   band: Band = dataclasses.field(default_factory=Band)
+  drawn: Callable[[int], Drawn] | None = None
   profiler: Profiler | None = None
 
   def run(self, state: TrainState, *, stop: Callable[[], bool] = lambda: False) -> TrainState:
@@ -139,7 +142,8 @@ class Loop:
     return state
 
   def _save(self, state: TrainState, step: int) -> None:
-    self.checkpointer.save(state, Seen(self.phase.index_at(step), self.flops_at(step)))
+    drawn = None if self.drawn is None else self.drawn(step)
+    self.checkpointer.save(state, Seen(self.phase.index_at(step), self.flops_at(step), drawn))
 
   def flops_at(self, step: int) -> float | None:
     """Floating-point operations of all updates up to `step`; None where those before the loop are not known."""
@@ -172,7 +176,7 @@ class Loop:
     where = f"the last checkpoint from before is {kept}" if kept else "no checkpoint is from before"
     if left:
       course = f"the gradient's norm left its band (up to {self.band.edge:.4g}) in step {left}: {where}"
-      course += "; move later ones away to go on from it" * bool(kept)
+      course += f"; to go on from it: ivid train --resume_step={kept.name}, or move later ones away" if kept else ""
     else:
       course = f"the gradient's norm had not left its band before: {where}"
     before = f"; before it {'; '.join(told)}" if told else ""

@@ -39,7 +39,6 @@ def finished(tmp_path_factory):
 @pytest.mark.parametrize(
   ("option", "message"),
   [
-    ("batch_size=16", "train.batch_size=16: {} was trained with 8; expected the same"),
     ("optimizer.kind=adafactor", "train.optimizer.kind=adafactor: checkpoint {}/checkpoints/4 was trained with adam: expected the same"),
     ("ema_widths=(0.1,)", "train.ema_widths=(0.1,): checkpoint {}/checkpoints/4 was trained with (): expected the same"),
   ],

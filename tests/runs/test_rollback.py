@@ -91,6 +91,7 @@ def test_steps_that_are_not_kept(tmp_path):
   assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_back_comes_to_the_same_or_goes_another_way(tmp_path, capsys):
   run, _ = tiny_run(phases=(), steps=4)
   keep = dataclasses.replace(run.train.checkpoint, every=1, max_to_keep=4)

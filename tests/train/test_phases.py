@@ -158,6 +158,7 @@ def test_a_run_through_phases_stopped_anywhere_ends_the_same(tmp_path):
   assert [row["train/examples"] for row in rows] == [16, 32, 40, 48]
 
 
+@pytest.mark.slow
 def test_indices_count_on_through_other_batches_wherever_it_is_stopped(tmp_path, capsys):
   run, stage = tiny_run()
   smaller = tuple(dataclasses.replace(phase, batch_size=8) for phase in run.train.phases)

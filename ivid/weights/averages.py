@@ -54,12 +54,11 @@ def load_average(workdir: str | pathlib.Path, width: float) -> tuple[StageSpec, 
   """
   if not 0.0 < width < WIDEST_EMA:
     raise UserError(f"--ema={width:g}: expected above 0 and below {WIDEST_EMA:.3f}, such as 0.08")
-  spec = load_spec(workdir)
-  workdir, until = run_and_step(workdir)
+  named, (workdir, until) = workdir, run_and_step(workdir)
   steps = [step for step in snapshot_steps(workdir) if until is None or step <= until]
   if not steps:
     raise UserError(f"--ema={width:g}: {pathlib.Path(workdir) / SNAPSHOTS} has no snapshots: expected a run with train.ema_widths")
-  last = steps[-1]
+  last, spec = steps[-1], load_spec(named)
   widths = {step: read_widths(snapshot_path(workdir, step)) for step in steps}
   kept = [(step, place, exponent(given)) for step in steps for place, given in enumerate(widths[step])]
   weights, missed = combination([(step, gamma) for step, _, gamma in kept], step=last, width=width)

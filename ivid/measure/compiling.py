@@ -127,8 +127,9 @@ def _example_flops(run: RunSpec, program: str) -> int:
 def format_report(report: dict[str, Any]) -> str:
   """The report as lines of a table."""
   memory, chips = report["bytes_per_chip"], report["chips"]
+  where = f"{report['slices']} x {report['topology']}" if report["slices"] > 1 else report["topology"]
   lines = [
-    f"stage        {report['stage']}, {report['program']} step of {report['clips']} clips on {report['topology']} ({chips} chips)",
+    f"stage        {report['stage']}, {report['program']} step of {report['clips']} clips on {where} ({chips} chips)",
     "mesh         " + " x ".join(f"{axis}={size}" for axis, size in report["mesh"].items() if size > 1),
     f"parameters   {report['parameters']:,}",
     *_sampled_line(report["sampling"]),

@@ -8,7 +8,7 @@ from ivid.config import load_run, read_config, shipped_configs
 from ivid.measure.dry_run import dry_run_report
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.errors import UserError
-from ivid.spec.run import CropSpec, DataSpec
+from ivid.spec.run import CropSpec, DataSpec, RunMeshSpec
 from ivid.spec.sampling import ThresholdKind
 from ivid.spec.stage import Filter
 

@@ -126,7 +126,7 @@ def training_step(decoder: Decoder, mesh):
   layers = {name: held((decoder.layers, *shape), P(None, *spec)) for name, (shape, spec) in shapes.items()}
   table = ((VOCABULARY, decoder.width), P("tensor", "fsdp"))
   params = dict(layers=layers, embedding=held(*table), head=held(*table), norm=held((decoder.width,), P()))
-  pin = lambda x: jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P("fsdp", None, None)))  # noqa: E731
+  pin = lambda x: jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P("fsdp", None, "tensor")))  # noqa: E731
 
   def norm(x, scale):
     x32 = x.astype(jnp.float32)

@@ -9,14 +9,12 @@ ivid evaluate --metrics=upsampling --clips=FOLDER --start_stage=ssr2 --stop_stag
 
 from __future__ import annotations
 
-import pathlib
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from ivid.bin.flags import parse_flags
+from ivid.bin.flags import define_shares, parse_flags, read_share
 from ivid.bin.options import DEFAULT_CASCADE, define_options, read_options
 from ivid.spec.errors import UsageError, UserError, nearest
 
@@ -44,14 +42,16 @@ def define_flags(values: flags.FlagValues) -> None:
   define_options(values, OVERRIDES)
   flags.DEFINE_integer("batch_size", 8, "Clips or images sampled together.", **f)
   flags.DEFINE_string("out", "eval", "Folder of the results.", **f)
+  define_shares(values)
 
 
 def main(argv: Sequence[str]) -> None:
   """Measures as argv (program name first) says. Wrong input is a UserError before any work is done."""
   values = parse_flags(argv, define_flags).flags
   _check(values)
+  process = read_share(values)
   for metric in dict.fromkeys(values.metrics):
-    {ADHERENCE: _adherence, UPSAMPLING: _upsampling}[metric](values)
+    {ADHERENCE: _adherence, UPSAMPLING: _upsampling}[metric](values, process)
 
 
 def _check(values: flags.FlagValues) -> None:
@@ -75,30 +75,28 @@ def _check(values: flags.FlagValues) -> None:
     raise UsageError("--clips beside --cascade or --stop_stage: expected clips to judge, or a cascade to sample")
 
 
-def _adherence(values: flags.FlagValues) -> None:
+def _adherence(values: flags.FlagValues, process: tuple[int, int] | None) -> None:
   """Judges a folder's clips, or a cascade's clips or images of prompts; prints one row per group of prompts."""
-  from ivid.evaluate import adherence, judged, prompts
+  from ivid.evaluate import judged, prompts
+  from ivid.runs.evaluating import report_adherence
 
   given = prompts.read_prompts(values.prompts_file, images=values.images) if values.prompts_file else None
   if values.clips:
-    pairs, made_by = judged.from_folder(values.clips, given), dict(clips=values.clips)
+    judging = judged.from_folder(values.clips, given)
   else:
     groups = tuple(values.groups) or prompts.GROUPS
     chosen = given or prompts.seeded_prompts(values.seed, values.prompts, groups, images=values.images)
     cascade = _cascade(values)
     stages = _stages(values, cascade, stop=values.stop_stage or (cascade.spec.stage_names[0] if values.images else ""))
-    made_by = judged.made_by(cascade, stages, seed=values.seed)
     stages = (judged.one_image(stages),) if values.images else stages
-    pairs = judged.from_cascade(cascade, stages, chosen, seed=values.seed, batch_size=values.batch_size)
-  results = [adherence.judge(prompt, clip) for prompt, clip in pairs]
-  out = pathlib.Path(values.out)
-  print(adherence.format_summary(adherence.write_report(out, results, made_by)))
-  print(out / adherence.RESULTS, file=sys.stderr)
+    judging = judged.from_cascade(cascade, stages, chosen, seed=values.seed, batch_size=values.batch_size)
+  report_adherence(judging, values.out, process)
 
 
-def _upsampling(values: flags.FlagValues) -> None:
+def _upsampling(values: flags.FlagValues, process: tuple[int, int] | None) -> None:
   """Ground truth, drawn or a user's, through the stages; prints a row per stage."""
-  from ivid.evaluate import ground_truth, judged, prompts, upsampling
+  from ivid.evaluate import ground_truth, prompts
+  from ivid.runs.evaluating import report_upsampling
 
   cascade = _cascade(values)
   second = cascade.spec.stage_names[:2][-1]
@@ -111,10 +109,7 @@ def _upsampling(values: flags.FlagValues) -> None:
   else:
     chosen = prompts.seeded_prompts(values.seed, values.prompts, tuple(values.groups) or prompts.GROUPS)
     clips = ground_truth.drawn_clips(chosen, seed=values.seed, aspect=aspect)
-  comparisons = [made for clip in clips for made in ground_truth.through_stages(cascade, stages, clip, seed=values.seed)]
-  out, made_by = pathlib.Path(values.out), judged.made_by(cascade, stages, seed=values.seed)
-  print(upsampling.format_rows(upsampling.write_report(out, comparisons, made_by | dict(clips=values.clips or "moving_shapes"))))
-  print(out / upsampling.RESULTS, file=sys.stderr)
+  report_upsampling(cascade, stages, clips, values.out, process, seed=values.seed, source=values.clips or "moving_shapes")
 
 
 def _cascade(values: flags.FlagValues) -> CascadeFolder:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 
 from ivid.evaluate import adherence, upsampling
 from ivid.evaluate.ground_truth import Truth, compare_share
 from ivid.evaluate.judged import Judging, made_by
+from ivid.media.places import local_path
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
 
@@ -18,7 +18,7 @@ Process = tuple[int, int] | None  # which of how many; None: one that does all
 
 def report_adherence(judging: Judging, out: str | os.PathLike, process: Process) -> None:
   """Judges the process's share of the clips, and writes and prints the report if none is missing. Errors as of adherence.judge_share."""
-  folder = pathlib.Path(out)
+  folder = local_path(out, "--out")
   results = adherence.judge_share(judging, folder, process)
   if results is not None:
     print(adherence.format_summary(adherence.write_report(folder, results, judging.made_by)))
@@ -36,7 +36,7 @@ def report_upsampling(
   source: str,
 ) -> None:
   """As `report_adherence`, of ground truth through stages. `source`: where it comes from. Errors as of ground_truth.compare_share."""
-  folder = pathlib.Path(out)
+  folder = local_path(out, "--out")
   comparisons = compare_share(cascade, stages, truths, folder, seed=seed, process=process)
   if comparisons is not None:
     made = made_by(cascade, stages, seed=seed) | dict(clips=source)

@@ -35,8 +35,7 @@ def prepare_files(spec: PrepareSpec, out: str | os.PathLike, **options: Any) -> 
     folder, summary = prepare(spec, os.fspath(out), progress=progress, **options)
   if summary is None:
     return f"prepared this process's shards of {folder}; the process that is last, or the same command again, puts them together"
-  place = "the folder as which you mount this bucket" if "://" in os.fspath(out) else os.fspath(out)
-  return f"{summary}\nwrote {folder}; read it with --config.data.name=tfds:{spec.name} --config.data.dir={place}"
+  return f"{summary}\nwrote {folder}; read it with --config.data.name=tfds:{spec.name} --config.data.dir={os.fspath(out)}"
 
 
 def draw(

@@ -20,6 +20,7 @@ import numpy as np
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.diffusion.distill import Teacher
 from ivid.flops import peak_flops
+from ivid.media.places import open_folder
 from ivid.nets.second_way_up import from_teacher
 from ivid.parallel import signals
 from ivid.parallel.distributed import StopSignal, alone, connect, is_first
@@ -30,7 +31,7 @@ from ivid.runs.cache import enable_compilation_cache
 from ivid.runs.samples import make_sampler
 from ivid.runs.sources import check_sources, remember_sources
 from ivid.runs.text import open_text
-from ivid.runs.workdir import local_path, run_json, shared_folder, write_status
+from ivid.runs.workdir import run_json, shared_folder, write_status
 from ivid.spec.errors import UserError
 from ivid.spec.run import Draw, RunSpec
 from ivid.spec.stage import StageSpec
@@ -69,7 +70,7 @@ def train(run: RunSpec, workdir: str | os.PathLike, *, max_minutes: float = 0.0)
   if max_minutes < 0:
     raise UserError(f"max_minutes={max_minutes:g}: expected a positive number, or 0 for no limit")
   enable_compilation_cache()
-  folder = local_path(workdir)
+  folder = open_folder(workdir, "--workdir")
   with signals.listening(), shared_folder(folder, run_json(run)) as begin:
     done = until_stopped(train_stage, run, run.cascade.stage(run.stage), folder, begin, seconds=60.0 * max_minutes or math.inf)
     if is_first():

@@ -127,6 +127,7 @@ class Loop:
     return state
 
   def _save(self, state: TrainState, step: int) -> None:
+    self.writer.flush()  # a run that resumes from here does not log these steps again
     self.checkpointer.save(state, Seen(self.phase.index_at(step), self.flops_at(step)))
 
   def flops_at(self, step: int) -> float | None:

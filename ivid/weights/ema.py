@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.path import step as steps
 
+from ivid.media.places import is_remote, open_folder
 from ivid.parallel.distributed import is_first
 from ivid.spec import convert, formats
 from ivid.spec.errors import UserError, first_line, shown
@@ -40,7 +41,7 @@ class Damaged(UserError):
 
 def is_run(folder: str | pathlib.Path) -> bool:
   """Whether it is the work folder of a run that has begun to save."""
-  return (pathlib.Path(folder) / FOLDER).is_dir()
+  return (_place(folder) / FOLDER).is_dir()
 
 
 def latest_step(workdir: str | pathlib.Path) -> int:
@@ -50,7 +51,7 @@ def latest_step(workdir: str | pathlib.Path) -> int:
 
 def finished_steps(workdir: str | pathlib.Path) -> list[int]:
   """Steps of a run's finished checkpoints, the newest first."""
-  folder = pathlib.Path(workdir).resolve() / FOLDER
+  folder = _place(workdir) / FOLDER
   return sorted(steps.checkpoint_steps(folder), reverse=True) if folder.is_dir() else []
 
 
@@ -87,7 +88,7 @@ def newest(workdir: str | pathlib.Path, read: Callable[[pathlib.Path], T]) -> T:
   """
   damaged: list[Damaged] = []
   for step in finished_steps(workdir):
-    path = pathlib.Path(workdir).resolve() / FOLDER / str(step)
+    path = _place(workdir) / FOLDER / str(step)
     try:
       found = read(path)
     except Damaged as error:
@@ -103,6 +104,11 @@ def newest(workdir: str | pathlib.Path, read: Callable[[pathlib.Path], T]) -> T:
   raise UserError(_no_checkpoint(workdir))
 
 
+def _place(workdir: str | pathlib.Path) -> pathlib.Path:
+  """A work folder, here or in a bucket, whole as TensorStore wants it."""
+  return open_folder(workdir, "work folder") if is_remote(workdir) else pathlib.Path(workdir).resolve()
+
+
 def say(line: str) -> None:
   """A line for the user, beside what a command prints; of process 0."""
   if is_first():
@@ -111,7 +117,7 @@ def say(line: str) -> None:
 
 def snapshot_steps(workdir: str | pathlib.Path) -> list[int]:
   """Steps of a run's snapshots in order; [] where there are none."""
-  folder = pathlib.Path(workdir).resolve() / SNAPSHOTS
+  folder = _place(workdir) / SNAPSHOTS
   return sorted(steps.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
@@ -127,7 +133,7 @@ def load_snapshot(workdir: str | pathlib.Path, step: int) -> list[Any]:
 
 def snapshot_path(workdir: str | pathlib.Path, step: int) -> pathlib.Path:
   """Folder of a snapshot."""
-  return pathlib.Path(workdir).resolve() / SNAPSHOTS / str(step)
+  return _place(workdir) / SNAPSHOTS / str(step)
 
 
 def read_widths(path: pathlib.Path) -> list[float]:
@@ -259,7 +265,7 @@ def _read_json(path: pathlib.Path, item: str, kind: formats.Kind = formats.Kind.
   try:
     found = read_json(file, source=f"its {item}/metadata")
   except OSError as error:
-    raise Damaged(f"checkpoint {path} cannot be read: {item}/metadata: {error.strerror}") from None
+    raise Damaged(f"checkpoint {path} cannot be read: {item}/metadata: {error.strerror or first_line(error)}") from None
   except UserError as error:
     raise Damaged(f"checkpoint {path} cannot be read: {error}") from None
   if not isinstance(found, dict):
@@ -285,7 +291,7 @@ def _field(path: pathlib.Path, found: dict[str, Any], key: str) -> Any:
 
 
 def _no_checkpoint(workdir: str | pathlib.Path) -> str:
-  folder = pathlib.Path(workdir).resolve() / FOLDER
-  students = sorted(path.parent.name for path in pathlib.Path(workdir).glob(f"*/{FOLDER}"))
+  folder = _place(workdir) / FOLDER
+  students = sorted(path.parent.name for path in _place(workdir).glob(f"*/{FOLDER}"))
   hint = f" (a distillation: one of its folders {', '.join(students)})" if students else ""
   return f"no checkpoint in {folder}: expected the work folder of a run that has saved at least once{hint}"

@@ -68,7 +68,7 @@ def test_setting_up_a_host(tmp_path):
   done = call("setup_host.sh", "my-bucket", "/mnt/ivid", "--dry_run", HOME=str(tmp_path))
   assert done.returncode == 0, done.stderr
   lines = [shlex.split(line) for line in done.stdout.splitlines()]
-  assert any(line[-1].endswith("[tpu]") and "install" in line for line in lines)
+  assert any(line[-1].endswith("[cloud,tpu]") and "install" in line for line in lines)
   assert ["gcsfuse", "--implicit-dirs", "--metadata-cache-ttl-secs=0", "my-bucket", "/mnt/ivid"] in lines
   assert not list(tmp_path.iterdir())
 

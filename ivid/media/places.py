@@ -63,9 +63,10 @@ def open_folder(path: str | os.PathLike, name: str) -> pathlib.Path:
   bucket = text.removeprefix(GOOGLE).partition("/")[0]
   if not text.startswith(GOOGLE) or not bucket:
     raise UserError(f"{said}: expected a path, or {GOOGLE}BUCKET/FOLDER; another bucket as the folder that it is mounted as")
-  system, _ = file_system(text)
   try:
-    there = system.exists(bucket)
+    there = file_system(text)[0].exists(bucket)
+  except UserError as error:  # which begins with the address
+    raise UserError(f"{name}={error}") from None
   except Exception as error:  # of the client's many
     raise UserError(f"{said}: {first_line(error)}") from None
   if not there:

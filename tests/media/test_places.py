@@ -76,6 +76,8 @@ def test_without_the_package(monkeypatch):
   monkeypatch.setitem(sys.modules, "gcsfs", None)
   with pytest.raises(UserError, match=r"gs://b/x: .*pip install 'ivid\[cloud\]' brings gs://"):
     places.file_system("gs://b/x")
+  with pytest.raises(UserError, match=r"^--workdir=gs://b/x: .*pip install 'ivid\[cloud\]'"):
+    places.open_folder("gs://b/x", "--workdir")
 
 
 def test_a_disk_without_room(bucket, tmp_path, monkeypatch):

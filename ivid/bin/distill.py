@@ -12,15 +12,17 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ivid.bin.flags import define_config, define_hosts, join_hosts, parse_flags
+from ivid.bin.flags import define_config, define_fields, define_hosts, fields_of, join_hosts, parse_flags
 from ivid.config import load_run
 from ivid.spec.errors import UsageError
+from ivid.spec.session import Watch
 
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds the flags of `ivid distill`."""
   define_config(values)
   define_hosts(values)
+  define_fields(values, Watch)
   flags.DEFINE_string(
     "teacher", None, "Work folder of the stage's training, or a cascade: a folder, or one that ships.", flag_values=values
   )
@@ -35,7 +37,8 @@ def main(argv: Sequence[str]) -> None:
   for name in ("teacher", "workdir"):
     if not values[name].value:
       raise UsageError(f"--{name} is missing: expected a folder, such as --{name}=runs/{run.stage}")
+  watch = fields_of(values, Watch)
   join_hosts(values)
   from ivid.runs.distill import distill  # after the flags are known to be right: starting JAX takes seconds
 
-  distill(run, values.teacher, values.workdir)
+  distill(run, values.teacher, values.workdir, **vars(watch))

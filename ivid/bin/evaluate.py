@@ -1,8 +1,8 @@
-"""Measure what clips show: adherence to their prompts, from the pixels alone; and what super-resolution adds to ground truth.
+"""Measure what clips show: adherence to their prompts, from the pixels alone; FVD; and what super-resolution adds to ground truth.
 
 ivid evaluate --metrics=adherence --cascade=nano --stop_stage=ssr1 --prompts=25 --out=eval
 ivid evaluate --metrics=adherence --cascade=nano --images --prompts=100 --out=eval
-ivid evaluate --metrics=adherence --clips=out --out=eval
+ivid evaluate --metrics=adherence,fvd --clips=out --real=tfds:clips --out=eval
 ivid evaluate --metrics=upsampling --cascade=nano --start_stage=tsr1 --stop_stage=tsr3 --prompts=4 --out=eval
 ivid evaluate --metrics=upsampling --clips=FOLDER --start_stage=ssr2 --stop_stage=ssr2 --out=eval
 """
@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from ivid.bin.flags import define_shares, parse_flags, read_share
+from ivid.bin.flags import define_fields, define_shares, fields_of, parse_flags, read_share
 from ivid.bin.options import DEFAULT_CASCADE, define_options, read_options
-from ivid.spec.errors import UsageError, UserError, nearest
+from ivid.spec.errors import UserError
+from ivid.spec.measures import ADHERENCE, FVD, METRICS, UPSAMPLING, check_measures
+from ivid.spec.real import RealClips
 
 if TYPE_CHECKING:
+  from ivid.evaluate.prompts import Prompt
   from ivid.spec.stage import StageSpec
   from ivid.weights.cascades import CascadeFolder
 
-METRICS = ADHERENCE, UPSAMPLING = ("adherence", "upsampling")
 OVERRIDES = ("steps", "sampler", "guidance", "threshold", "aug_snr")
 
 
@@ -39,6 +41,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string("cascade", "", f"Folder of a cascade, or the name of one that ships (default: {DEFAULT_CASCADE}).", **f)
   flags.DEFINE_string("start_stage", "", "With upsampling: the stage whose input the ground truth is shrunk to (default: the second).", **f)
   flags.DEFINE_string("stop_stage", "", "Stage whose clips are judged (default: the last trained one of the chain).", **f)
+  define_fields(values, RealClips, prefix="With fvd: ")
   define_options(values, OVERRIDES)
   flags.DEFINE_integer("batch_size", 8, "Clips or images sampled together.", **f)
   flags.DEFINE_string("out", "eval", "Folder of the results.", **f)
@@ -48,54 +51,46 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(argv: Sequence[str]) -> None:
   """Measures as argv (program name first) says. Wrong input is a UserError before any work is done."""
   values = parse_flags(argv, define_flags).flags
-  _check(values)
+  given = ("clips", "cascade", "start_stage", "stop_stage", "images", "batch_size")
+  check_measures(values.metrics, **{name: values[name].value for name in given})
   process = read_share(values)
   for metric in dict.fromkeys(values.metrics):
-    {ADHERENCE: _adherence, UPSAMPLING: _upsampling}[metric](values, process)
-
-
-def _check(values: flags.FlagValues) -> None:
-  """Refuses flags that do not go together before anything is read or computed."""
-  if not values.metrics:
-    raise UsageError(f"--metrics is empty: expected one of {', '.join(METRICS)}, or several with commas")
-  for metric in values.metrics:
-    if metric not in METRICS:
-      raise UserError(f"metric {metric!r}: {nearest(metric, METRICS)}")
-  if values.batch_size < 1:
-    raise UserError(f"batch_size={values.batch_size}: expected 1 or more")
-  if values.images and UPSAMPLING in values.metrics:
-    raise UsageError("--images with metric upsampling: expected --metrics=adherence")
-  if values.images and values.clips:
-    raise UsageError(f"--images beside --clips={values.clips}: expected --cascade, whose base stage makes the images")
-  if UPSAMPLING in values.metrics:
-    return
-  if values.start_stage:
-    raise UsageError(f"--start_stage={values.start_stage} with metric adherence: expected --metrics=upsampling, or --stop_stage alone")
-  if values.clips and (values.cascade or values.stop_stage):
-    raise UsageError("--clips beside --cascade or --stop_stage: expected clips to judge, or a cascade to sample")
+    {ADHERENCE: _adherence, FVD: _fvd, UPSAMPLING: _upsampling}[metric](values, process)
 
 
 def _adherence(values: flags.FlagValues, process: tuple[int, int] | None) -> None:
   """Judges a folder's clips, or a cascade's clips or images of prompts; prints one row per group of prompts."""
-  from ivid.evaluate import judged, prompts
+  from ivid.evaluate import judged
   from ivid.runs.evaluating import report_adherence
 
-  given = prompts.read_prompts(values.prompts_file, images=values.images) if values.prompts_file else None
   if values.clips:
-    judging = judged.from_folder(values.clips, given)
+    judging = judged.from_folder(values.clips, _prompts(values) if values.prompts_file else None)
   else:
-    groups = tuple(values.groups) or prompts.GROUPS
-    chosen = given or prompts.seeded_prompts(values.seed, values.prompts, groups, images=values.images)
-    cascade = _cascade(values)
+    chosen, cascade = _prompts(values), _cascade(values)
     stages = _stages(values, cascade, stop=values.stop_stage or (cascade.spec.stage_names[0] if values.images else ""))
     stages = (judged.one_image(stages),) if values.images else stages
     judging = judged.from_cascade(cascade, stages, chosen, seed=values.seed, batch_size=values.batch_size)
   report_adherence(judging, values.out, process)
 
 
+def _fvd(values: flags.FlagValues, process: tuple[int, int] | None) -> None:
+  """Compares a folder's clips, or a cascade's, with real ones; prints a row per distance."""
+  from ivid.evaluate import clip_sets
+  from ivid.runs.fvd import report_fvd
+
+  wanted = fields_of(values, RealClips)
+  if values.clips:
+    judged = clip_sets.folder_clips(values.clips)
+  else:
+    chosen, cascade = _prompts(values), _cascade(values)
+    stages = _stages(values, cascade, stop=values.stop_stage)
+    judged = clip_sets.cascade_clips(cascade, stages, chosen, seed=values.seed, batch_size=values.batch_size)
+  report_fvd(judged, wanted, values.out, process, groups=values.groups, seed=values.seed)
+
+
 def _upsampling(values: flags.FlagValues, process: tuple[int, int] | None) -> None:
   """Ground truth, drawn or a user's, through the stages; prints a row per stage."""
-  from ivid.evaluate import ground_truth, prompts
+  from ivid.evaluate import ground_truth
   from ivid.runs.evaluating import report_upsampling
 
   cascade = _cascade(values)
@@ -107,9 +102,14 @@ def _upsampling(values: flags.FlagValues, process: tuple[int, int] | None) -> No
   if values.clips:
     clips = ground_truth.real_clips(values.clips, stages, aspect=aspect)
   else:
-    chosen = prompts.seeded_prompts(values.seed, values.prompts, tuple(values.groups) or prompts.GROUPS)
-    clips = ground_truth.drawn_clips(chosen, seed=values.seed, aspect=aspect)
+    clips = ground_truth.drawn_clips(_prompts(values), seed=values.seed, aspect=aspect)
   report_upsampling(cascade, stages, clips, values.out, process, seed=values.seed, source=values.clips or "moving_shapes")
+
+
+def _prompts(values: flags.FlagValues) -> list[Prompt]:
+  from ivid.evaluate.prompts import asked
+
+  return asked(values.prompts_file, seed=values.seed, count=values.prompts, groups=values.groups, images=values.images)
 
 
 def _cascade(values: flags.FlagValues) -> CascadeFolder:

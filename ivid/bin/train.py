@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ivid.bin.flags import define_config, define_hosts, join_hosts, parse_flags
+from ivid.bin.flags import define_config, define_fields, define_hosts, fields_of, join_hosts, parse_flags
 from ivid.config import load_run
-from ivid.spec.errors import UsageError, UserError
+from ivid.spec.errors import UsageError
+from ivid.spec.session import Session
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -19,7 +20,7 @@ def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
   define_hosts(values)
   flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, samples.", flag_values=values)
-  flags.DEFINE_float("max_minutes", 0.0, "Save and end after so many minutes; the same command goes on. 0: no limit.", flag_values=values)
+  define_fields(values, Session)
   flags.DEFINE_bool("dry_run", False, "Print shapes, parameters, GFLOP and bytes per device, and stop.", flag_values=values)
   flags.DEFINE_string("json", None, "With --dry_run: write what it prints to this file as well.", flag_values=values)
 
@@ -36,9 +37,8 @@ def main(argv: Sequence[str]) -> None:
     return
   if not values.workdir:
     raise UsageError("--workdir is missing: expected the folder of the run, such as runs/base")
-  if values.max_minutes < 0:
-    raise UserError(f"--max_minutes={values.max_minutes:g}: expected a positive number, or 0 for no limit")
+  session = fields_of(values, Session)
   join_hosts(values)
   from ivid.runs.training import train  # after the flags are known to be right: starting JAX takes seconds
 
-  train(run, values.workdir, max_minutes=values.max_minutes)
+  train(run, values.workdir, **vars(session))

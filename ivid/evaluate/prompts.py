@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -59,6 +60,11 @@ def seeded_prompts(seed: int, count: int, groups: tuple[str, ...] = GROUPS, *, i
       seen.add(text)
       prompts.append(Prompt(text, attributes, group, images))
   return prompts
+
+
+def asked(path: str, *, seed: int, count: int, groups: Sequence[str], images: bool = False) -> list[Prompt]:
+  """The prompts of a file; where `path` is empty, seeded ones, of all groups where none is given. Errors as of both."""
+  return read_prompts(path, images=images) if path else seeded_prompts(seed, count, tuple(groups) or GROUPS, images=images)
 
 
 def parse_prompt(text: str, *, image: bool = False) -> Prompt:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ivid.evaluate.over_time import DRIFT, MEAN, colour_shift
 from ivid.evaluate.shares import Kept
 from ivid.media.clips import from_uint8, to_uint8
 from ivid.media.files import write_whole
@@ -36,6 +37,7 @@ class Comparison:
 
   Attributes:
     still: mean absolute difference between consecutive frames, in 1/255, where the ground truth's pixel is the same in both.
+    colour: by way, how far its colours are off from the input's and drift (ivid.evaluate.over_time.colour_shift), in 1/255.
     right: by way, attribute: bool; None where nothing is known of the clip.
     frames: a few small frames by way, for the sheet.
   """
@@ -43,6 +45,7 @@ class Comparison:
   stage: str
   psnr: dict[str, float]
   still: float | None
+  colour: dict[str, dict[str, float]]
   right: dict[str, dict[str, bool]] | None
   frames: dict[str, np.ndarray]
 
@@ -55,13 +58,17 @@ def compare(stage: str, made: np.ndarray, real: np.ndarray, small: np.ndarray, s
   psnrs = {name: psnr(clip, real) for name, clip in ways.items()}
   del ways[BICUBIC]
   ways[REAL] = real
+  every = len(made) // len(small)
+  colour = {way: colour_shift(clip[::every], small[: -(-len(clip) // every)]) for way, clip in ways.items()}
   right = None if said is None else {name: score(observe(clip), said) for name, clip in ways.items()}
-  return Comparison(stage, psnrs, still_difference(ways[STAGE], real), right, {name: _thumbnails(clip) for name, clip in ways.items()})
+  return Comparison(
+    stage, psnrs, still_difference(ways[STAGE], real), colour, right, {name: _thumbnails(clip) for name, clip in ways.items()}
+  )
 
 
 def keep(comparisons: Sequence[Comparison]) -> Kept:
   """One clip's comparisons, as ivid.evaluate.shares keeps them."""
-  records = [dict(stage=c.stage, psnr=c.psnr, still=c.still, right=c.right, ways=list(c.frames)) for c in comparisons]
+  records = [dict(stage=c.stage, psnr=c.psnr, still=c.still, colour=c.colour, right=c.right, ways=list(c.frames)) for c in comparisons]
   arrays = {f"{n}/{way}": frames for n, c in enumerate(comparisons) for way, frames in c.frames.items()}
   return dict(comparisons=records), arrays
 
@@ -111,7 +118,7 @@ def still_difference(made: np.ndarray, real: np.ndarray) -> float | None:
 
 
 def summarize(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-  """A row a stage: clips, mean and pooled PSNR by way, `still`, and by way the share of clips whose attributes are right."""
+  """A row a stage: clips, mean and pooled PSNR by way, `still`, and by way `colour` and the share of clips whose attributes are right."""
   rows = []
   for stage in dict.fromkeys(c.stage for c in comparisons):
     mine = [c for c in comparisons if c.stage == stage]
@@ -121,6 +128,7 @@ def summarize(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     row["better_than_bilinear"] = sum(c.psnr[STAGE] > c.psnr[BILINEAR] for c in mine)
     stills = [c.still for c in mine if c.still is not None]
     row["still"] = float(np.mean(stills)) if stills else None
+    row["colour"] = {way: {name: float(np.mean([c.colour[way][name] for c in mine])) for name in of} for way, of in mine[0].colour.items()}
     if mine[0].right is not None:
       names = (*ATTRIBUTES, "all")
       row["right"] = {way: {name: float(np.mean([c.right[way][name] for c in mine])) for name in names} for way in mine[0].right}
@@ -142,8 +150,9 @@ def write_report(folder: pathlib.Path, comparisons: Sequence[Comparison], made_b
 
 
 def format_rows(rows: Sequence[dict[str, Any]]) -> str:
-  """The rows as a table: PSNR in dB, mean of clips and pooled, flicker, then the share of clips that show all of their prompt."""
+  """The rows as a table: PSNR in dB, mean of clips and pooled, flicker, colours, then the share of clips that show all of their prompt."""
   names = f"{'stage':6} {'clips':>5} {'stage dB':>9} {'bilinear':>9} {'bicubic':>9} {'pooled dB':>9} {'bilinear':>9} {'still/255':>9}"
+  names += f" {'colour':>7} {'drift':>7} {'(real':>7} {'drift)':>7}"
   lines = [f"{names}   all attributes right: stage, bilinear, real"]
   for row in rows:
     db, together = row["psnr"], row["psnr_pooled"]
@@ -156,6 +165,7 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
       math.nan if row["still"] is None else row["still"],
     )
     line = f"{row['stage']:6} {row['clips']:>5} " + " ".join(f"{figure:>9.2f}" for figure in figures)
+    line += "".join(f" {row['colour'][way][name]:>7.2f}" for way in (STAGE, REAL) for name in (MEAN, MEAN + DRIFT))
     if "right" in row:
       line += "   " + ", ".join(f"{row['right'][way]['all']:.2f}" for way in (STAGE, BILINEAR, REAL))
     lines.append(line)

@@ -45,9 +45,11 @@ def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> di
 
   Estimated time is the sum of the compiler's own cycle estimates over the clock. It is a static model of one chip: it leaves out the
   collectives (estimated apart, from their bytes and one axis of links, as if none of it were hidden behind arithmetic), waiting for memory
-  beyond what the model sees, and the host.
+  beyond what the model sees, what crosses the network between slices, and the host.
   """
-  mesh = make_mesh(run.mesh, slice_devices(found))
+  slices = getattr(run.mesh, "slices", 0) or 1
+  chips = found.chips * slices
+  mesh = make_mesh(run.mesh, slice_devices(found, slices))
   stage = run.cascade.stage(run.stage)
   started = time.perf_counter()
   made, clips = make_program(run, program, mesh)
@@ -70,7 +72,8 @@ def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> di
     "program": program,
     "sampling": _sampled(stage) if program == "sample" else None,
     "topology": found.name,
-    "chips": found.chips,
+    "slices": slices,
+    "chips": chips,
     "mesh": dict(mesh.shape),
     "parameters": count_params(unbox(Stage(stage).abstract_params())),
     "clips": clips,
@@ -82,7 +85,7 @@ def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> di
     "compile_seconds": compiling,
     "fit_only": fit,
     "step_seconds": None if fit else seconds,
-    "mfu": None if fit else flops / (found.chips * found.family.peak * seconds),
+    "mfu": None if fit else flops / (chips * found.family.peak * seconds),
     "where": {} if fit else {name: cycles / cost.cycles for name, cycles in list(cost.where.items())[:SHOWN]},
   }
 
@@ -124,8 +127,9 @@ def _example_flops(run: RunSpec, program: str) -> int:
 def format_report(report: dict[str, Any]) -> str:
   """The report as lines of a table."""
   memory, chips = report["bytes_per_chip"], report["chips"]
+  where = f"{report['slices']} x {report['topology']}" if report["slices"] > 1 else report["topology"]
   lines = [
-    f"stage        {report['stage']}, {report['program']} step of {report['clips']} clips on {report['topology']} ({chips} chips)",
+    f"stage        {report['stage']}, {report['program']} step of {report['clips']} clips on {where} ({chips} chips)",
     "mesh         " + " x ".join(f"{axis}={size}" for axis, size in report["mesh"].items() if size > 1),
     f"parameters   {report['parameters']:,}",
     *_sampled_line(report["sampling"]),

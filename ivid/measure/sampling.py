@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-import pathlib
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +14,7 @@ from jax.sharding import Mesh
 
 from ivid.measure.dry_run import evaluation_flops
 from ivid.media.clips import from_uint8, to_uint8
+from ivid.parallel.memory import peak_bytes, reset_peak
 from ivid.sample import meshes
 from ivid.sample.cascades import load_text
 from ivid.sample.keys import Sample, sample_keys
@@ -28,7 +26,6 @@ from ivid.stage import Stage, evaluations_per_step
 from ivid.weights.cascades import CascadeFolder
 
 PROMPT = "a large red circle moves left on a black background"
-STATUS, RESET = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
 
 
 def bench_sampling(
@@ -110,22 +107,6 @@ def format_row(row: dict[str, Any]) -> str:
   sizes = f"{row['stage']:6} {row['output']:>20} {row['tile']:>14} {row['steps']:>5} {row['gflop_per_step']:>10.1f}"
   step, rate = (f"{'-':>8}",) * 2 if row["gflops"] is None else (f"{row['seconds_per_step']:>8.2f}", f"{row['gflops']:>8.1f}")
   return f"{sizes} {step} {row['seconds']:>8.1f} {rate} {row['peak_bytes'] / 1e9:>6.2f}"
-
-
-def reset_peak() -> None:
-  """Starts a new count of the process's largest memory, where the system can (Linux); elsewhere the count runs on."""
-  try:
-    RESET.write_text("5")
-  except OSError:
-    return
-
-
-def peak_bytes() -> int:
-  """The most memory that the process has held since `reset_peak`."""
-  if STATUS.exists():
-    fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line)
-    return int(fields["VmHWM"].split()[0]) * 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _entered(clip: Any, spec: StageSpec) -> Any:

@@ -99,8 +99,8 @@ def set_environment(found: Slice) -> None:
   )
 
 
-def slice_devices(found: Slice) -> list[Any]:
-  """Devices of the slice, for compiling alone.
+def slice_devices(found: Slice, slices: int = 1) -> list[Any]:
+  """Devices of so many slices of this kind, which a network joins, for compiling alone.
 
   Raises:
     UserError: libtpu is not installed.
@@ -110,8 +110,8 @@ def slice_devices(found: Slice) -> list[Any]:
   from jax.experimental import topologies
 
   options = {"chip_config_name": "megacore"} if found.family.megacore else {}
-  devices = topologies.get_topology_desc(platform="tpu", topology_name=found.name, **options).devices
-  assert len(devices) == found.chips, (found.name, len(devices))
+  devices = topologies.get_topology_desc(platform="tpu", topology_name=found.name, num_slices=slices, **options).devices
+  assert len(devices) == found.chips * slices, (found.name, slices, len(devices))
   return list(devices)
 
 

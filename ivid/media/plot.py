@@ -48,6 +48,34 @@ def plot_metrics(jsonl_path: str | os.PathLike, png_path: str | os.PathLike) -> 
     figure.savefig(temporary, format="png", dpi=100)
 
 
+def plot_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], png_path: str | os.PathLike, *, x: str, y: str) -> None:
+  """Draws curves side by side, each over its own places, on one scale of values.
+
+  Args:
+    curves: by title, places and values.
+    x, y: names of the axes.
+
+  Raises:
+    UserError: no curve, or unwritable folder.
+  """
+  if not curves:
+    raise UserError("no curve to draw: expected one or more")
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(PANEL_INCHES[1] * len(curves), PANEL_INCHES[1]), layout="constrained")
+  FigureCanvasAgg(figure)
+  panels = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
+  for panel, (title, (places, values)) in zip(panels, curves.items(), strict=True):
+    panel.plot(places, values, linewidth=1, marker=".")
+    panel.set_title(title)
+    panel.set_xlabel(x)
+    panel.grid(alpha=0.3)
+  panels[0].set_ylabel(y)
+  with whole_file(png_path) as temporary:
+    figure.savefig(temporary, format="png", dpi=100)
+
+
 def plot_confusion(matrices: Mapping[str, tuple[Sequence[str], np.ndarray]], png_path: str | os.PathLike) -> None:
   """Draws confusion matrices side by side: rows what was asked, columns what was seen, darkness the share of the row, counts in the cells.
 

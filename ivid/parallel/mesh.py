@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from ivid.spec.errors import UserError
-from ivid.spec.run import MeshSpec
+from ivid.spec.run import MeshSpec, RunMeshSpec
 
 AXES = tuple(field.name for field in dataclasses.fields(MeshSpec))
 
@@ -37,7 +38,36 @@ def mesh_shape(spec: MeshSpec, num_devices: int) -> tuple[int, ...]:
 
 
 def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """Mesh over `devices` (default: all), with automatic axes so that XLA propagates shardings."""
-  devices = jax.devices() if devices is None else devices
+  """Mesh over `devices` (default: all), with automatic axes so that XLA propagates shardings.
+
+  Neighbours in the mesh are neighbours in the slice's torus, and slices follow each other along data (RunMeshSpec.slices).
+
+  Raises:
+    UserError: axes that do not divide the devices or the slices.
+  """
+  places = place_devices(spec, jax.devices() if devices is None else devices)
+  return Mesh(places, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def place_devices(spec: MeshSpec, devices: Sequence[jax.Device]) -> np.ndarray:
+  """Devices [data, fsdp, tensor, frames, height]; CPUs and GPUs in their own order. Errors as of `make_mesh`."""
   shape = mesh_shape(spec, len(devices))
-  return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  asked = spec.slices if isinstance(spec, RunMeshSpec) else 0
+  have = len({getattr(device, "slice_index", 0) for device in devices})
+  if asked and asked != have and (have > 1 or devices[0].platform == "tpu"):
+    raise UserError(f"mesh.slices={asked}: the {len(devices)} devices are of {have} slice{'s' * (have > 1)}: expected {have}, or 0")
+  slices = asked or have
+  if asked and (shape[0] % asked or len(devices) % asked):
+    near = max(n for n in range(1, asked + 1) if shape[0] % n == 0)
+    raise UserError(f"mesh.slices={asked} does not divide data={shape[0]}, which lies over the slices: the nearest that does is {near}")
+  if shape[0] % slices:  # fsdp or tensor crosses them then: it works, slowly
+    return np.asarray(devices).reshape(shape)
+  within = (shape[0] // slices, *shape[1:])
+  try:
+    if have > 1:
+      across = (slices,) + (1,) * (len(shape) - 1)
+      return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+    parts = np.split(np.asarray(devices), slices)  # of devices that do not know of slices, equal parts stand for them
+    return np.concatenate([mesh_utils.create_device_mesh(within, list(part), allow_split_physical_axes=True) for part in parts])
+  except (AssertionError, NotImplementedError, ValueError):  # some of a slice's chips, which make no torus
+    return np.asarray(devices).reshape(shape)

@@ -19,6 +19,7 @@ from ivid.spec.files import read_spec
 from ivid.spec.run import RunSpec
 from ivid.text.encoder import load_encoder
 from ivid.weights.cascades import CASCADE_FILE, CascadeFolder, open_cascade
+from ivid.weights.kept import run_and_step
 from ivid.weights.opening import find_cascade, text_encoder_folder
 
 CASCADE = "cascade"  # in a work folder: what `open_named` bundled there
@@ -29,7 +30,7 @@ def bundle(run: RunSpec, workdirs: Mapping[str, str], out: str | os.PathLike, *,
 
   Args:
     run: of any stage of the cascade.
-    workdirs: work folder of each stage that is taken.
+    workdirs: work folder of each stage that is taken, or the folder of one of its checkpoints, such as runs/base/checkpoints/10.
     text: folder of the text encoder, or the name of a shipped cascade; empty: the run's.
     ema: relative width of the average (ivid.weights.averages); None: the run's EMA.
 
@@ -62,6 +63,8 @@ def bundle(run: RunSpec, workdirs: Mapping[str, str], out: str | os.PathLike, *,
 def open_named(name: str) -> CascadeFolder:
   """The cascade of a folder or of a name that ships, or the trained stage of a work folder, bundled within it once a checkpoint.
 
+  The folder of one checkpoint stands for the work folder at that step.
+
   Raises:
     UserError: neither is there.
   """
@@ -69,12 +72,12 @@ def open_named(name: str) -> CascadeFolder:
 
   if is_remote(name):
     return find_cascade(name)
-  workdir = pathlib.Path(name)
+  workdir, step = run_and_step(name)
   if not (workdir / CONFIG).is_file() or not ema.is_run(name):
     return find_cascade(name)
   run, folder = read_spec(RunSpec, workdir / CONFIG, formats.Kind.RUN), workdir / CASCADE
   if (folder / CASCADE_FILE).is_file():
     made = open_cascade(folder)
-    if made.trained(run.stage) and made.check(run.stage).step == ema.latest_step(name):
+    if made.trained(run.stage) and made.check(run.stage).step == (step or ema.latest_step(name)):
       return made
   return bundle(run, {run.stage: name}, folder)

@@ -22,44 +22,58 @@ from ivid.runs.workdir import run_json, shared_folder, write_status
 from ivid.spec.compare import stage_difference
 from ivid.spec.errors import UserError
 from ivid.spec.run import RunSpec
+from ivid.spec.session import TENSORBOARD, Session
 from ivid.spec.stage import StageSpec
 from ivid.train.distill import Phase, check_teacher, phase_run, plan_phases, student_stage
 from ivid.train.phases import check_phases, resolve
 from ivid.train.run import Lesson
+from ivid.train.trackers import check_trackers
 from ivid.weights import ema
 from ivid.weights.opening import open_stage
 from ivid.weights.tensors import tree_hash
 
 
-def distill(run: RunSpec, teacher: str, workdir: str | os.PathLike) -> bool:
+def distill(run: RunSpec, teacher: str, workdir: str | os.PathLike, *, trackers: str = TENSORBOARD, profile_steps: str = "") -> bool:
   """Distils the stage of a run as `run.distill` says; `ivid distill` without its flags. The same call resumes.
 
   Args:
     teacher: work folder of the stage's training, a cascade's folder, or a cascade that ships.
     workdir: a folder for each student, and the report.
+    trackers, profile_steps: as of ivid.spec.session.Watch, of each student.
 
   Returns: whether all students are made; False where SIGTERM or SIGINT stopped one, after saving.
 
   Raises:
     UserError: before any work: what does not fit together, a folder that another trainer writes.
   """
+  session = Session(trackers=trackers, profile_steps=profile_steps)
+  check_trackers(session)
   enable_compilation_cache()
   folder, stage = open_folder(workdir, "--workdir"), run.cascade.stage(run.stage)
   spec, params, _ = open_stage(teacher, run.stage, flag="--teacher")
   check_teacher(spec, stage)
   phases = plan_phases(run.distill, spec)
+  session.check_profiled(max(phase_run(run, phase).train.total_steps for phase in phases))
   for phase in phases:
     student_stage(stage, phase, "")  # refuses now what it would refuse later
     check_phases(resolve(phase_run(run, phase).train), stage)
     _check_begun(folder / phase.name, stage, phase)
   with signals.listening(), shared_folder(folder, run_json(run)) as begin:
-    done = until_stopped(_distill, run, stage, folder, begin, spec, params)
+    done = until_stopped(_distill, run, stage, folder, begin, spec, params, session)
     if is_first():
       write_status(folder, done=done, step=sum(ema.latest_step(folder / phase.name) for phase in phases))
   return done
 
 
-def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, begin: Callable[[], None], teacher: StageSpec, params: Any) -> bool:
+def _distill(
+  run: RunSpec,
+  stage: StageSpec,
+  workdir: pathlib.Path,
+  begin: Callable[[], None],
+  teacher: StageSpec,
+  params: Any,
+  session: Session,
+) -> bool:
   """Whether all students are made; False where one was stopped, after saving."""
   params = jax.device_get(params)  # weights wait on the host: a device has the training state to hold
   report = Report(run, stage, workdir, teacher, params) if is_first() else None
@@ -75,7 +89,7 @@ def _distill(run: RunSpec, stage: StageSpec, workdir: pathlib.Path, begin: Calla
         print(f"{phase.name}: {phase.updates} updates, taught by {phase.taught_by or 'the teacher'}", file=sys.stderr)
       folder.mkdir(parents=True, exist_ok=True)
       lesson = Lesson(taught_by, run.distill.loss_weight if phase.student.steps else run.distill.guidance_loss_weight)
-      if not train_stage(phase_run(run, phase), student, folder, begin, lesson=lesson, teacher=weights):
+      if not train_stage(phase_run(run, phase), student, folder, begin, lesson=lesson, teacher=weights, session=session):
         return False
       finished = ema.load_ema(folder)
     else:

@@ -9,7 +9,6 @@ import itertools
 import math
 import os
 import pathlib
-import sys
 import warnings
 from collections.abc import Callable, Generator
 from typing import Any
@@ -21,38 +20,53 @@ from ivid.data.pipeline import Split, make_pipeline
 from ivid.diffusion.distill import Teacher
 from ivid.flops import peak_flops
 from ivid.media.places import open_folder
-from ivid.nets.second_way_up import from_teacher
 from ivid.parallel import signals
 from ivid.parallel.distributed import StopSignal, alone, connect, is_first
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import process_rows
 from ivid.runs.adherence import adherence_curves
 from ivid.runs.cache import enable_compilation_cache
+from ivid.runs.rollback import go_back, step_to_resume
 from ivid.runs.samples import make_sampler
 from ivid.runs.sources import check_sources, remember_sources
+from ivid.runs.starting import first_state, resumed
 from ivid.runs.text import open_text
 from ivid.runs.workdir import run_json, shared_folder, write_status
+from ivid.spec import convert
 from ivid.spec.errors import UserError
 from ivid.spec.run import Draw, RunSpec
+from ivid.spec.session import TENSORBOARD, Session
 from ivid.spec.stage import StageSpec
 from ivid.spec.view import make_view
 from ivid.stage import Stage
-from ivid.steps import TrainState
 from ivid.text.embedder import Embedder
 from ivid.train import phases
 from ivid.train.band import Band
 from ivid.train.checkpoint import Checkpointer
+from ivid.train.compiling import compile_clock
 from ivid.train.drawing import drawn_first, make_drawing
 from ivid.train.loop import GRAD_NORM, Cost, Hook, Loop
 from ivid.train.metrics import MetricWriter, read_rows
 from ivid.train.phases import Phase
+from ivid.train.profiling import Profiler
 from ivid.train.rngs import stream
-from ivid.train.run import Lesson, Training, device_batches, make_evaluation, make_training, model_flops, warm_start
-from ivid.weights.ema import latest_step
-from ivid.weights.opening import open_stage
+from ivid.train.run import Lesson, Training, device_batches, make_evaluation, make_training, model_flops
+from ivid.train.tensorboard import BOARD
+from ivid.train.trackers import check_trackers, open_trackers
+from ivid.weights.ema import latest_step, say
+
+DEFAULTS = Session()
 
 
-def train(run: RunSpec, workdir: str | os.PathLike, *, max_minutes: float = 0.0) -> bool:
+def train(
+  run: RunSpec,
+  workdir: str | os.PathLike,
+  *,
+  max_minutes: float = 0.0,
+  resume_step: int = 0,
+  trackers: str = TENSORBOARD,
+  profile_steps: str = "",
+) -> bool:
   """Trains the stage of a run in a work folder, which is made, or from its last checkpoint on; `ivid train` without its flags.
 
   Where several processes train together, `ivid.parallel.distributed.join` has been called in each.
@@ -61,18 +75,23 @@ def train(run: RunSpec, workdir: str | os.PathLike, *, max_minutes: float = 0.0)
     run: as `ivid.config.load_run` reads it.
     workdir: checkpoints, metrics, samples, config.json and status.json.
     max_minutes: after which it saves and stops; 0: no limit.
+    resume_step: of the checkpoint to go back to; 0: the last one.
+    trackers, profile_steps: as of ivid.spec.session.Watch.
 
   Returns: whether the run came to its end; False where SIGTERM, SIGINT or the time stopped it, after saving: the same call goes on.
 
   Raises:
     UserError: what does not fit together, a folder that another trainer writes; NonFiniteLoss.
   """
-  if max_minutes < 0:
-    raise UserError(f"max_minutes={max_minutes:g}: expected a positive number, or 0 for no limit")
+  asked = Session(max_minutes=max_minutes, resume_step=resume_step, trackers=trackers, profile_steps=profile_steps)
+  asked.check_profiled(run.train.total_steps)
+  check_trackers(asked)
   enable_compilation_cache()
   folder = open_folder(workdir, "--workdir")
+  if resume_step:  # before anything is made there
+    step_to_resume(folder, resume_step, run_json(run))
   with signals.listening(), shared_folder(folder, run_json(run)) as begin:
-    done = until_stopped(train_stage, run, run.cascade.stage(run.stage), folder, begin, seconds=60.0 * max_minutes or math.inf)
+    done = until_stopped(train_stage, run, run.cascade.stage(run.stage), folder, begin, session=asked)
     if is_first():
       write_status(folder, done=done, step=latest_step(folder))
   return done
@@ -85,7 +104,7 @@ def until_stopped(train: Callable[..., bool], *args: Any, **options: Any) -> boo
   except KeyboardInterrupt:
     if not signals.asked():
       raise
-    _say(f"stopped before the first update; the same command goes on{signals.command()}")
+    say(f"stopped before the first update; the same command goes on{signals.command()}")
     return False
 
 
@@ -97,14 +116,14 @@ def train_stage(
   *,
   lesson: Lesson | None = None,
   teacher: Any = None,
-  seconds: float = math.inf,
+  session: Session = DEFAULTS,
 ) -> bool:
   """Trains `stage` as `run.train` says, phase after phase, from the work folder's last checkpoint if it has one.
 
   Args:
     begin: called when all is checked; before that nothing in the folder has changed.
     lesson, teacher: of a distillation, with the teacher's parameters, from which the student `stage` starts.
-    seconds: after which it saves and stops.
+    session: how long it goes on, and what watches it.
 
   Returns: whether the run came to its end; False where SIGTERM or SIGINT, to any of its processes, or the time stopped it, after saving.
 
@@ -113,6 +132,7 @@ def train_stage(
   """
   # Prompts that a user types are worth a warning; long paraphrases in the training data lose their tails by design.
   warnings.filterwarnings("ignore", message="text of .* truncated")
+  compile_clock()  # starts it
   total = run.train.total_steps
   all_phases = phases.resolve(run.train)
   phases.check_phases(all_phases, stage)
@@ -127,26 +147,38 @@ def train_stage(
   connect(mesh)
   rate = phases.learning_rate(all_phases)
   make = functools.partial(make_training, stage, mesh=mesh, max_tokens=run.cascade.text.max_tokens, lesson=lesson, rate=rate)
-  stop = StopSignal(mesh, seconds=seconds)
+  stop = StopSignal(mesh, seconds=60.0 * session.max_minutes or math.inf)
   kept = dict(widths=run.train.ema_widths, optimizer=run.train.optimizer.kind.value)
   with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
     checkpointer = stack.enter_context(Checkpointer(workdir, run.train.checkpoint, stage, **kept))
     sources = check_sources(run.data, workdir, resuming=checkpointer.latest_step() is not None)
-    state, flops = _first_state(run, make(all_phases[0].train), all_phases, checkpointer, workdir, teacher)
-    writer = stack.enter_context(MetricWriter(workdir, active=is_first(), from_step=int(state.step)))
-    course = _Course(encoder, workdir, writer, checkpointer, all_phases, total, rate, teacher)
+    back = step_to_resume(workdir, session.resume_step, run_json(run))
+    if session.resume_step and not back:
+      say(f"this command went back to step {session.resume_step} before: it goes on")
+    state, seen = first_state(run, make(all_phases[0].train), checkpointer, back, teacher)
+    step, flops = int(state.step), seen.flops
+    if step:
+      all_phases = resumed(all_phases, step, seen, total, stage, workdir)
+    trackers = open_trackers(session.tracker_names, convert.to_dict(run))
+    writer = stack.enter_context(MetricWriter(workdir, active=is_first(), from_step=step, trackers=trackers))
+    profiler = stack.enter_context(Profiler(workdir, session.profiled, active=is_first()))
+    course = _Course(encoder, workdir, writer, checkpointer, profiler, all_phases, total, rate, teacher)
     begun = False
-    for phase in phases.remaining(all_phases, int(state.step), total):
+    for phase in phases.remaining(all_phases, step, total):
       part = _Part(course, dataclasses.replace(run, train=phase.train), Stage(stage), phase, make(phase.train))
       loop = part.loop(int(state.step), flops)
       if not begun:
         begin()
-        checkpointer.begin(int(state.step))
+        if back and is_first():
+          go_back(workdir, back, run_json(run))
+        checkpointer.begin(step)
         remember_sources(sources, workdir)
-        _say(f"follow with: tensorboard --logdir={workdir / 'tb'}")
+        writer.open()
+        if TENSORBOARD in session.tracker_names:
+          say(f"follow with: tensorboard --logdir={workdir / BOARD}")
         begun = True
       if phase.name:
-        _say(f"phase {phase.name}: steps {phase.first_step} to {phase.end}")
+        say(f"phase {phase.name}: steps {phase.first_step} to {phase.end}")
       with contextlib.closing(loop.batches):
         state = loop.run(state, stop=stop)
       flops = loop.flops_at(int(state.step))
@@ -157,41 +189,8 @@ def train_stage(
   if stopped and not finished:
     typed = "" if jax.process_count() > 1 else signals.command()  # several are started by a launcher
     saved = f"at step {int(state.step)} and saved" if int(state.step) else "before the first update"
-    _say(f"stopped {saved}; the same command resumes{typed}")
+    say(f"stopped {saved}; the same command resumes{typed}")
   return finished and not stopped
-
-
-def _first_state(
-  run: RunSpec, training: Training, all_phases: tuple[Phase, ...], checkpointer: Checkpointer, workdir: pathlib.Path, teacher: Any
-) -> tuple[TrainState, float | None]:
-  """The state that the run starts from, and the arithmetic behind it (Seen.flops).
-
-  It is the work folder's, or a new one, with the teacher's or init_from's weights if there are any.
-  """
-  if checkpointer.latest_step() is not None:
-    state, seen = checkpointer.restore(training.state)
-    step = int(state.step)
-    phase = phases.phase_at(all_phases, step)
-    if seen.next_index != phase.index_at(step):
-      raise UserError(_other_batches(phase, workdir, step, seen.next_index))
-    total, of_phase = run.train.total_steps, f" of phase {phase.name}" if phase.name else ""
-    complete = f"{workdir} is complete at step {step}: train.steps={total} asks for no more"
-    _say(f"resuming {workdir} at step {step}{of_phase}" if step < total else complete)
-    return state, seen.flops
-  state = training.init.jit()(stream(run.train.seed, "init"))
-  weights = teacher and from_teacher(teacher, training.stage.spec.unet)
-  if weights is None and run.train.init_from:
-    weights = open_stage(run.train.init_from, run.stage, flag="train.init_from")[1]
-  return state if weights is None else warm_start(state, weights), 0.0
-
-
-def _other_batches(phase: Phase, workdir: pathlib.Path, step: int, next_index: int) -> str:
-  """What is said of a work folder that has seen another number of examples than the run's phases would have shown it."""
-  expected = "expected the same, or a new --workdir and train.init_from"
-  if not phase.name:
-    return f"train.batch_size={phase.train.batch_size}: {workdir} was trained with {next_index / max(step, 1):g}; {expected}"
-  shown = phase.index_at(step)
-  return f"train.phases: {workdir} has seen {next_index} examples in {step} steps, up to phase {phase.name} these show {shown}; {expected}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +201,7 @@ class _Course:
   workdir: pathlib.Path
   writer: MetricWriter
   checkpointer: Checkpointer
+  profiler: Profiler
   phases: tuple[Phase, ...]
   total: int
   rate: Callable[[int], Any]
@@ -267,6 +267,8 @@ class _Part:
       rate=course.rate,
       cost=Cost(model_flops(training), flops, _peak(training)),
       band=self._band(step),
+      drawn=None if self.phase.extra is None else lambda at: phases.drawn_at(course.phases, self.phase, at, self.stage.spec),
+      profiler=course.profiler,
     )
 
   def _band(self, step: int) -> Band:
@@ -284,8 +286,3 @@ def _peak(training: Training) -> float | None:
   devices = training.mesh.devices
   peak = peak_flops(devices.flat[0].device_kind)
   return peak and peak * devices.size
-
-
-def _say(line: str) -> None:
-  if is_first():
-    print(line, file=sys.stderr, flush=True)

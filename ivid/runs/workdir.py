@@ -15,9 +15,12 @@ from ivid.media.files import write_whole
 from ivid.media.places import is_remote
 from ivid.parallel.distributed import is_first, wait_for_all
 from ivid.spec import convert, formats
+from ivid.spec.compare import changes
 from ivid.spec.errors import UserError
+from ivid.spec.files import as_spec, parse_json, read_json
 from ivid.spec.run import RunSpec
 
+MOST_CHANGES = 8  # of a config, in a line
 CONFIG, STATUS = "config.json", "status.json"
 
 
@@ -48,9 +51,26 @@ def claim(workdir: pathlib.Path) -> IO:
 
 
 def begin(workdir: pathlib.Path, config_json: str) -> None:
-  """Records the config of a run that all checks have let pass, and takes away status.json, of the command before."""
+  """Records the config of a run that all checks have let pass, says what has changed in it, and takes away status.json.
+
+  Both files are of the command before.
+  """
+  _say_changes(workdir / CONFIG, config_json)
   (workdir / STATUS).unlink(missing_ok=True)
   write_whole(workdir / CONFIG, config_json)
+
+
+def _say_changes(path: pathlib.Path, config_json: str) -> None:
+  if not path.is_file():
+    return
+  try:
+    found = (read_json(path), parse_json(config_json, source="the config"))
+    before, now = (as_spec(RunSpec, formats.migrate(one, formats.Kind.RUN, source=path), source=path) for one in found)
+  except UserError:  # of an older ivid, or edited: nothing but this line depends on it
+    return
+  if changed := changes(before, now):
+    more = f" and {len(changed) - MOST_CHANGES} more" if len(changed) > MOST_CHANGES else ""
+    print(f"changed since the last command here: {', '.join(changed[:MOST_CHANGES])}{more}", file=sys.stderr, flush=True)
 
 
 def write_status(workdir: pathlib.Path, *, done: bool, step: int) -> None:

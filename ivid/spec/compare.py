@@ -40,6 +40,13 @@ def first_difference(have: Any, want: Any) -> str:
   return ""
 
 
+def changes(have: Any, want: Any) -> list[str]:
+  """Every field in which two specs, or contents of JSON files, differ, as `field=new (was old)`."""
+  left, right = _flat(convert.to_dict(have)), _flat(convert.to_dict(want))
+  both = [field for field in {**left, **right} if left.get(field) != right.get(field)]
+  return [f"{field}={right.get(field)!r} (was {left.get(field)!r})" for field in both]
+
+
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
   """Leaves of nested dictionaries and lists by their path; lists give their length too."""
   if isinstance(value, dict):

@@ -16,7 +16,6 @@ NUMBERS = {
   "first_sample": Range(0, LARGEST_SEED),
   "fps": Range(0, MOST_FPS, above=True),
   "learning_rate": Range(0, LARGEST_NUMBER, above=True),
-  "max_minutes": Range(0, LARGEST_NUMBER, words="a positive number, or 0 for no limit"),
   "max_tokens": Range(1, MOST_TOKENS),
   "num_clips": Range(1, 1_000_000_000),  # days of drawing, but none of them is in memory longer than it takes
   "num_samples": Range(1, MOST_SAMPLES),

@@ -168,6 +168,18 @@ class MeshSpec:
     check_ranges(self, "mesh.")
 
 
+@dataclasses.dataclass(frozen=True)
+class RunMeshSpec(MeshSpec):
+  """The mesh of a run, over one TPU slice or several.
+
+  Attributes:
+    slices: that the data axis lies over, its outermost part: what crosses the network between slices is the sum of their gradients, and all
+      other axes stay within a slice. data counts all slices. 0: as many as the devices say they are of, if data is a multiple of it.
+  """
+
+  slices: Annotated[int, Range(0, MOST_PROCESSES)] = 0
+
+
 class Draw(enum.Enum):
   """Where the pictures of moving_shapes are drawn."""
 
@@ -253,6 +265,6 @@ class RunSpec:
   stage: str
   cascade: CascadeSpec
   train: TrainSpec
-  mesh: MeshSpec
+  mesh: RunMeshSpec
   data: DataSpec
   distill: DistillSpec = DistillSpec()

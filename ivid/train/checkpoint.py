@@ -22,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
+from ivid.data.mixture import Drawn
 from ivid.media.places import is_remote, move
 from ivid.parallel.distributed import all_agree, is_first, wait_for_all
 from ivid.spec import convert, formats
@@ -35,6 +36,7 @@ from ivid.spec.stage import StageSpec
 from ivid.steps import TrainState
 from ivid.weights import ema
 from ivid.weights.ema import AVERAGES, EMA, FOLDER, META, SNAPSHOTS, SUMS, WIDTHS, Damaged
+from ivid.weights.kept import shown_steps
 from ivid.weights.sums import device_sums, named_leaves
 
 PARAMS, OPTIMIZER, DATA = "params", "optimizer", "data"  # items of a checkpoint, beside those that others read (ivid.weights.ema)
@@ -50,13 +52,17 @@ class Seen:
   Attributes:
     next_index: index of the first example it has not seen.
     flops: of all updates so far; None: begun before this was counted.
+    drawn: clips and images so far; None: as many as the run's phases say, as in all runs whose batches never changed.
   """
 
   next_index: Annotated[int, Range(0, LARGEST_SEED)]
   flops: Annotated[float, Range(0, math.inf, below=True)] | None = None
+  drawn: Drawn | None = None
 
   def __post_init__(self):
     check_ranges(self, "")
+    if self.drawn is not None and min(dataclasses.astuple(self.drawn)) < 0:
+      raise UserError(f"drawn={dataclasses.asdict(self.drawn)}: expected 0 or more of each")
 
 
 @dataclasses.dataclass
@@ -114,7 +120,8 @@ class Checkpointer:
     trees = _trees(state)
     meta = {"step": step, "stage": convert.to_dict(self._stage), "optimizer": self._optimizer, SUMS: device_sums(trees)}
     items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-    items[DATA] = ocp.args.JsonSave(formats.stamped(dataclasses.asdict(seen)))
+    told = {name: value for name, value in dataclasses.asdict(seen).items() if name != "drawn" or value is not None}
+    items[DATA] = ocp.args.JsonSave(formats.stamped(told))
     items[META] = ocp.args.JsonSave(formats.stamped(meta))
     if self._widths:
       items[WIDTHS] = ocp.args.JsonSave(formats.stamped({"widths": list(self._widths)}))
@@ -138,12 +145,21 @@ class Checkpointer:
     self._protected.step = max(before, default=None)
     return None if self._protected.step is None else self.path(self._protected.step)
 
-  def restore(self, abstract: TrainState) -> tuple[TrainState, Seen]:
+  def restore(self, abstract: TrainState, step: int = 0) -> tuple[TrainState, Seen]:
     """The newest state that is whole, straight into the shardings of `abstract`, and what it has seen. All processes call this.
+
+    Args:
+      step: of the checkpoint to read, and of no other; 0: the newest that can be.
 
     Raises:
       UserError: the checkpoint is of another stage, optimizer, or of a run with other power-function averages; or none can be read.
     """
+    if step:
+      try:
+        return self._read(step, abstract)
+      except Damaged as error:
+        others = shown_steps([other for other in sorted(self._manager.all_steps()) if other != step]) or "none"
+        raise UserError(f"--resume_step={step}: {error}; other steps that are kept: {others}") from None
     damaged: list[Damaged] = []
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
@@ -157,6 +173,7 @@ class Checkpointer:
 
   def begin(self, step: int) -> None:
     """Puts the folder into the state that a run goes on from at `step`, once it is sure that it does. All processes call this."""
+    self._manager.reload()  # some may have been set aside
     newer = [self.path(later) for later in sorted(self._manager.all_steps(), reverse=True) if later > step]
     for path, error in zip(newer, self._damaged, strict=True) if is_first() else ():
       aside = self._folder.with_name(DAMAGED)
@@ -166,7 +183,8 @@ class Checkpointer:
       move(path, place)
       ema.say(f"{error}; going back to step {step}, and it is put aside as {place}")
     wait_for_all("begin")
-    self._manager.reload()
+    for manager in self._managers():
+      manager.reload()
     for later in [] if self._snapshots is None else self._snapshots.all_steps():
       if later > step:  # of updates that the run does not go on from
         self._snapshots.delete(later)
@@ -206,7 +224,7 @@ class Checkpointer:
       same = f" with other settings: {other} has shape {have.get(other)}, now {want.get(other)}" if trained == self._optimizer else ""
       raise UserError(
         f"train.optimizer.kind={self._optimizer}: checkpoint {path} was trained with {trained}{same}: expected the same, "
-        f"or a new --workdir and train.init_from={self._folder.parent}"
+        f"or a new --workdir and train.init_from={path}"
       )
 
   def wait(self) -> None:

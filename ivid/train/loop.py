@@ -14,12 +14,16 @@ from typing import Any
 
 import jax
 
+from ivid.data.mixture import Drawn
+from ivid.parallel.memory import memory_metrics
 from ivid.spec.errors import UserError
 from ivid.steps import TrainState
 from ivid.train.band import Band
 from ivid.train.checkpoint import Checkpointer, Seen
+from ivid.train.compiling import compile_clock
 from ivid.train.metrics import MetricWriter
 from ivid.train.phases import Phase
+from ivid.train.profiling import Profiler
 from ivid.train.progress import Progress
 
 GRAD_NORM = "grad_norm"  # of a step's metrics
@@ -67,6 +71,8 @@ class Loop:
     rate: learning rate by update, for the log.
     cost: for the log; None leaves arithmetic out.
     band: of the gradient's norm, with what this phase has logged before.
+    drawn: clips and images up to a step, for the checkpoints of a run whose batches have changed (Seen.drawn).
+    profiler: of all phases; None: no update is traced.
   """
 
   phase: Phase
@@ -80,6 +86,8 @@ class Loop:
   rate: Callable[[int], Any] | None = None
   cost: Cost | None = None
   band: Band = dataclasses.field(default_factory=Band)
+  drawn: Callable[[int], Drawn] | None = None
+  profiler: Profiler | None = None
 
   def run(self, state: TrainState, *, stop: Callable[[], bool] = lambda: False) -> TrainState:
     """Trains to the end of the phase, or until `stop()`; saves at the end either way.
@@ -96,7 +104,11 @@ class Loop:
     progress = Progress(total=self.total, initial=step, name=self.phase.name)
     with progress, _prefetched(self.batches) as batches:
       while step < end and not stop():
-        state, metrics = self.step_fn(state, next(batches), self.key)
+        if self.profiler and self.profiler.begins(step):
+          with clock.paused(state.step):
+            self.profiler.begin()
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+          state, metrics = self.step_fn(state, next(batches), self.key)
         step += 1
         pending.append((step, metrics))
         progress.update(step)
@@ -104,6 +116,9 @@ class Loop:
           clock.start_after(metrics)  # the first update waits for the compiler
         else:
           clock.steps += 1
+        if self.profiler and self.profiler.ends(step):
+          with clock.paused(metrics):
+            self.profiler.close()
         if step % spec.log_every == 0 or step == end:
           self._log(pending, clock, progress)
           pending = []
@@ -128,7 +143,8 @@ class Loop:
 
   def _save(self, state: TrainState, step: int) -> None:
     self.writer.flush()  # a run that resumes from here does not log these steps again
-    self.checkpointer.save(state, Seen(self.phase.index_at(step), self.flops_at(step)))
+    drawn = None if self.drawn is None else self.drawn(step)
+    self.checkpointer.save(state, Seen(self.phase.index_at(step), self.flops_at(step), drawn))
 
   def flops_at(self, step: int) -> float | None:
     """Floating-point operations of all updates up to `step`; None where those before the loop are not known."""
@@ -161,7 +177,7 @@ class Loop:
     where = f"the last checkpoint from before is {kept}" if kept else "no checkpoint is from before"
     if left:
       course = f"the gradient's norm left its band (up to {self.band.edge:.4g}) in step {left}: {where}"
-      course += "; move later ones away to go on from it" * bool(kept)
+      course += f"; to go on from it: ivid train --resume_step={kept.name}, or move later ones away" if kept else ""
     else:
       course = f"the gradient's norm had not left its band before: {where}"
     before = f"; before it {'; '.join(told)}" if told else ""
@@ -181,6 +197,7 @@ class Loop:
       row |= {"perf/steps_per_second": speed, "perf/clips_per_second": speed * self.phase.train.batch_size}
       if self.cost is not None and self.cost.peak:
         row["perf/mfu"] = speed * self.cost.flops / self.cost.peak
+    row |= {"perf/compile_seconds": compile_clock().seconds, **memory_metrics()}
     self.writer.write_scalars(step, row)
     progress.describe(loss=row.get("train/loss", math.nan), **({} if speed is None else dict(clips_per_s=row["perf/clips_per_second"])))
 
@@ -194,7 +211,7 @@ class _Clock:
 
   def start_after(self, result: Any) -> None:
     jax.block_until_ready(result)
-    self._since = time.monotonic()
+    self._since, self._left_out = time.monotonic(), 0.0
 
   @contextlib.contextmanager
   def paused(self, result: Any) -> Iterator[None]:

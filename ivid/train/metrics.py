@@ -1,8 +1,7 @@
-"""Metrics of a run: metrics.jsonl (one JSON object a line) and TensorBoard events.
+"""Metrics of a run: metrics.jsonl (one JSON object a line), and trackers that show them, TensorBoard by default.
 
 A bucket's objects are written once and not appended to. There metrics/FIRST-LAST-NUMBER.jsonl hold what was logged from step FIRST to LAST,
-one for every OBJECT_SECONDS and one before each checkpoint, so that no line is lost that a resumed run does not write again; and
-TensorBoard gets as many files of events, which `tensorboard --reload_multifile=true` reads.
+one for every OBJECT_SECONDS and one before each checkpoint, so that no line is lost that a resumed run does not write again.
 """
 
 from __future__ import annotations
@@ -13,72 +12,112 @@ import pathlib
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from ivid.media.files import write_whole
-from ivid.media.places import is_remote, upload
+from ivid.media.places import is_remote
 from ivid.spec.errors import UserError
+from ivid.train.tensorboard import open_board
 
-FILE, BOARD = "metrics.jsonl", "tb"  # in a work folder
+FILE = "metrics.jsonl"  # in a work folder
 OBJECTS = "metrics"  # in one in a bucket
 OBJECT_SECONDS = 30.0  # between two objects
-FLUSH_SECONDS = 60.0  # between two times that TensorBoard's events reach the disk for sure
+
+
+class Tracker(Protocol):
+  """One place where metrics are shown; what cannot be written is an OSError or a UserError."""
+
+  def add_scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+
+  def add_image(self, step: int, name: str, image: np.ndarray) -> None:
+    """image: [H, W, 3] uint8."""
+    ...
+
+  def flush(self) -> None:
+    """Lets what was written be found after this process's death."""
+    ...
+
+  def close(self, *, failed: bool = False) -> None:
+    """Ends what this process writes; `failed`: the run ended by an error."""
+    ...
+
+
+# workdir, from_step (as of MetricWriter) -> the tracker, opened
+OpenTracker = Callable[[pathlib.Path, int], Tracker]
 
 
 class MetricWriter:
   """Writes scalars and pictures of process 0; other processes write nothing. Method names follow clu's writers.
 
-  Nothing is written, and no file touched, before the first of them. UserError where that cannot be, as on a full disk.
+  Nothing is written, and no file touched, before the first of them or `open`. UserError where that cannot be, as on a full disk.
   """
 
-  def __init__(self, workdir: pathlib.Path, *, active: bool = True, from_step: int = 0):
-    """Lines of steps after `from_step` (made after the checkpoint that a resumed run starts from) go."""
+  def __init__(self, workdir: pathlib.Path, *, active: bool = True, from_step: int = 0, trackers: Sequence[OpenTracker] | None = None):
+    """Lines of steps after `from_step` (made after the checkpoint that a resumed run starts from) go.
+
+    Args:
+      workdir: here or, as epath has it, in a bucket.
+      trackers: None: TensorBoard.
+    """
     self._workdir, self._active, self._from_step = workdir, active, from_step
-    self._file, self._board = None, None
+    self._open_trackers = (open_board,) if trackers is None else tuple(trackers)
+    self._file, self._trackers = None, list[Tracker]()
+
+  def open(self) -> None:
+    """Opens the file and the trackers now rather than with the first row: a run whose tracker cannot be reached ends before it trains."""
+    if self._active:
+      with self._writing():
+        pass
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     if not self._active:
       return
     values = {name: float(value) for name, value in scalars.items()}
     with self._writing():
-      self._board.add_scalars(step, values)
       self._file.add(step, json.dumps({"step": step, **values}) + "\n")
+      for tracker in self._trackers:
+        tracker.add_scalars(step, values)
 
   def write_image(self, step: int, name: str, image: np.ndarray) -> None:
     """image: [H, W, 3] uint8."""
     if self._active:
       with self._writing():
-        self._board.add_image(step, name, image)
+        for tracker in self._trackers:
+          tracker.add_image(step, name, image)
 
   def flush(self) -> None:
     """Lets what was written be found after this process's death; called before each checkpoint."""
     if self._file is not None:
       with self._writing():
         self._file.flush()
-        self._board.flush()
+        for tracker in self._trackers:
+          tracker.flush()
 
   def __enter__(self) -> MetricWriter:
     return self
 
   def __exit__(self, kind: object, *_: object) -> None:
     with contextlib.suppress(*() if kind is None else (UserError,)):  # what ends the run is said already
-      self.close()
+      self.close(failed=kind is not None)
 
-  def close(self) -> None:
+  def close(self, *, failed: bool = False) -> None:
+    """`failed`: the run ended by an error."""
     if self._file is not None:
       with self._writing():
         self._file.close()
-        self._board.close()
+        for tracker in self._trackers:
+          tracker.close(failed=failed)
 
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
     try:
       if self._file is None:
-        board, file = (_RemoteBoard, _Objects) if is_remote(self._workdir) else (_Board, _Lines)
-        self._board, self._file = board(self._workdir / BOARD, self._from_step), file(self._workdir, self._from_step)
+        trackers = [make(self._workdir, self._from_step) for make in self._open_trackers]
+        self._file = (_Objects if is_remote(self._workdir) else _Lines)(self._workdir, self._from_step)
+        self._trackers = trackers
       yield
     except OSError as error:
       raise UserError(f"cannot write the metrics in {self._workdir}: {error.strerror or error}; the same command goes on") from None
@@ -130,72 +169,6 @@ class _Objects:
     self._written = time.monotonic()
 
   close = flush
-
-
-class _Board:
-  """TensorBoard's events, written at once: tensorboardX's own writer has a thread, in which a full disk ends without a word, and a queue
-  that then waits for ever."""
-
-  def __init__(self, folder: pathlib.Path, from_step: int):
-    from tensorboardX import event_file_writer, summary  # slow to import, and only process 0 needs it
-    from tensorboardX.proto import event_pb2
-
-    self._event, self._log, self._summary = event_pb2.Event, event_pb2.SessionLog, summary
-    folder.mkdir(exist_ok=True)
-    self._writer = event_file_writer.EventsWriter(str(folder / "events"))
-    self._flushed = time.monotonic()
-    if from_step:  # what an earlier process wrote of later steps is not shown
-      self._write(from_step + 1, session_log=self._log(status=self._log.START))
-
-  def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
-    for name, value in values.items():
-      self._write(step, summary=self._summary.scalar(name, value))
-
-  def add_image(self, step: int, name: str, image: np.ndarray) -> None:
-    self._write(step, summary=self._summary.image(name, image, dataformats="HWC"))
-
-  def _write(self, step: int, **contents: Any) -> None:
-    self._writer.write_event(self._event(wall_time=time.time(), step=step, **contents))
-    if time.monotonic() - self._flushed > FLUSH_SECONDS:
-      self.flush()
-
-  def flush(self) -> None:
-    self._writer.flush()
-    self._flushed = time.monotonic()
-
-  def close(self) -> None:
-    self._writer.close()
-
-
-class _RemoteBoard:
-  """TensorBoard's events in a bucket: written here, and after each flush, as a file of their own, there."""
-
-  def __init__(self, folder: pathlib.Path, from_step: int):
-    self._target, self._from_step, self._board = folder, from_step, None
-    self._here = tempfile.TemporaryDirectory()
-
-  def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
-    self._open().add_scalars(step, values)
-
-  def add_image(self, step: int, name: str, image: np.ndarray) -> None:
-    self._open().add_image(step, name, image)
-
-  def flush(self) -> None:
-    if self._board is not None:
-      self._board.close()
-      self._board = None
-      for path in sorted(pathlib.Path(self._here.name).iterdir()):
-        upload(path, self._target / f"{path.name}.{time.time_ns()}")  # names in the order of their events
-        path.unlink()
-
-  def close(self) -> None:
-    self.flush()
-    self._here.cleanup()
-
-  def _open(self) -> _Board:
-    if self._board is None:
-      self._board, self._from_step = _Board(pathlib.Path(self._here.name), self._from_step), 0
-    return self._board
 
 
 def read_rows(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:

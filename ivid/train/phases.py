@@ -7,7 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 import optax
 
-from ivid.data.mixture import Drawn, drawn
+from ivid.data.mixture import NOTHING, Drawn, drawn
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.run import Decay, OptimizerSpec, TrainSpec
 from ivid.spec.stage import StageSpec
@@ -22,13 +22,16 @@ class Phase:
     name: of PhaseSpec; empty for a run that is one.
     train: the run's TrainSpec with this phase's values, `steps` of this phase, and no phases.
     first_step: updates made before it.
-    first_index: examples seen before it: an example's index counts on over all phases.
+    first_index: examples seen before it: an example's index counts on over all phases. Of a run whose batches were others before, what it
+      would be had they always been these: less than 0 where they were smaller.
+    extra: clips and images that such a run has drawn beyond what the phases say; None: its batches never changed.
   """
 
   name: str
   train: TrainSpec
   first_step: int = 0
   first_index: int = 0
+  extra: Drawn | None = None
 
   @property
   def end(self) -> int:
@@ -99,12 +102,44 @@ def check_phases(phases: tuple[Phase, ...], stage: StageSpec) -> None:
 
 def drawn_before(phases: tuple[Phase, ...], phase: Phase, stage: StageSpec) -> Drawn:
   """Clips and images that the phases before `phase` drew."""
-  clips = images = 0
+  extra = phase.extra or NOTHING
+  clips, images = extra.clips, extra.images
   for earlier in phases:
     if earlier.first_step < phase.first_step:
       found = drawn(earlier.train, make_view(earlier.train, stage), earlier.train.steps * earlier.train.batch_size)
       clips, images = clips + found.clips, images + found.images
   return Drawn(clips, images)
+
+
+def drawn_at(phases: tuple[Phase, ...], phase: Phase, step: int, stage: StageSpec) -> Drawn:
+  """Clips and images drawn up to update `step` of the run, which is in `phase`."""
+  before = drawn_before(phases, phase, stage)
+  found = drawn(phase.train, make_view(phase.train, stage), (step - phase.first_step) * phase.train.batch_size)
+  return Drawn(before.clips + found.clips, before.images + found.images)
+
+
+def counted_on(phases: tuple[Phase, ...], step: int, next_index: int, drawn_then: Drawn | None, stage: StageSpec) -> tuple[Phase, ...]:
+  """The phases of a run whose next example after `step` updates is `next_index`, whatever its batches were: indices count on from there.
+
+  What follows depends on these numbers alone, which every checkpoint has: a run that is stopped after the change goes on as if it had not.
+
+  Args:
+    drawn_then: clips and images drawn so far, as a checkpoint says; None: as many as the phases say. Where the index shows that they were
+      not, those of the examples seen in the current phase if the earlier ones were as they are said to be, else in proportion.
+  """
+  phase = phase_at(phases, step)
+  first, ahead = phase.first_index, next_index - phase.index_at(step)
+  if not ahead and drawn_then is None:
+    return phases
+  told = drawn_at(phases, phase, step, stage)
+  if drawn_then is None and step > phase.first_step and next_index >= first:
+    before, here = drawn_before(phases, phase, stage), drawn(phase.train, make_view(phase.train, stage), next_index - first)
+    drawn_then = Drawn(before.clips + here.clips, before.images + here.images)
+  elif drawn_then is None:
+    share = next_index / max(phase.index_at(step), 1)
+    drawn_then = Drawn(round(told.clips * share), round(told.images * share))
+  extra = Drawn(drawn_then.clips - told.clips, drawn_then.images - told.images)
+  return tuple(dataclasses.replace(one, first_index=one.first_index + ahead, extra=extra) for one in phases)
 
 
 def learning_rate(phases: tuple[Phase, ...]) -> optax.Schedule:

@@ -17,6 +17,7 @@ from ivid.spec.errors import UserError
 from ivid.spec.run import WIDEST_EMA
 from ivid.spec.stage import StageSpec
 from ivid.weights.ema import SNAPSHOTS, load_snapshot, load_spec, read_widths, snapshot_path, snapshot_steps
+from ivid.weights.kept import run_and_step
 
 FAR = 0.05  # of a profile's norm: an average that misses this much is not the one asked for
 
@@ -46,15 +47,18 @@ def combination(kept: Sequence[tuple[int, float]], *, step: int, width: float) -
 def load_average(workdir: str | pathlib.Path, width: float) -> tuple[StageSpec, Any, int]:
   """The stage of a run, its weights averaged with that relative width up to its last snapshot, and the step of that.
 
+  With the folder of one checkpoint (ivid.weights.ema.run_and_step) it is the last snapshot up to that step.
+
   Raises:
     UserError: no snapshots, or none from which this width can be made.
   """
   if not 0.0 < width < WIDEST_EMA:
     raise UserError(f"--ema={width:g}: expected above 0 and below {WIDEST_EMA:.3f}, such as 0.08")
-  steps = snapshot_steps(workdir)
+  named, (workdir, until) = workdir, run_and_step(workdir)
+  steps = [step for step in snapshot_steps(workdir) if until is None or step <= until]
   if not steps:
-    raise UserError(f"--ema={width:g}: {pathlib.Path(workdir) / SNAPSHOTS} has no snapshots: expected a run with train.ema_widths")
-  last, spec = steps[-1], load_spec(workdir)
+    raise UserError(f"--ema={width:g}: {workdir / SNAPSHOTS} has no snapshots: expected a run with train.ema_widths")
+  last, spec = steps[-1], load_spec(named)
   widths = {step: read_widths(snapshot_path(workdir, step)) for step in steps}
   kept = [(step, place, exponent(given)) for step in steps for place, given in enumerate(widths[step])]
   weights, missed = combination([(step, gamma) for step, _, gamma in kept], step=last, width=width)

@@ -15,7 +15,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.path import step as steps
 
-from ivid.media.places import is_remote, open_folder
 from ivid.parallel.distributed import is_first
 from ivid.spec import convert, formats
 from ivid.spec.errors import UserError, first_line, shown
@@ -23,9 +22,11 @@ from ivid.spec.files import parse_json, read_json
 from ivid.spec.run import Width
 from ivid.spec.stage import StageSpec
 from ivid.weights.finite import check_finite
+from ivid.weights.kept import FOLDER, check_kept, finished_steps, no_checkpoint, place, run_and_step
+from ivid.weights.kept import is_run as is_run
+from ivid.weights.kept import latest_step as latest_step
 from ivid.weights.sums import first_changed, host_sums, named_leaves
 
-FOLDER = "checkpoints"  # of a work folder
 SNAPSHOTS = "snapshots"  # of a work folder: power-function averages (ivid.weights.averages)
 EMA, META = "ema", "meta"  # items of a checkpoint
 AVERAGES, WIDTHS = "averages", "widths"  # items of a checkpoint and of a snapshot
@@ -39,24 +40,8 @@ class Damaged(UserError):
   """A checkpoint that cannot be read, or is not what was written."""
 
 
-def is_run(folder: str | pathlib.Path) -> bool:
-  """Whether it is the work folder of a run that has begun to save."""
-  return (_place(folder) / FOLDER).is_dir()
-
-
-def latest_step(workdir: str | pathlib.Path) -> int:
-  """Step of a run's latest finished checkpoint; 0 where there is none."""
-  return max(finished_steps(workdir), default=0)
-
-
-def finished_steps(workdir: str | pathlib.Path) -> list[int]:
-  """Steps of a run's finished checkpoints, the newest first."""
-  folder = _place(workdir) / FOLDER
-  return sorted(steps.checkpoint_steps(folder), reverse=True) if folder.is_dir() else []
-
-
 def load_spec(workdir: str | pathlib.Path) -> StageSpec:
-  """The stage of a run, from its newest checkpoint that can be read.
+  """The stage of a run, from its newest checkpoint that can be read, or from the one whose folder is given (`run_and_step`).
 
   Raises:
     UserError: no run there, no finished checkpoint, or none that can be read.
@@ -67,7 +52,7 @@ def load_spec(workdir: str | pathlib.Path) -> StageSpec:
 def load_ema(workdir: str | pathlib.Path) -> tuple[StageSpec, Any, int]:
   """The stage of a run's newest checkpoint that is whole, its EMA weights on the first local device, and the step.
 
-  Nothing is changed in the folder, in which a trainer may be writing.
+  With the folder of one checkpoint (`run_and_step`) it is that one. Nothing is changed in the folder, in which a trainer may be writing.
 
   Raises:
     UserError: as `load_spec`.
@@ -83,12 +68,18 @@ def load_ema(workdir: str | pathlib.Path) -> tuple[StageSpec, Any, int]:
 def newest(workdir: str | pathlib.Path, read: Callable[[pathlib.Path], T]) -> T:
   """What `read` makes of a run's newest checkpoint for which it does not raise Damaged; says which others were passed over.
 
+  With the folder of one checkpoint (`run_and_step`) it is that one or none.
+
   Raises:
-    UserError: no checkpoint; or Damaged, of the newest, where all are.
+    UserError: no checkpoint, or not that one; or Damaged, of the newest, where all are.
   """
+  run, only = run_and_step(workdir)
+  if only is not None:
+    check_kept(run, only, str(workdir))
+    return read(place(run) / FOLDER / str(only))
   damaged: list[Damaged] = []
   for step in finished_steps(workdir):
-    path = _place(workdir) / FOLDER / str(step)
+    path = place(workdir) / FOLDER / str(step)
     try:
       found = read(path)
     except Damaged as error:
@@ -101,12 +92,7 @@ def newest(workdir: str | pathlib.Path, read: Callable[[pathlib.Path], T]) -> T:
     return found
   if damaged:
     raise damaged[0]
-  raise UserError(_no_checkpoint(workdir))
-
-
-def _place(workdir: str | pathlib.Path) -> pathlib.Path:
-  """A work folder, here or in a bucket, whole as TensorStore wants it."""
-  return open_folder(workdir, "work folder") if is_remote(workdir) else pathlib.Path(workdir).resolve()
+  raise UserError(no_checkpoint(workdir))
 
 
 def say(line: str) -> None:
@@ -117,7 +103,7 @@ def say(line: str) -> None:
 
 def snapshot_steps(workdir: str | pathlib.Path) -> list[int]:
   """Steps of a run's snapshots in order; [] where there are none."""
-  folder = _place(workdir) / SNAPSHOTS
+  folder = place(workdir) / SNAPSHOTS
   return sorted(steps.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
@@ -133,7 +119,7 @@ def load_snapshot(workdir: str | pathlib.Path, step: int) -> list[Any]:
 
 def snapshot_path(workdir: str | pathlib.Path, step: int) -> pathlib.Path:
   """Folder of a snapshot."""
-  return _place(workdir) / SNAPSHOTS / str(step)
+  return place(workdir) / SNAPSHOTS / str(step)
 
 
 def read_widths(path: pathlib.Path) -> list[float]:
@@ -288,10 +274,3 @@ def _field(path: pathlib.Path, found: dict[str, Any], key: str) -> Any:
   if key not in found:
     raise Damaged(f"checkpoint {path} cannot be read: it does not say its {key}")
   return found[key]
-
-
-def _no_checkpoint(workdir: str | pathlib.Path) -> str:
-  folder = _place(workdir) / FOLDER
-  students = sorted(path.parent.name for path in _place(workdir).glob(f"*/{FOLDER}"))
-  hint = f" (a distillation: one of its folders {', '.join(students)})" if students else ""
-  return f"no checkpoint in {folder}: expected the work folder of a run that has saved at least once{hint}"

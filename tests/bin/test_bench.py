@@ -8,8 +8,8 @@ import pytest
 
 from ivid.__main__ import main
 from ivid.measure import text as bench_text
-from ivid.measure.sampling import RESET, peak_bytes, reset_peak
 from ivid.measure.timing import interleaved
+from ivid.parallel.memory import RESET, peak_bytes, reset_peak
 from ivid.spec import t5
 from ivid.spec.cascade import TextSpec
 from ivid.spec.formats import FORMAT

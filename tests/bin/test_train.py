@@ -12,6 +12,7 @@ from ivid.__main__ import main
 from ivid.runs.workdir import claim
 from ivid.spec.formats import FORMAT
 from ivid.stage import Stage, unbox
+from ivid.train import trackers
 from ivid.weights.opening import open_stage
 
 TINY = "--config=tiny:base"
@@ -55,6 +56,11 @@ def fails(capsys, *args):
     ([TINY, "--dry_run", "--config.train.optimizer.b2=1"], "train.optimizer.b2=1: expected 0 up to but not 1"),
     ([TINY, "--dry_run", "--config.cascade.stages.base.sampling.guidance.weight=-7"], "guidance.weight=-7: expected 0 or more"),
     ([TINY, "--dry_run", "--config.train.frames=9"], "train.frames=9 does not divide the 4 frames of stage base: nearest 4"),
+    ([TINY, "--workdir=a", "--trackers=tensorbord"], "--trackers=tensorbord: did you mean 'tensorboard'?"),
+    ([TINY, "--workdir=a", "--profile_steps=5"], "--profile_steps=5: expected two steps, such as 100:105"),
+    ([TINY, "--workdir=a", "--profile_steps=5:9", "--config.train.steps=4"], "--profile_steps=5:9: the run has 4 steps: expected earlier"),
+    ([TINY, "--workdir=a", "--max_minutes=-1"], "--max_minutes=-1: expected a positive number, or 0 for no limit"),
+    ([TINY, "--workdir=nowhere", "--resume_step=5"], "--resume_step=5: no checkpoint in "),
     (["--config=tiny:tsr1", "--dry_run", "--config.train.crop.frames=3"], "training on 3 frames: stage tsr1 needs a multiple of 2, or 1"),
   ],
 )
@@ -76,6 +82,21 @@ def test_work_folder_of_another_stage(capsys, tmp_path):
   assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["60"]
 
 
+def test_a_step_that_is_not_kept(capsys, tmp_path):
+  workdir = tmp_path / "run"
+  shutil.copytree(FORMAT0 / "run", workdir)
+  line = fails(capsys, f"--config={FORMAT0 / 'small.py'}:base", f"--workdir={workdir}", "--resume_step=40")
+  assert f"--resume_step=40: {workdir} keeps the checkpoints of steps 60: expected one of them, the nearest is 60" in line
+  assert not (workdir / "pid").exists()
+
+
+def test_a_tracker_that_is_not_installed(capsys, tmp_path, monkeypatch):
+  monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+  line = fails(capsys, TINY, f"--workdir={tmp_path / 'run'}", "--trackers=tensorboard,wandb")
+  assert "--trackers=tensorboard,wandb: wandb is not installed: expected `pip install 'ivid[wandb]'`, or --trackers=tensorboard" in line
+  assert not (tmp_path / "run").exists()
+
+
 def test_text_encoder_that_is_nowhere(capsys, tmp_path):
   assert "nowhere" in fails(capsys, TINY, f"--workdir={tmp_path / 'run'}", "--config.data.text_encoder=nowhere")
 
@@ -91,7 +112,7 @@ def test_how_the_run_ended_is_left_in_the_work_folder(monkeypatch, tmp_path, don
   status, checkpoint = tmp_path / "status.json", tmp_path / "checkpoints" / "7"
   status.write_text("of the command before")
 
-  def train_stage(run, stage, workdir, begin, *, seconds):
+  def train_stage(run, stage, workdir, begin, *, session):
     assert status.exists()  # nothing has been checked yet
     begin()
     assert not status.exists()

@@ -74,6 +74,6 @@ def test_comparisons_come_back_as_they_were(tmp_path):
   made = [upsampling.compare("tsr1", clip(8), real, real[::2], None), upsampling.compare("tsr1", real, real, real[::2], None)]
   (back,) = make_share(Work({}, 1, 1, lambda _: iter([made])), tmp_path, (0, 1), upsampling.keep, lambda _, kept: upsampling.restore(kept))
   for a, b in zip(made, back, strict=True):
-    assert (a.stage, a.psnr, a.still, a.right, list(a.frames)) == (b.stage, b.psnr, b.still, b.right, list(b.frames))
+    assert (a.stage, a.psnr, a.still, a.colour, a.right, list(a.frames)) == (b.stage, b.psnr, b.still, b.colour, b.right, list(b.frames))
     for way, frames in a.frames.items():
       np.testing.assert_array_equal(frames, b.frames[way])

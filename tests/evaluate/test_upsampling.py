@@ -60,6 +60,8 @@ def test_what_a_stage_made_is_measured_against_the_ground_truth():
   assert found.psnr["stage"] == pytest.approx(10 * np.log10(255**2 / ((2**2 + 6**2) / 2)), abs=1e-3)
   assert 10 < found.psnr["bilinear"] < found.psnr["bicubic"] + 3 < 60 and found.psnr["bilinear"] < found.psnr["stage"]
   assert found.still == pytest.approx(4) and found.right["stage"]["all"] and found.right["ground truth"]["all"]
+  # At the input's times darker parts are lighter by 2, and brighter ones darker.
+  assert 0 < found.colour["stage"]["mean"] < 2.1 and found.colour["stage"]["deviation"] > found.colour["ground truth"]["deviation"]
   np.testing.assert_array_equal(found.frames["stage"][0], made[0])
   np.testing.assert_array_equal(found.frames["ground truth"][0], real[0])
 

@@ -21,7 +21,9 @@ from ivid.config import load_run
 from ivid.media.pictures import write_png
 from ivid.media.places import file_system, open_folder
 from ivid.runs.text import open_text
+from ivid.spec.errors import UserError
 from ivid.train.metrics import read_rows
+from ivid.weights.ema import load_ema
 from ivid.weights.opening import find_cascade
 from tests.launch.runs import LAUNCHER, ROOT, arrays, environment
 
@@ -49,6 +51,7 @@ def bucket(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch, subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
     patch.setenv("STORAGE_EMULATOR_HOST", url)
     patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+    patch.setenv("NO_GCE_CHECK", "true")  # the client need not look for a machine in the cloud
     try:
       until(lambda: answers(port), server)
       file_system(f"gs://{BUCKET}")[0].mkdir(BUCKET)
@@ -109,6 +112,31 @@ def test_killed_and_resumed_bit_for_bit(trained, tmp_path):
   assert losses == logged(tmp_path / "whole", "train/loss") and [step for step, _ in losses] == [2, 4, 6, 8, 10, 12]
   assert json.loads((trained / "status.json").read_text())["state"] == "done"
   assert not (trained / "metrics.jsonl").exists() and len(list((trained / "metrics").iterdir())) > 1
+
+
+def test_back_to_a_step_in_the_bucket(bucket, tmp_path):
+  """What came later is set aside there, and the same command then goes on; a trace arrives; one checkpoint is opened."""
+  address, line = f"{bucket}/runs/back", [*TRAIN, "--config.train.checkpoint.max_to_keep=3"]
+  first = run(*line, f"--workdir={address}")
+  assert first.returncode == 0, first.stderr
+  workdir = open_folder(address, "--workdir")
+  losses = logged(workdir, "train/loss")
+  missing = run(*line, f"--workdir={address}", "--resume_step=5")
+  assert missing.returncode == 1 and "keeps the checkpoints of steps 4, 8, 12: expected one of them, the nearest is 4" in missing.stderr
+  again = run(*line, f"--workdir={address}", "--resume_step=4", "--profile_steps=6:7")
+  assert again.returncode == 0 and f"resuming {address} at step 4" in again.stderr, again.stderr
+  said = f"the checkpoints of steps 8, 12 and metrics up to step 12 set aside in {address}/set_aside/after_4"
+  assert said in again.stderr, again.stderr
+  aside = workdir / "set_aside/after_4"
+  assert sorted(path.name for path in (aside / "checkpoints").iterdir()) == ["12", "8"] and (aside / "metrics.jsonl").exists()
+  same(workdir, aside, 12)
+  assert logged(workdir, "train/loss") == losses
+  assert [path.name for path in (workdir / "profile").glob("plugins/profile/*/*.xplane.pb")]
+  on = run(*line, f"--workdir={address}", "--resume_step=4")
+  assert on.returncode == 0 and "this command went back to step 4 before: it goes on" in on.stderr, on.stderr
+  assert load_ema(f"{address}/checkpoints/8")[2] == 8
+  with pytest.raises(UserError, match=f"^{address}/checkpoints/9: {address} keeps the checkpoints of steps 4, 8, 12: expected one"):
+    load_ema(f"{address}/checkpoints/9")
 
 
 def test_a_cascade_in_the_bucket(trained, bucket, tmp_path, monkeypatch):

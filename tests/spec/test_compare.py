@@ -3,7 +3,7 @@
 import dataclasses
 
 from ivid.config import load_run
-from ivid.spec.compare import stage_difference
+from ivid.spec.compare import changes, stage_difference
 from ivid.spec.sampling import SamplingSpec
 
 SSR1 = load_run("nano:ssr1").cascade.stage("ssr1")
@@ -46,3 +46,11 @@ def test_text_encoder_counts_unless_told():
   other = dataclasses.replace(SSR1, text_encoder="abc")
   assert stage_difference(other, SSR1) == "text_encoder='abc', expected ''"
   assert stage_difference(other, SSR1, text_encoder=False) == ""
+
+
+def test_all_changes_of_a_run():
+  run = load_run("tiny:base")
+  other = load_run("tiny:base", ["train.batch_size=24", "train.optimizer.learning_rate=0.5"])
+  old, rate = run.train.batch_size, run.train.optimizer.learning_rate
+  assert changes(run, other) == [f"train.batch_size=24 (was {old})", f"train.optimizer.learning_rate=0.5 (was {rate})"]
+  assert changes(run, run) == []

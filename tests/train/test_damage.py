@@ -16,6 +16,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ivid.config import load_run
+from ivid.data.mixture import Drawn
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import with_shardings
 from ivid.spec.errors import UserError
@@ -231,3 +232,27 @@ def test_a_full_disk_is_one_line(on_eight, tmp_path, monkeypatch, wrapped):
   assert [path.name for path in folder.iterdir()] == ["5"]
   monkeypatch.undo()
   assert load_ema(tmp_path)[2] == 5
+
+
+def test_a_step_that_is_asked_for_is_read_or_refused(on_eight, tmp_path):
+  state, abstract = on_eight
+  for step in (3, 5):
+    save(tmp_path, state, step)
+  with Checkpointer(tmp_path, CheckpointSpec(), STAGE) as checkpointer:
+    restored, seen = checkpointer.restore(abstract, 5)
+    assert int(restored.step) == 5 and seen.next_index == 5 * 8
+    (tmp_path / "checkpoints" / "5" / "meta" / "metadata").write_text("{")
+    with pytest.raises(UserError, match="^--resume_step=5: checkpoint .* cannot be read: .*; other steps that are kept: 3$"):
+      checkpointer.restore(abstract, 5)  # and not an earlier one
+
+
+def test_what_a_run_has_drawn_is_in_its_checkpoints_if_its_batches_changed(on_eight, tmp_path):
+  state, abstract = on_eight
+  with Checkpointer(tmp_path, CheckpointSpec(), STAGE) as checkpointer:
+    checkpointer.save(at(state, 3), Seen(40, 2.5, Drawn(16, 48)))
+    checkpointer.wait()
+    assert checkpointer.restore(abstract)[1] == Seen(40, 2.5, Drawn(16, 48))
+    path = tmp_path / "checkpoints" / "3" / "data" / "metadata"
+    path.write_text(path.read_text().replace("48", "-48"))
+    with pytest.raises(UserError, match="drawn=.*-48.*: expected 0 or more of each"):
+      checkpointer.restore(abstract)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import pathlib
 import types
 
 import jax
@@ -31,7 +32,7 @@ class Saved:
 
   def protect(self, step):
     self.protected = max((saved for saved, _ in self.steps if saved <= step), default=None) if step is not None else None
-    return self.protected and f"checkpoints/{self.protected}"
+    return self.protected and pathlib.Path(f"checkpoints/{self.protected}")
 
   def wait(self):
     self.waited = True
@@ -117,7 +118,7 @@ def test_what_is_said_and_kept_of_a_run_that_diverges(tmp_path, norms, kept, mes
   said = str(error.value)
   assert said.startswith("step 24 is not finite (loss=nan, grad_norm=") and "\n" not in said
   assert "before it step 21 loss=2, grad_norm=" in said and "step 23 loss=4e+06, grad_norm=" in said
-  assert message in said and ("; move later ones away to go on from it" in said) == (kept < 22)
+  assert message in said and (f"; to go on from it: ivid train --resume_step={kept}, or move later ones away" in said) == (kept < 22)
 
 
 def test_no_checkpoint_from_before(tmp_path):

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from ivid.train import metrics
-from ivid.train.metrics import BOARD, OBJECTS, MetricWriter, metrics_file, read_rows
+from ivid.train import metrics, tensorboard
+from ivid.train.metrics import OBJECTS, MetricWriter, metrics_file, read_rows
+from ivid.train.tensorboard import BOARD
 
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
   """A folder that is taken for one in a bucket."""
-  monkeypatch.setattr(metrics, "is_remote", lambda path: True)
+  for module in (metrics, tensorboard):
+    monkeypatch.setattr(module, "is_remote", lambda path: True)
   return tmp_path
 
 

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +18,16 @@ import orbax.checkpoint as ocp
 import pytest
 
 from ivid.config import load_run
+from ivid.data.mixture import Drawn, Mixture
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.parallel import distributed
 from ivid.runs.training import train_stage
 from ivid.spec import convert
 from ivid.spec.phase import PhaseSpec
 from ivid.spec.run import OptimizerSpec, TrainSpec
+from ivid.spec.session import Session
 from ivid.spec.stage import LevelSpec, TimeMixing
+from ivid.spec.view import make_view
 from ivid.train import phases
 from ivid.weights import ema
 
@@ -154,19 +158,79 @@ def test_a_run_through_phases_stopped_anywhere_ends_the_same(tmp_path):
   assert [row["train/examples"] for row in rows] == [16, 32, 40, 48]
 
 
-def test_another_earlier_phase_is_refused(tmp_path):
-  run, stage = tiny_run(steps=3)
-  train_stage(run, stage, tmp_path)
-  other = tuple(dataclasses.replace(phase, batch_size=8) for phase in run.train.phases)
-  with pytest.raises(ValueError, match=r"has seen 40 examples in 3 steps, up to phase spread these show 24; expected the same"):
-    train_stage(dataclasses.replace(run, train=dataclasses.replace(run.train, phases=other, steps=None)), stage, tmp_path)
+@pytest.mark.slow
+def test_indices_count_on_through_other_batches_wherever_it_is_stopped(tmp_path, capsys):
+  run, stage = tiny_run()
+  smaller = tuple(dataclasses.replace(phase, batch_size=8) for phase in run.train.phases)
+
+  def to(steps, phases, folder):
+    assert train_stage(dataclasses.replace(run, train=dataclasses.replace(run.train, phases=phases, steps=steps)), stage, folder)
+
+  to(1, run.train.phases, tmp_path / "whole")
+  shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+  capsys.readouterr()
+  to(4, smaller, tmp_path / "whole")
+  assert "the batches up to here held 16 examples, of today's size 8: indices count on from there\n" in capsys.readouterr().err
+  for steps in (2, 3, 4):
+    to(steps, smaller, tmp_path / "parts")
+  whole, parts = (ema.load_ema(tmp_path / name)[1] for name in ("whole", "parts"))
+  assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True))
+  for name in ("whole", "parts"):
+    rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+    assert [row["train/examples"] for row in rows] == [16, 24, 32, 40]
+    seen = json.loads((tmp_path / name / "checkpoints" / "4" / "data" / "metadata").read_text())
+    assert seen["next_index"] == 40 and seen["drawn"] == {"clips": 8, "images": 16 + 8 + 2 * 8}  # spread: half of the rows, of two images
+
+
+@pytest.mark.parametrize("sizes", [(8, 12), (12, 8), (16, 8)])
+@pytest.mark.parametrize("step", [1, 3])
+def test_every_source_goes_on_where_it_was_when_the_batches_change(sizes, step):
+  """No clip and no image is left out or comes twice, and rows of images stay where the batch has them."""
+  stage = load_run("tiny:base").cascade.stage("base")
+  old, new = (TrainSpec(steps=6, batch_size=size, image_fraction=0.25) for size in sizes)
+  counts = []
+
+  class Member:
+    clips = images = None
+
+    def clip(self, count):
+      counts.append(("clip", count))
+      return np.zeros((4, 1, 1, 3), np.uint8), ""
+
+    def image(self, count):
+      counts.append(("image", count))
+      return np.zeros((1, 1, 3), np.uint8), ""
+
+  def read(course, train, indices):
+    view = make_view(train, stage)
+    at = dict(first_index=course[0].first_index, before=phases.drawn_before(course, course[0], stage))
+    mixture = Mixture([Member()], clips=[1.0], images=[1.0], train=train, view=view, **at)
+    return [mixture[index].is_video for index in indices]
+
+  next_index = step * old.batch_size
+  read(phases.resolve(old), old, range(next_index))
+  course = phases.counted_on(phases.resolve(new), step, next_index, None, stage)
+  rows = read(course, new, range(next_index, next_index + new.batch_size))
+  assert rows == [not new.is_image(row) for row in range(new.batch_size)]
+  for kind in ("clip", "image"):
+    seen = [count for what, count in counts if what == kind]
+    assert seen == list(range(len(seen))) and seen
+  later = phases.drawn_at(course, course[0], step + 2, stage)  # what a checkpoint says after two of these
+  assert phases.counted_on(phases.resolve(new), step + 2, course[0].index_at(step + 2), later, stage) == course
+  assert phases.counted_on(phases.resolve(old), step, next_index, None, stage) == phases.resolve(old)
+
+
+def test_other_batches_of_an_earlier_phase_count_in_proportion():
+  stage = load_run("tiny:base").cascade.stage("base")
+  course = phases.counted_on(phases.resolve(TRAIN), 4, 32, None, stage)  # half of its batches of images
+  assert course[1].index_at(4) == 32 and phases.drawn_at(course, course[1], 4, stage) == Drawn(0, 32)
 
 
 def test_a_run_ends_after_its_time_and_goes_on(tmp_path, monkeypatch):
   run, stage = tiny_run(phases=(dataclasses.replace(SPREAD, steps=6),))
   clock = itertools.count()  # a second for every look at it
   monkeypatch.setattr(distributed, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
-  assert not train_stage(run, stage, tmp_path / "parts", seconds=3.5)
+  assert not train_stage(run, stage, tmp_path / "parts", session=Session(max_minutes=3.5 / 60))
   assert ema.latest_step(tmp_path / "parts") == 3
   assert train_stage(run, stage, tmp_path / "parts")
   assert ema.latest_step(tmp_path / "parts") == 6

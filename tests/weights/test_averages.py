@@ -1,6 +1,7 @@
 """Power-function averages: their widths, and averages of other widths from those that were kept."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,16 @@ def test_snapshots_give_the_average_that_a_run_would_have_kept(trained, width):
   assert (spec.name, step, params["a"].dtype) == ("base", STEPS, np.float32)
   wander = np.abs(path[-1] - averages[width]["a"]).max()
   np.testing.assert_allclose(params["a"], averages[width]["a"], atol=(0.01 if width in KEPT else 0.03) * wander)
+
+
+def test_an_average_up_to_one_checkpoint(trained, tmp_path):
+  workdir = trained[0]
+  one = workdir / "checkpoints" / str(STEPS)
+  np.testing.assert_array_equal(load_average(one, 0.05)[1]["a"], load_average(workdir, 0.05)[1]["a"])
+  earlier = tmp_path / "checkpoints" / str(STEPS // 2)  # its own snapshots count, and those before
+  shutil.copytree(one, earlier)
+  shutil.copytree(workdir / "snapshots", tmp_path / "snapshots")
+  assert load_average(earlier, 0.05)[2] == STEPS // 2 and load_average(tmp_path, 0.05)[2] == STEPS
 
 
 def test_a_kept_width_is_taken_as_it_is():

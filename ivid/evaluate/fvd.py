@@ -1,0 +1,121 @@
+"""Frechet distances of clips from real ones by I3D's features: FVD (Unterthiner et al., 1812.01717), and of single frames by any layer.
+
+What is of single frames, or of another layer than the logits, is no FVD, and nothing here is FID, whose network is another one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ivid.evaluate import i3d
+from ivid.evaluate.features import ClipSet, Convention, Features
+from ivid.evaluate.frechet import BOOTSTRAP, Distance, measure
+from ivid.media.files import write_whole
+from ivid.spec import formats
+from ivid.spec.clip import ClipShape
+from ivid.spec.errors import UserError
+
+RESULTS = "fvd.json"
+MIN_CLIPS = 8  # below which an interval says nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """A distance, by what convention, and of how many clips of each set with how many dimensions."""
+
+  convention: Convention
+  distance: Distance
+  clips: int
+  real_clips: int
+  dimensions: int
+
+  @property
+  def few(self) -> bool:
+    """Whether a covariance has no full rank: then the distance says more of the clips' number than of the clips."""
+    return min(self.clips, self.real_clips) * self.convention.samples <= self.dimensions
+
+
+def conventions(shape: ClipShape, frame_layers: Sequence[str] = ()) -> tuple[Convention, ...]:
+  """FVD's, and those of the layers that are wanted frame by frame. UserError for a layer that I3D does not have, or clips too short."""
+  return (Convention(shape), *(Convention(shape, layer=layer, still=True) for layer in frame_layers))
+
+
+def score(
+  judged: ClipSet,
+  real: ClipSet,
+  conventions: Sequence[Convention],
+  root: pathlib.Path,
+  *,
+  seed: int = 0,
+  bootstrap: int = BOOTSTRAP,
+  process: tuple[int, int] | None = None,
+) -> list[Score] | None:
+  """The distance of two sets by each convention; None while features of other processes are missing, which is said.
+
+  Args:
+    root: folder of kept features.
+    seed: of the sets that are drawn again.
+    process: which one of how many, each of which makes the features of its share; None: makes all.
+
+  Raises:
+    UserError: fewer clips than MIN_CLIPS, before any work; as Features.fill; no weights.
+  """
+  for clips in (judged, real):
+    if clips.count < MIN_CLIPS:
+      raise UserError(f"{clips.name} has {clips.count} clips: expected {MIN_CLIPS} or more, and some thousands for a score to be compared")
+  params = functools.cache(i3d.load_i3d)
+  index, processes = process or (0, 1)
+  kept = [[Features(clips, convention, root) for clips in (judged, real)] for convention in conventions]
+  for features in itertools.chain(*kept):
+    features.fill(params, process=index, processes=processes)
+  if left := sum(len(part) for features in itertools.chain(*kept) for part in features.missing()):
+    line = f"process {index}/{processes}: its features are there; those of {left} clips of other processes are missing"
+    print(f"{line}: the last of them writes the report", file=sys.stderr, flush=True)
+    return None
+  found = []
+  for convention, pair in zip(conventions, kept, strict=True):
+    ours, theirs = (features.read() for features in pair)
+    found.append(Score(convention, measure(ours, theirs, seed=seed, bootstrap=bootstrap), len(ours), len(theirs), ours.shape[-1]))
+  return found
+
+
+def write_report(folder: pathlib.Path, scores: Sequence[Score], judged: ClipSet, real: ClipSet) -> list[dict[str, Any]]:
+  """Writes RESULTS into the folder and returns its scores."""
+  rows = [
+    dict(
+      metric=one.convention.name,
+      **dataclasses.asdict(one.distance),
+      clips=one.clips,
+      real_clips=one.real_clips,
+      dimensions=one.dimensions,
+      fewer_samples_than_dimensions=one.few,
+      convention=one.convention.record,
+    )
+    for one in scores
+  ]
+  sets = {key: dict(name=clips.name, **clips.identity) for key, clips in (("judged", judged), ("real", real))}
+  write_whole(folder / RESULTS, json.dumps(formats.stamped(dict(metric="fvd", **sets, scores=rows)), indent=1) + "\n")
+  return rows
+
+
+def format_scores(scores: Sequence[Score]) -> str:
+  """A row a score, its convention below it."""
+  lines = [f"{'distance':24} {'value':>9} {'95% interval':>19} {'infinitely many':>15} {'clips':>6} {'real':>6}"]
+  for one in scores:
+    found = one.distance
+    interval = f"{found.low:.2f} to {found.high:.2f}"
+    infinite = f"{'' if found.linear else '~'}{found.infinite:.2f}"
+    lines.append(f"{one.convention.name:24} {found.value:9.2f} {interval:>19} {infinite:>15} {one.clips:6} {one.real_clips:6}")
+    lines.append(f"  {one.convention}")
+    if one.few:
+      lines.append(f"  fewer samples than the {one.dimensions} dimensions: it is to be compared only with scores of as many clips")
+    elif not found.linear:
+      lines.append(f"  ~: from subsets of fewer samples than the {one.dimensions} dimensions, where the line may not hold")
+  return "\n".join(lines)

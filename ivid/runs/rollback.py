@@ -1,0 +1,91 @@
+"""Going back to an earlier checkpoint of a run: what came after it is set aside whole, never deleted."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator
+
+from ivid.media.files import naming_errors, write_whole
+from ivid.media.places import is_remote, move, naming_remote_errors
+from ivid.spec import formats
+from ivid.spec.files import read_mapping
+from ivid.train.metrics import FILE, metrics_file, read_rows
+from ivid.train.trackers import RUN_ID
+from ivid.weights import ema
+from ivid.weights.kept import check_kept, shown_steps
+
+ASIDE = "set_aside"  # in a work folder: what came after a step that a run went back to, in folders like the work folder
+MARK = "resumed.json"  # in a work folder: the step that it went back to last, and the config that asked for it
+SAMPLES = "samples"
+
+
+def step_to_resume(workdir: pathlib.Path, asked: int, config_json: str) -> int:
+  """The step that a command goes back to; 0: none, it goes on from the last one.
+
+  A command that is started again after it has gone back goes on, as every command does: launchers repeat it, whatever ended it. It is the
+  same one while its config is.
+
+  Args:
+    asked: --resume_step.
+
+  Raises:
+    UserError: there is no such checkpoint, naming those that are kept.
+  """
+  if not asked or _went_back(workdir) == _mark(asked, config_json):
+    return 0
+  check_kept(workdir, asked, f"--resume_step={asked}")
+  return asked
+
+
+def go_back(workdir: pathlib.Path, step: int, config_json: str) -> None:
+  """Sets aside what a run has of later steps: checkpoints, snapshots, samples, and a copy of metrics.jsonl. Of one process.
+
+  Whatever ends it in the middle, the same command does the rest. In a bucket, where nothing can be renamed, it copies and removes.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+  with (naming_remote_errors if is_remote(workdir) else naming_errors)(workdir / ASIDE):
+    later = list(_later(workdir, step))
+    rows = [row["step"] for row in read_rows(workdir) if row["step"] > step]
+    if later or rows:
+      names = itertools.chain([f"after_{step}"], (f"after_{step}-{n}" for n in itertools.count(2)))
+      place = next(workdir / ASIDE / name for name in names if not (workdir / ASIDE / name).exists())
+      place.mkdir(parents=True)
+      if rows:
+        with metrics_file(workdir) as file:
+          write_whole(place / FILE, file.read_bytes())
+      for path in later:
+        target = place / path.relative_to(workdir)
+        target.parent.mkdir(exist_ok=True)
+        move(path, target)
+      ema.say(f"going back to step {step}: {_told(workdir, later, rows)} set aside in {place}")
+    if (workdir / RUN_ID).is_file() and (later or rows):  # the tracker's curves begin anew: those that were drawn stay as they are
+      move(workdir / RUN_ID, place / RUN_ID)
+    write_whole(workdir / MARK, json.dumps(formats.stamped(_mark(step, config_json))) + "\n")
+
+
+def _later(workdir: pathlib.Path, step: int) -> Iterator[pathlib.Path]:
+  """Folders and files of later steps, the newest checkpoints first, so that those which are left make a run at every moment."""
+  for folder in (ema.FOLDER, ema.SNAPSHOTS, SAMPLES):
+    found = [path for path in (workdir / folder).glob("*") if path.stem.isdecimal() and int(path.stem) > step]
+    yield from sorted(found, key=lambda path: (-int(path.stem), path.name))
+
+
+def _told(workdir: pathlib.Path, later: list[pathlib.Path], rows: list[int]) -> str:
+  steps = sorted(int(path.name) for path in later if path.parent.name == ema.FOLDER)
+  told = [f"the checkpoint{'s' * (len(steps) > 1)} of step{'s' * (len(steps) > 1)} {shown_steps(steps)}"] if steps else []
+  told += [f"metrics up to step {max(rows)}"] if rows else []
+  return " and ".join(told) or f"what {workdir} has of later steps"
+
+
+def _mark(step: int, config_json: str) -> dict[str, int | str]:
+  return {"step": step, "config": hashlib.sha256(config_json.encode()).hexdigest()}
+
+
+def _went_back(workdir: pathlib.Path) -> dict[str, int | str]:
+  path = workdir / MARK
+  return read_mapping(path, formats.Kind.DATA) if path.is_file() else {}

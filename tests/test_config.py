@@ -8,7 +8,7 @@ from ivid.config import load_run, read_config, shipped_configs
 from ivid.measure.dry_run import dry_run_report
 from ivid.parallel.mesh import make_mesh
 from ivid.spec.errors import UserError
-from ivid.spec.run import CropSpec, DataSpec, MeshSpec
+from ivid.spec.run import CropSpec, DataSpec, RunMeshSpec
 from ivid.spec.sampling import ThresholdKind
 from ivid.spec.stage import Filter
 
@@ -89,7 +89,7 @@ def test_words_need_no_quotes():
 def test_a_cascade_of_ones_own_is_short():
   assert len(pathlib.Path(SMALL).read_text(encoding="utf-8").splitlines()) < 60
   run = load_run(f"{SMALL}:ssr1", ["train.batch_size=8", "cascade.stages.ssr1.sampling.steps=4"])
-  assert (run.stage, run.cascade.stage_names, run.mesh) == ("ssr1", ("base", "ssr1"), MeshSpec())
+  assert (run.stage, run.cascade.stage_names, run.mesh) == ("ssr1", ("base", "ssr1"), RunMeshSpec())
   assert run.cascade.stage("ssr1").lowres.input == run.cascade.stage("base").output
   for stage in run.cascade.stages:
     report = dry_run_report(stage, run.train, make_mesh(run.mesh), max_tokens=run.cascade.text.max_tokens)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
-from ivid.flops import count_params
+from ivid.flops import count_flops, count_params
 from ivid.measure import hlo
 from ivid.measure.dry_run import evaluation_flops
 from ivid.measure.topology import Slice, slice_devices
@@ -58,15 +59,6 @@ def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> di
   started = time.perf_counter()
   compiled = lowered.compile({"exec_time_optimization_effort": FIT_EFFORT} if fit else None)
   compiling = time.perf_counter() - started
-  memory = compiled.memory_analysis()
-  arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-  outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-  total = arguments + temporaries + max(outputs, 0) + memory.generated_code_size_in_bytes
-  evaluations = {"train": 3, "distill": 3 + 2, "sample": evaluations_per_step(stage, stage.sampling)}[program]
-  flops = evaluations * clips * _example_flops(run, program)
-  cost = hlo.program_cost(compiled.as_text())
-  seconds = cost.cycles / found.family.clock
-  links = {kind: {"count": n, "bytes": size, "seconds": passed / found.family.ring} for kind, (n, size, passed) in cost.collectives.items()}
   return {
     "stage": run.stage,
     "program": program,
@@ -77,15 +69,39 @@ def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> di
     "mesh": dict(mesh.shape),
     "parameters": count_params(unbox(Stage(stage).abstract_params())),
     "clips": clips,
-    "model_flops": flops,
-    "bytes_per_chip": dict(arguments=arguments, temporaries=temporaries, total=total, hbm=found.family.hbm),
-    "collectives": links,
-    "collective_seconds": sum(link["seconds"] for link in links.values()),
     "lower_seconds": lowering,
     "compile_seconds": compiling,
     "fit_only": fit,
+    **cost_of(compiled, found, flops=model_flops(run, program, mesh, clips), chips=chips, fit=fit),
+  }
+
+
+def cost_of(compiled: jax.stages.Compiled, found: Slice, *, flops: int, chips: int, fit: bool = False) -> dict[str, Any]:
+  """Memory, traffic and time of a program that was compiled for so many chips of a slice.
+
+  Args:
+    flops: that its mathematics asks for, over all chips.
+    fit: whether it was compiled for its memory alone.
+
+  Returns:
+    Plain numbers: bytes per chip, collectives, seconds, and the MFU if all collectives are hidden behind arithmetic and if none is.
+  """
+  memory, peak = compiled.memory_analysis(), chips * found.family.peak
+  arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+  outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  total = arguments + temporaries + max(outputs, 0) + memory.generated_code_size_in_bytes
+  cost = hlo.program_cost(compiled.as_text())
+  seconds = cost.cycles / found.family.clock
+  links = {kind: {"count": n, "bytes": size, "seconds": passed / found.family.ring} for kind, (n, size, passed) in cost.collectives.items()}
+  exposed = sum(link["seconds"] for link in links.values())
+  return {
+    "model_flops": flops,
+    "bytes_per_chip": dict(arguments=arguments, temporaries=temporaries, total=total, hbm=found.family.hbm),
+    "collectives": links,
+    "collective_seconds": exposed,
     "step_seconds": None if fit else seconds,
-    "mfu": None if fit else flops / (chips * found.family.peak * seconds),
+    "mfu": None if fit else flops / (peak * seconds),
+    "mfu_exposed": None if fit else flops / (peak * (seconds + exposed)),
     "where": {} if fit else {name: cycles / cost.cycles for name, cycles in list(cost.where.items())[:SHOWN]},
   }
 
@@ -118,10 +134,20 @@ def _sampled(stage: StageSpec) -> dict[str, Any]:
   return found | dict(evaluations=evaluations_per_step(stage, sampling))
 
 
-def _example_flops(run: RunSpec, program: str) -> int:
-  """Of one evaluation on one example, at the size that the program sees."""
-  stage = run.cascade.stage(run.stage)
-  return evaluation_flops(Stage(stage if program == "sample" else training_view(stage, run.train)))
+def model_flops(run: RunSpec, program: str, mesh: Mesh, clips: int) -> int:
+  """Floating-point operations that a step's mathematics asks for: nothing that is computed again to save memory counts.
+
+  A training step has those of its loss on the whole batch, all tokens and the captions of packed images among them, three times: backward
+  is twice forward. A halving has the teacher's two evaluations beside. A sampling step has its evaluations.
+  """
+  stage, tokens = run.cascade.stage(run.stage), run.cascade.text.max_tokens
+  if program == "train":
+    training = make_training(stage, run.train, mesh, max_tokens=tokens)
+    state, batch, key = training.step.args
+    return 3 * count_flops(training.stage.loss, state.params, batch, key)
+  seen = Stage(stage if program == "sample" else training_view(stage, run.train))
+  evaluations = evaluations_per_step(stage, stage.sampling) if program == "sample" else 3 + 2
+  return evaluations * clips * evaluation_flops(seen, max_tokens=tokens)
 
 
 def format_report(report: dict[str, Any]) -> str:
@@ -144,7 +170,8 @@ def format_report(report: dict[str, Any]) -> str:
     )
   if report["fit_only"]:
     return "\n".join([*lines, "time         not estimated (--fit)"])
-  lines.append(f"time         {report['step_seconds']:.3f} s a step before collectives, MFU {report['mfu']:.2f}")
+  mfu = f"MFU {report['mfu']:.2f} with collectives hidden, {report['mfu_exposed']:.2f} exposed"
+  lines.append(f"time         {report['step_seconds']:.3f} s a step before collectives, {mfu}")
   lines += [f"  {100 * share:5.1f} %    {name}" for name, share in report["where"].items()]
   return "\n".join(lines)
 

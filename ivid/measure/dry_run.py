@@ -26,9 +26,9 @@ def evaluation_args(stage: Stage, *, batch_size: int = 1, max_tokens: int = 128)
   return params, state.z, cond.fps, cond
 
 
-def evaluation_flops(stage: Stage) -> int:
+def evaluation_flops(stage: Stage, *, max_tokens: int = 128) -> int:
   """Floating-point operations of one network evaluation on one clip."""
-  return count_flops(stage.predict, *evaluation_args(stage))
+  return count_flops(stage.predict, *evaluation_args(stage, max_tokens=max_tokens))
 
 
 def dry_run(run: RunSpec, *, json_path: str | None = None) -> None:
@@ -67,7 +67,7 @@ def dry_run_report(spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens:
     "input": str(spec.lowres.input) if spec.lowres else None,
     "mesh": dict(mesh.shape),
     "parameters": count_params(state.params),
-    "gflop_per_evaluation": evaluation_flops(training.stage) / 1e9,
+    "gflop_per_evaluation": evaluation_flops(training.stage, max_tokens=max_tokens) / 1e9,
     "gflop_per_step": count_flops(training.step.fn, *training.step.args) / 1e9,
     "batch": {name: [*a.shape, str(a.dtype)] for name, a in batch.items()},
     "bytes_per_device": {

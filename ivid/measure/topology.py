@@ -11,6 +11,17 @@ from typing import Any
 from ivid.flops import PEAKS
 from ivid.spec.errors import UserError, nearest
 
+# What launch/env.sh gives the compiler on a slice, with its reasons there.
+TPU_FLAGS = (
+  "--xla_enable_async_all_gather=true",
+  "--xla_tpu_enable_async_collective_fusion=true",
+  "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
+  "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",
+  "--xla_tpu_overlap_compute_collective_tc=true",
+  "--xla_tpu_enable_data_parallel_all_reduce_opt=true",
+  "--xla_tpu_data_parallel_opt_different_sized_ops=true",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Family:
@@ -86,8 +97,12 @@ def parse_slice(name: str) -> Slice:
 
 
 def set_environment(found: Slice) -> None:
-  """What libtpu reads when it is loaded; call before JAX is imported. Its log stays off the user's terminal."""
+  """What libtpu reads when it is loaded; call before JAX is imported. Its log stays off the user's terminal.
+
+  The compiler gets the flags of a run on a slice; those of the user's LIBTPU_INIT_ARGS stand behind them and win.
+  """
   os.environ.update(
+    LIBTPU_INIT_ARGS=" ".join((*TPU_FLAGS, os.environ.get("LIBTPU_INIT_ARGS", ""))).strip(),
     JAX_PLATFORMS="cpu",
     TPU_SKIP_MDS_QUERY="1",
     TPU_ACCELERATOR_TYPE=found.family.accelerator,

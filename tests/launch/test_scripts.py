@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from ivid.measure.topology import TPU_FLAGS
+
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.sh"))
 TRAIN = ["--", "train", "--config=nano:base", "--workdir=/mnt/ivid/a b"]
@@ -232,6 +234,11 @@ def test_every_flag_of_the_environment_has_its_reason():
   flags = [i for i, line in enumerate(lines) if line.strip().startswith("--xla")]
   assert len(flags) > 8
   assert all(lines[i - 1].strip().startswith("#") for i in flags)
+
+
+def test_what_is_compiled_without_a_slice_has_the_flags_of_a_run_on_one():
+  line = f'unset LIBTPU_INIT_ARGS; source {LAUNCH}/env.sh tpu && echo "$LIBTPU_INIT_ARGS"'
+  assert subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout.split() == list(TPU_FLAGS)
 
 
 @pytest.mark.parametrize("platform", ["gpu", "cpu"])

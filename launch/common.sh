@@ -49,13 +49,13 @@ need() {
 need_command() {
   local first=${command[*]:0:2}
   case $first in
-    train | "train "* | distill | "distill "* | sample | "sample "* | "data prepare" | "data embed") ;;
-    *) fail "behind -- stands '${first:-nothing}': expected train, distill, sample, data prepare or data embed, and its flags" ;;
+    train | "train "* | distill | "distill "* | sample | "sample "* | evaluate | "evaluate "* | "data prepare" | "data embed") ;;
+    *) fail "behind -- stands '${first:-nothing}': expected train, distill, sample, evaluate, data prepare or data embed, and its flags" ;;
   esac
 }
 
-# shares: whether each process makes a share by itself (--process=INDEX/COUNT), and needs none of the others.
-shares() { [[ ${command[0]} == sample || ${command[0]} == data ]]; }
+# shares: whether each process makes a share by itself, and needs none of the others.
+shares() { [[ ${command[0]} == sample || ${command[0]} == evaluate || ${command[0]} == data ]]; }
 
 # run COMMAND...: runs it; with --dry_run only prints it.
 run() {
@@ -81,8 +81,8 @@ slice() {
   if [[ $kind != v4 && $kind != v5p && $size == 8 ]]; then hosts=1; fi
 }
 
-# expected: the flags that make another number of hosts or chips an error; of shares, which host.sh numbers, there are none.
-expected() { shares || printf -- '--multihost=on --expected_processes=%d --expected_devices=%d' "$hosts" "$chips"; }
+# expected: the flags that make another number of hosts or chips an error.
+expected() { printf -- '--multihost=on --expected_processes=%d --expected_devices=%d' "$hosts" "$chips"; }
 
-# numbered: for host.sh, of how many processes it starts one; empty for those that join.
+# numbered: for host.sh, of how many processes with shares it starts one; empty for those that join.
 numbered() { if shares; then printf -- '--processes=%d' "$hosts"; fi; }

@@ -37,7 +37,7 @@ start() {
   # XPK lays this checkout over the image. exec, so that SIGTERM reaches host.sh. Restarts are the job's: a pod that is gone starts elsewhere.
   run xpk workload create "${place[@]}" "--workload=${flag[name]}" "--tpu-type=${flag[type]}" --num-slices=1 "--max-restarts=${flag[restarts]}" \
     "--base-docker-image=${flag[image]}" "--script-dir=$here/.." --storage=ivid \
-    "--command=pip install -q '.[tpu]' && export IVID_SHARED=$(printf '%q' "${flag[mount]}") && exec bash launch/host.sh run --platform=tpu --restarts=0 $(numbered) -- $line"
+    "--command=pip install -q '.[cloud,tpu]' && export IVID_SHARED=$(printf '%q' "${flag[mount]}") && exec bash launch/host.sh run --platform=tpu --restarts=0 $(numbered) -- $line"
 }
 
 case $action in

@@ -5,7 +5,7 @@
 #   launch/host.sh start [the same]                                                             behind, with a log
 #   launch/host.sh stop | status | log
 #
-# --processes=COUNT, for commands that make a share each: this host's place among them is found, and added as --process=INDEX/COUNT.
+# --processes=COUNT, for commands that make a share each: this host's place among them is found, and told as JAX_PROCESS_ID.
 #
 # A process that dies takes the run with it: the others notice within --heartbeat_seconds and end. Each host then starts its own again, all
 # meet, and the run goes on from the last checkpoint; after --restarts times it stays down. A process with a share is started again alone.
@@ -26,12 +26,12 @@ in_words() { # a status of the shell
   fi
 }
 
-# share: adds which of the processes this is, and leaves it its own devices alone.
+# share: tells the process which one it is, and leaves it its own devices alone.
 share() {
   local index=${SLURM_PROCID:-${TPU_WORKER_ID:-}} gpus
   # On a TPU VM the machine itself is asked, as JAX does.
   [[ -n $index ]] || index=$(curl -sf --max-time 10 -H Metadata-Flavor:Google "$metadata/agent-worker-number") || fail "no SLURM_PROCID, TPU_WORKER_ID or TPU VM tells which of the ${flag[processes]} processes this is"
-  command+=("--process=$index/${flag[processes]}")
+  export JAX_PROCESS_ID=$index JAX_NUM_PROCESSES=${flag[processes]}
   if [[ ${flag[platform]} == gpu && -n ${SLURM_LOCALID:-} ]]; then
     # One of the GPUs that the node has: processes that join pick theirs by themselves, these know of no others.
     IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-}"

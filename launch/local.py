@@ -8,7 +8,7 @@ which it is. --devices gives each so many virtual CPU devices; without it each h
 
   python launch/local.py --processes=2 --devices=1 -- sample --prompts_file=prompts.txt --out=clips
 
-Of commands that make shares each gets --process=INDEX/COUNT instead, and the others go on when one dies.
+Processes of commands that make shares do not meet, and the others go on when one dies.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from collections.abc import Sequence
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Sources env.sh for the platform that is named first, and becomes what follows.
 IN_ENVIRONMENT = ["bash", "-c", 'source "$0" "$1" && shift && exec "$@"', str(ROOT / "launch" / "env.sh")]
-JOINING = ("train", "distill")  # the commands that take --multihost
-SHARING = ("sample", "data prepare", "data embed")  # those that take --process
+JOINING = ("train", "distill")  # the commands whose processes work together
+SHARING = ("sample", "evaluate", "data prepare", "data embed")  # those whose processes make a share each
 POLL_SECONDS = 0.05
 TOGETHER_SECONDS = 0.5  # deaths within this time are one event: the cause is looked for among them
 PLAIN_SIGNALS = {signal.SIGKILL: "killed by SIGKILL (kill -9, or out of memory: see dmesg)", signal.SIGSEGV: "crashed (SIGSEGV)"}
@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   address = options.coordinator or f"127.0.0.1:{free_port()}"
   shares, started = is_shared(command), []
   for index in range(options.processes):
-    line = [sys.executable, "-m", options.module, *command]
-    line += [f"--process={index}/{options.processes}"] if shares else joining(options)
+    line = [sys.executable, "-m", options.module, *command, *expected(options)]
+    line += [] if shares else [f"--heartbeat_seconds={options.heartbeat_seconds}"]
     variables = environment(options, "" if shares else address, index)
     if options.dry_run:
       print(shlex.join([*(f"{name}={value}" for name, value in variables.items()), *line]))
@@ -59,9 +59,9 @@ def is_shared(command: Sequence[str]) -> bool:
   return " ".join(command[:1]) in SHARING or " ".join(command[:2]) in SHARING
 
 
-def joining(options: argparse.Namespace) -> list[str]:
-  """Flags of processes that join."""
-  flags = ["--multihost=on", f"--expected_processes={options.processes}", f"--heartbeat_seconds={options.heartbeat_seconds}"]
+def expected(options: argparse.Namespace) -> list[str]:
+  """Flags that make another number of processes or devices an error."""
+  flags = ["--multihost=on", f"--expected_processes={options.processes}"]
   return flags + ([f"--expected_devices={options.processes * options.devices}"] if options.devices else [])
 
 
@@ -87,9 +87,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def environment(options: argparse.Namespace, address: str, index: int) -> dict[str, str]:
   """What process `index` gets beside this process's own environment; without an address it is to join nobody."""
-  variables = {}
-  if address:
-    variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(options.processes), "JAX_PROCESS_ID": str(index)}
+  variables = {"JAX_COORDINATOR_ADDRESS": address} if address else {}
+  variables |= {"JAX_NUM_PROCESSES": str(options.processes), "JAX_PROCESS_ID": str(index)}
   if options.devices:
     kept = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in flag]
     variables["JAX_PLATFORMS"] = "cpu"

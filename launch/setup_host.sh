@@ -20,7 +20,7 @@ if [[ ! -x $HOME/ivid_env/bin/python ]]; then
   run python3 -m pip install --quiet --user uv
   run python3 -m uv venv --quiet --python 3.12 "$HOME/ivid_env"
 fi
-run python3 -m uv pip install --quiet --python "$HOME/ivid_env/bin/python" --editable "${checkout}[tpu]"
+run python3 -m uv pip install --quiet --python "$HOME/ivid_env/bin/python" --editable "${checkout}[cloud,tpu]"
 
 if [[ -n ${dry_run:-} ]] || ! command -v gcsfuse >/dev/null; then
   codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-jammy}")

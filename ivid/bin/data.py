@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ivid.bin.flags import define_config, define_fields, fields_of, parse_flags
+from ivid.bin.flags import define_config, define_fields, define_shares, fields_of, parse_flags, read_share
 from ivid.config import load_run
 from ivid.runs.cache import enable_compilation_cache
 from ivid.spec.errors import UsageError, UserError, nearest
-from ivid.spec.prepare import PrepareSpec, process_of
+from ivid.spec.prepare import PrepareSpec
 from ivid.weights.opening import text_encoder_folder
 
 DTYPES = ("bfloat16", "float32")
@@ -55,9 +55,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("max_tokens", 256, "import-t5: tokens a caption is truncated to.", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("batch_size", 64, "embed: captions a call of the encoder.", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("shard_size", 1024, "embed: captions a file.", lower_bound=1, flag_values=values)
-  flags.DEFINE_string(
-    "process", "", "prepare, embed: which of how many processes this is, such as 0/4; each writes its share.", flag_values=values
-  )
+  define_shares(values)  # of prepare and embed
 
 
 def main(argv: Sequence[str]) -> None:
@@ -86,11 +84,12 @@ def _inspect(values: flags.FlagValues, overrides: Sequence[str]) -> None:
 def _prepare(values: flags.FlagValues, _: Sequence[str]) -> None:
   from ivid.runs.preparing import draw, prepare_files  # TFDS takes seconds to import
 
+  share = read_share(values)
   if values.input:
     options = {name: values[name].value for name in ("workers", "beam", "strict", "overwrite")}
-    print(prepare_files(fields_of(values, PrepareSpec), values.out, process=process_of(values.process), **options))
+    print(prepare_files(fields_of(values, PrepareSpec), values.out, process=share, **options))
   else:
-    print(draw(values.out, **{name: values[name].value for name in ("size", "fps", "num_clips", "num_test", "seed")}))
+    print(draw(values.out, process=share, **{name: values[name].value for name in ("size", "fps", "num_clips", "num_test", "seed")}))
 
 
 def _source(values: flags.FlagValues, what: str) -> str:
@@ -125,7 +124,7 @@ def _embed(values: flags.FlagValues, overrides: Sequence[str]) -> None:
 
   enable_compilation_cache()
   sizes = dict(length=run.cascade.text.max_tokens, batch_size=values.batch_size, shard_size=values.shard_size)
-  ways = dict(process=process_of(values.process), workers=values.workers or 1, beam=values.beam)
+  ways = dict(process=read_share(values), workers=values.workers or 1, beam=values.beam)
   folder = embed_captions(run.data, values.out, **ways, **sizes)
   print(f"wrote {folder}; read it with --config.data.embeddings={folder}")
 

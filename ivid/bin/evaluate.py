@@ -9,14 +9,12 @@ ivid evaluate --metrics=upsampling --clips=FOLDER --start_stage=ssr2 --stop_stag
 
 from __future__ import annotations
 
-import pathlib
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from ivid.bin.flags import define_fields, fields_of, parse_flags
+from ivid.bin.flags import define_fields, define_shares, fields_of, parse_flags, read_share
 from ivid.bin.options import DEFAULT_CASCADE, define_options, read_options
 from ivid.spec.errors import UserError
 from ivid.spec.measures import ADHERENCE, FVD, METRICS, UPSAMPLING, check_measures
@@ -47,6 +45,7 @@ def define_flags(values: flags.FlagValues) -> None:
   define_options(values, OVERRIDES)
   flags.DEFINE_integer("batch_size", 8, "Clips or images sampled together.", **f)
   flags.DEFINE_string("out", "eval", "Folder of the results.", **f)
+  define_shares(values)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -54,46 +53,45 @@ def main(argv: Sequence[str]) -> None:
   values = parse_flags(argv, define_flags).flags
   given = ("clips", "cascade", "start_stage", "stop_stage", "images", "batch_size")
   check_measures(values.metrics, **{name: values[name].value for name in given})
+  process = read_share(values)
   for metric in dict.fromkeys(values.metrics):
-    {ADHERENCE: _adherence, FVD: _fvd, UPSAMPLING: _upsampling}[metric](values)
+    {ADHERENCE: _adherence, FVD: _fvd, UPSAMPLING: _upsampling}[metric](values, process)
 
 
-def _adherence(values: flags.FlagValues) -> None:
+def _adherence(values: flags.FlagValues, process: tuple[int, int] | None) -> None:
   """Judges a folder's clips, or a cascade's clips or images of prompts; prints one row per group of prompts."""
-  from ivid.evaluate import adherence, judged
+  from ivid.evaluate import judged
+  from ivid.runs.evaluating import report_adherence
 
   if values.clips:
-    given = _prompts(values) if values.prompts_file else None
-    pairs, made_by = judged.from_folder(values.clips, given), dict(clips=values.clips)
+    judging = judged.from_folder(values.clips, _prompts(values) if values.prompts_file else None)
   else:
     chosen, cascade = _prompts(values), _cascade(values)
     stages = _stages(values, cascade, stop=values.stop_stage or (cascade.spec.stage_names[0] if values.images else ""))
-    made_by = judged.made_by(cascade, stages, seed=values.seed)
     stages = (judged.one_image(stages),) if values.images else stages
-    pairs = judged.from_cascade(cascade, stages, chosen, seed=values.seed, batch_size=values.batch_size)
-  results = [adherence.judge(prompt, clip) for prompt, clip in pairs]
-  out = pathlib.Path(values.out)
-  print(adherence.format_summary(adherence.write_report(out, results, made_by)))
-  print(out / adherence.RESULTS, file=sys.stderr)
+    judging = judged.from_cascade(cascade, stages, chosen, seed=values.seed, batch_size=values.batch_size)
+  report_adherence(judging, values.out, process)
 
 
-def _fvd(values: flags.FlagValues) -> None:
+def _fvd(values: flags.FlagValues, process: tuple[int, int] | None) -> None:
   """Compares a folder's clips, or a cascade's, with real ones; prints a row per distance."""
   from ivid.evaluate import clip_sets
-  from ivid.runs import fvd
+  from ivid.runs.fvd import report_fvd
 
+  wanted = fields_of(values, RealClips)
   if values.clips:
     judged = clip_sets.folder_clips(values.clips)
   else:
     chosen, cascade = _prompts(values), _cascade(values)
     stages = _stages(values, cascade, stop=values.stop_stage)
     judged = clip_sets.cascade_clips(cascade, stages, chosen, seed=values.seed, batch_size=values.batch_size)
-  print(fvd.evaluate(judged, fields_of(values, RealClips), groups=values.groups, seed=values.seed, out=pathlib.Path(values.out)))
+  report_fvd(judged, wanted, values.out, process, groups=values.groups, seed=values.seed)
 
 
-def _upsampling(values: flags.FlagValues) -> None:
+def _upsampling(values: flags.FlagValues, process: tuple[int, int] | None) -> None:
   """Ground truth, drawn or a user's, through the stages; prints a row per stage."""
-  from ivid.evaluate import ground_truth, judged, upsampling
+  from ivid.evaluate import ground_truth
+  from ivid.runs.evaluating import report_upsampling
 
   cascade = _cascade(values)
   second = cascade.spec.stage_names[:2][-1]
@@ -105,10 +103,7 @@ def _upsampling(values: flags.FlagValues) -> None:
     clips = ground_truth.real_clips(values.clips, stages, aspect=aspect)
   else:
     clips = ground_truth.drawn_clips(_prompts(values), seed=values.seed, aspect=aspect)
-  comparisons = [made for clip in clips for made in ground_truth.through_stages(cascade, stages, clip, seed=values.seed)]
-  out, made_by = pathlib.Path(values.out), judged.made_by(cascade, stages, seed=values.seed)
-  print(upsampling.format_rows(upsampling.write_report(out, comparisons, made_by | dict(clips=values.clips or "moving_shapes"))))
-  print(out / upsampling.RESULTS, file=sys.stderr)
+  report_upsampling(cascade, stages, clips, values.out, process, seed=values.seed, source=values.clips or "moving_shapes")
 
 
 def _prompts(values: flags.FlagValues) -> list[Prompt]:

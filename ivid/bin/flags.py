@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 
 from ivid.spec.errors import UsageError
-from ivid.spec.hosts import Hosts
+from ivid.spec.hosts import Hosts, Shares
 from ivid.spec.options import check_numbers
 
 
@@ -97,3 +97,15 @@ def join_hosts(values: flags.FlagValues) -> None:
   from ivid.parallel.distributed import join
 
   join(fields_of(values, Hosts))
+
+
+def define_shares(values: flags.FlagValues) -> None:
+  """Adds --multihost, what is expected of it, and --process, of a command whose processes make a share each."""
+  define_fields(values, Shares)
+
+
+def read_share(values: flags.FlagValues) -> tuple[int, int] | None:
+  """Which of how many processes this is, as the flags say; errors as of `join_hosts`."""
+  from ivid.parallel.shares import find_share
+
+  return find_share(fields_of(values, Shares))

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from ivid.bin.flags import define_fields, parse_flags
+from ivid.bin.flags import define_fields, define_shares, parse_flags, read_share
 from ivid.bin.options import DEFAULT_CASCADE, MESH, NAMES, STARTS, define_options, read_options
 from ivid.spec.errors import UsageError
-from ivid.spec.prepare import process_of
 from ivid.spec.request import RequestOptions
 
 if TYPE_CHECKING:  # imported where they are used, so that a wrong flag is answered at once
@@ -24,7 +23,7 @@ if TYPE_CHECKING:  # imported where they are used, so that a wrong flag is answe
   from ivid.sample.requests import Request
 
 CHOSEN = ("prompt", "prompts_file", "seed", "num_samples", "first_sample", "caption", "start_stage", "stop_stage", "batch_size")
-WHOLE = ("negative_prompt", "size", "process")
+WHOLE = ("negative_prompt", "size", "process", "multihost")
 DECIDED = (*CHOSEN, *STARTS, *NAMES, *WHOLE)  # by metadata; given beside --from_metadata they would contradict it
 
 
@@ -39,6 +38,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("first_sample", 0, "Number of the first of them; samples n to n + k are the same in every run.", **f)
   define_options(values, (*NAMES, *STARTS))
   define_fields(values, RequestOptions)
+  define_shares(values)
   flags.DEFINE_string("start_stage", "", "First stage to run; one that has an input takes it from --input.", **f)
   flags.DEFINE_string("stop_stage", "", "Last stage to run (default: the last trained one of the chain).", **f)
   flags.DEFINE_string("input", "", "Clip that --start_stage starts from, of any size, rate and length: resampled, cut and resized.", **f)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     given = [name for name in DECIDED if values[name].present]
     if given:
       raise UsageError(f"--{given[0]} beside --from_metadata: the metadata decides it")
-  process = process_of(values.process)
+  process = None if values.from_metadata else read_share(values)
   for name in ("contact_sheet", "overwrite"):
     if process and values[name].value:
       raise UsageError(f"--{name} beside --process: expected one of them, as clips that are there stay and none is held")

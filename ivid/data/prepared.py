@@ -17,8 +17,10 @@ from ivid.data.example import CHOICES, STREAMS, Split
 from ivid.data.folder import DESCRIPTION, Records, open_builder, read_splits, read_table
 from ivid.data.view import random_corner
 from ivid.data.windows import frames_at, looped
+from ivid.media.copies import local_copy, user_cache
 from ivid.media.files import at_home
 from ivid.media.fit import fit
+from ivid.media.places import is_remote
 from ivid.media.scratch import is_scratch
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.names import check_path
@@ -207,13 +209,16 @@ def find_folder(name: str, dir: str) -> pathlib.Path:
   """Folder of the newest version of `tfds:NAME` (or `tfds:NAME/CONFIG`) under `dir` (empty: TFDS's own).
 
   Raises:
-    UserError: it is not there, or in a bucket, or it has several configs and none is named.
+    UserError: it is not there, or it has several configs and none is named; of a bucket also as of ivid.media.places.local_copy.
   """
-  if "://" in dir:
-    raise UserError(f"data.dir={dir!r}: expected a folder: ArrayRecord files are read here and there; mount the bucket, as by gcsfuse")
   short = check_path(name.removeprefix(TFDS), f"data.name={name!r}: data set")
-  root = at_home(dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DIR, instead="data.dir, or TFDS_DATA_DIR")
-  prepared = [path.parent for path in (root / short).rglob(DESCRIPTION) if not is_scratch(path)]
+  if is_remote(dir):
+    base = local_copy(f"{dir.rstrip('/')}/{short}", user_cache(), "data.dir")
+    root = base.parent
+  else:
+    root = at_home(dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DIR, instead="data.dir, or TFDS_DATA_DIR")
+    base = root / short
+  prepared = [path.parent for path in base.rglob(DESCRIPTION) if not is_scratch(path)]
   if not prepared:
     known = sorted(path.parent.parent.relative_to(root).as_posix() for path in root.rglob(DESCRIPTION)) if root.is_dir() else []
     hint = nearest(short, known) if known else "nothing is prepared there; `ivid data prepare --out=DIR` makes one"

@@ -8,7 +8,7 @@ from typing import IO
 
 import fsspec
 
-from ivid.spec.errors import UserError
+from ivid.media import places
 from ivid.spec.paths import MISSING, instead_of_file
 
 SECONDS = 300.0  # for which one answer of a web server may take, from its first byte to its last
@@ -26,17 +26,14 @@ def file_system(address: str, seconds: float | None = None) -> tuple[fsspec.Abst
   Raises:
     UserError: a scheme that is unknown, or whose package is not installed.
   """
-  try:
-    options = {}
-    if address.startswith(WEB):
+  options = {}
+  if address.startswith(WEB):
+    try:
       import aiohttp  # of the extra cloud
-
-      options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=seconds or SECONDS)}
-    return fsspec.core.url_to_fs(address, **options)
-  except ImportError as error:
-    raise UserError(f"{address}: {error} (pip install 'ivid[cloud]' brings gs://, s3:// and http://)") from error
-  except ValueError as error:
-    raise UserError(f"{address}: {error}") from None
+    except ImportError:
+      return places.file_system(address)  # which says what is missing
+    options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=seconds or SECONDS)}
+  return places.file_system(address, **options)
 
 
 def is_local(system: fsspec.AbstractFileSystem) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from ivid.evaluate.judged import Judging
 from ivid.evaluate.prompts import Prompt
+from ivid.evaluate.shares import Kept, Work, make_share
 from ivid.evaluate.summary import confusion, summarize
 from ivid.media.clips import ClipFile
 from ivid.media.files import write_whole
@@ -20,7 +22,7 @@ from ivid.media.sheet import contact_sheet, even_frames, table
 from ivid.moving_shapes.grammar import BACKGROUNDS, COLOUR_NAMES, FIRST_LETTER, MOTIONS, SHAPES, SIZES
 from ivid.moving_shapes.image_observer import observe_image
 from ivid.moving_shapes.observer import LETTER, PLAIN_SHAPE, UNCLEAR, Observation, observe, score
-from ivid.spec import formats
+from ivid.spec import convert, formats
 
 RESULTS, CONFUSION, FAILURES, FIRST = "adherence.json", "confusion.png", "failures.png", "first.png"
 FIRST_PROMPTS = 16
@@ -50,6 +52,25 @@ def judge(prompt: Prompt, clip: np.ndarray | ClipFile) -> Result:
   """
   seen = observe_image(clip[0]) if prompt.image else observe(clip)
   return Result(prompt, seen, score(seen, prompt.attributes), _thumbnails(clip))
+
+
+def judge_share(judging: Judging, folder: pathlib.Path, process: tuple[int, int] | None) -> list[Result] | None:
+  """The results of all clips; None while those of other processes are missing. Arguments and errors as of shares.make_share."""
+  prompts = judging.prompts
+  asked = [(prompt.text, prompt.group, prompt.image) for prompt in prompts]
+
+  def make(numbers: Sequence[int]) -> Iterator[Result]:
+    return (judge(prompts[n], clip) for n, clip in zip(numbers, judging.clips(numbers), strict=True))
+
+  def keep(result: Result) -> Kept:
+    return dict(seen=convert.to_dict(result.seen), right=result.right), dict(frames=result.frames)
+
+  def restore(n: int, kept: Kept) -> Result:
+    record, arrays = kept
+    return Result(prompts[n], convert.from_dict(Observation, record["seen"]), record["right"], arrays["frames"])
+
+  work = Work(dict(metric="adherence", asked=asked, **judging.key), len(prompts), judging.batch, make)
+  return make_share(work, folder, process, keep, restore)
 
 
 def write_report(folder: pathlib.Path, results: Sequence[Result], made_by: dict[str, Any]) -> dict[str, dict[str, dict]]:

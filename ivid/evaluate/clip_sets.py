@@ -91,8 +91,8 @@ def cascade_clips(cascade: CascadeFolder, stages: Sequence[StageSpec], prompts: 
   identity = made_by(cascade, stages, seed=seed) | dict(weights=weights, prompts=texts, text=convert.to_dict(cascade.spec.text))
 
   def clips(numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    for _, clip in from_cascade(cascade, stages, [prompts[n] for n in numbers], seed=seed, batch_size=batch_size):
-      yield clip
+    wanted = [prompts[n] for n in numbers]
+    yield from from_cascade(cascade, stages, wanted, seed=seed, batch_size=batch_size).clips(range(len(wanted)))
 
   return ClipSet(f"cascade {cascade.spec.name} to {stages[-1].name}", identity, stages[-1].output, len(prompts), cascade.spec.aspect, clips)
 

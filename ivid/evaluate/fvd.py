@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,13 +48,21 @@ def conventions(shape: ClipShape, frame_layers: Sequence[str] = ()) -> tuple[Con
 
 
 def score(
-  judged: ClipSet, real: ClipSet, conventions: Sequence[Convention], root: pathlib.Path, *, seed: int = 0, bootstrap: int = BOOTSTRAP
-) -> list[Score]:
-  """The distance of two sets by each convention.
+  judged: ClipSet,
+  real: ClipSet,
+  conventions: Sequence[Convention],
+  root: pathlib.Path,
+  *,
+  seed: int = 0,
+  bootstrap: int = BOOTSTRAP,
+  process: tuple[int, int] | None = None,
+) -> list[Score] | None:
+  """The distance of two sets by each convention; None while features of other processes are missing, which is said.
 
   Args:
     root: folder of kept features.
     seed: of the sets that are drawn again.
+    process: which one of how many, each of which makes the features of its share; None: makes all.
 
   Raises:
     UserError: fewer clips than MIN_CLIPS, before any work; as Features.fill; no weights.
@@ -61,12 +71,17 @@ def score(
     if clips.count < MIN_CLIPS:
       raise UserError(f"{clips.name} has {clips.count} clips: expected {MIN_CLIPS} or more, and some thousands for a score to be compared")
   params = functools.cache(i3d.load_i3d)
+  index, processes = process or (0, 1)
+  kept = [[Features(clips, convention, root) for clips in (judged, real)] for convention in conventions]
+  for features in itertools.chain(*kept):
+    features.fill(params, process=index, processes=processes)
+  if left := sum(len(part) for features in itertools.chain(*kept) for part in features.missing()):
+    line = f"process {index}/{processes}: its features are there; those of {left} clips of other processes are missing"
+    print(f"{line}: the last of them writes the report", file=sys.stderr, flush=True)
+    return None
   found = []
-  for convention in conventions:
-    kept = [Features(clips, convention, root) for clips in (judged, real)]
-    for features in kept:
-      features.fill(params)
-    ours, theirs = (features.read() for features in kept)
+  for convention, pair in zip(conventions, kept, strict=True):
+    ours, theirs = (features.read() for features in pair)
     found.append(Score(convention, measure(ours, theirs, seed=seed, bootstrap=bootstrap), len(ours), len(theirs), ours.shape[-1]))
   return found
 

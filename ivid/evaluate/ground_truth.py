@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from ivid.data.clips import clip_files
+from ivid.evaluate.judged import made_by
 from ivid.evaluate.prompts import Prompt
-from ivid.evaluate.upsampling import Comparison, compare, shrunk
+from ivid.evaluate.shares import Work, make_share
+from ivid.evaluate.upsampling import Comparison, compare, keep, restore, shrunk
 from ivid.moving_shapes.draw import draw, rounded
 from ivid.moving_shapes.grammar import Attributes
 from ivid.moving_shapes.scene import make_scene
@@ -27,34 +31,66 @@ from ivid.weights.cascades import CascadeFolder
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-  """Ground truth at any size: its caption, what that says (None for a user's clip), and its pictures uint8 at a size and rate."""
+  """Ground truth at any size: its caption, what that says (None for a user's clip), and its pictures uint8 at a size and rate.
+
+  `key` tells it from others of the same caption, as JSON has it.
+  """
 
   caption: str
   said: Attributes | None
   at: Callable[[ClipShape], np.ndarray]
+  key: dict[str, Any]
 
 
-def drawn_clips(prompts: Sequence[Prompt], *, seed: int, aspect: float) -> Iterator[Truth]:
+def drawn_clips(prompts: Sequence[Prompt], *, seed: int, aspect: float) -> list[Truth]:
   """A scene of moving_shapes for each prompt."""
+  truths = []
   for n, prompt in enumerate(prompts):
 
     def at(size: ClipShape, n: int = n, prompt: Prompt = prompt) -> np.ndarray:
       scene = make_scene(seed, n, aspect=aspect, said=prompt.attributes)
       return rounded(draw(scene, times=np.arange(size.frames) / size.fps, height=size.height, width=size.width))
 
-    yield Truth(prompt.text, prompt.attributes, at)
+    truths.append(Truth(prompt.text, prompt.attributes, at, {"n": n}))
+  return truths
 
 
-def real_clips(folder: str, stages: Sequence[StageSpec], *, aspect: float) -> Iterator[Truth]:
+def real_clips(folder: str, stages: Sequence[StageSpec], *, aspect: float) -> list[Truth]:
   """The clips of a folder, of which nothing is said.
 
   Raises:
     UserError: as clip_files, and as read_entry; a clip that is too long for the memory that the stages take.
   """
-  longest = plan.longest_seconds(stages)
+  longest, truths = plan.longest_seconds(stages), []
   for path in clip_files(pathlib.Path(folder)):
-    print(path, file=sys.stderr)
-    yield Truth("", None, lambda size, path=path: read_entry(path, size, aspect=aspect, max_seconds=longest).frames)
+    stat = path.stat()
+    key = dict(file=os.path.abspath(path), bytes=stat.st_size, changed=stat.st_mtime_ns)
+    truths.append(Truth("", None, lambda size, path=path: read_entry(path, size, aspect=aspect, max_seconds=longest).frames, key))
+  return truths
+
+
+def compare_share(
+  cascade: CascadeFolder,
+  stages: Sequence[StageSpec],
+  truths: Sequence[Truth],
+  folder: pathlib.Path,
+  *,
+  seed: int,
+  process: tuple[int, int] | None,
+) -> list[Comparison] | None:
+  """All clips' comparisons; None while those of other processes are missing. Arguments as of make_share, errors as of through_stages."""
+
+  def make(numbers: Sequence[int]) -> Iterator[list[Comparison]]:
+    for n in numbers:
+      if "file" in truths[n].key:
+        print(truths[n].key["file"], file=sys.stderr)
+      yield list(through_stages(cascade, stages, truths[n], seed=seed))
+
+  weights = [cascade.check(spec.name).sha256 for spec in stages]
+  clips = [(truth.caption, truth.key) for truth in truths]
+  key = dict(metric="upsampling", made_by=made_by(cascade, stages, seed=seed), weights=weights, clips=clips, aspect=cascade.spec.aspect)
+  found = make_share(Work(key, len(truths), 1, make), folder, process, keep, lambda _, kept: restore(kept))
+  return None if found is None else [comparison for of_clip in found for comparison in of_clip]
 
 
 def through_stages(cascade: CascadeFolder, stages: Sequence[StageSpec], truth: Truth, *, seed: int) -> Iterator[Comparison]:

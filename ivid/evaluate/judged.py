@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,10 +25,27 @@ from ivid.spec.view import training_view
 from ivid.train.progress import Progress
 from ivid.weights.cascades import CascadeFolder
 
-Judged = Iterator[tuple[Prompt, np.ndarray | ClipFile]]  # a prompt, and the clip [T, H, W, 3] uint8 that is to show it
+
+@dataclasses.dataclass(frozen=True)
+class Judging:
+  """Clips that are to be judged.
+
+  Attributes:
+    prompts: what each is to show.
+    made_by: where they come from, for the report.
+    key: all that they depend on beside the prompts, as JSON has it.
+    batch: clips that are made together.
+    clips: those of these numbers, in their order.
+  """
+
+  prompts: Sequence[Prompt]
+  made_by: dict[str, Any]
+  key: dict[str, Any]
+  batch: int
+  clips: Callable[[Collection[int]], Iterator[np.ndarray | ClipFile]]
 
 
-def from_folder(folder: str, prompts: Sequence[Prompt] | None) -> Judged:
+def from_folder(folder: str | os.PathLike, prompts: Sequence[Prompt] | None) -> Judging:
   """The clips of a folder, each with its prompt (ivid.evaluate.folder.find_clips), of which only frames that are looked at are held.
 
   Raises:
@@ -34,28 +53,37 @@ def from_folder(folder: str, prompts: Sequence[Prompt] | None) -> Judged:
   """
   found = find_clips(folder, prompts)
 
-  def clips() -> Judged:
-    with Progress(total=len(found)) as progress:
-      for done, (prompt, path) in enumerate(found, start=1):
+  def clips(keep: Collection[int]) -> Iterator[ClipFile]:
+    with Progress(total=len(keep)) as progress:
+      for done, path in enumerate((found[n][1] for n in keep), start=1):
         clip = ClipFile(path)
         try:
           check(clip)
         except UserError as error:
           raise UserError(f"{path}: {error}") from None
-        yield prompt, clip
+        yield clip
         progress.update(done)
 
-  return clips()
+  stats = [(path.name, path.stat()) for _, path in found]
+  key = dict(clips=os.path.abspath(folder), files=[(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+  return Judging([prompt for prompt, _ in found], dict(clips=os.fspath(folder)), key, 1, clips)
 
 
-def from_cascade(cascade: CascadeFolder, stages: Sequence[StageSpec], prompts: Sequence[Prompt], *, seed: int, batch_size: int) -> Judged:
+def from_cascade(cascade: CascadeFolder, stages: Sequence[StageSpec], prompts: Sequence[Prompt], *, seed: int, batch_size: int) -> Judging:
   """The last stage's clip of each prompt, in memory that does not depend on how many there are."""
   samples = [Sample(prompt.text, seed, 0) for prompt in prompts]
-  most = most_held(cascade.spec.text, stages, batch_size=batch_size)
-  for group in grouped(batches_of(len(samples), batch_size), range(len(samples)), most=most):
-    for clip in run_cascade(cascade, stages, [samples[n] for n in group], batch_size=batch_size):
-      if clip.stage is stages[-1]:
-        yield prompts[group[clip.index]], clip.frames
+
+  def clips(keep: Collection[int]) -> Iterator[np.ndarray]:
+    wanted = frozenset(keep)
+    most = most_held(cascade.spec.text, stages, batch_size=batch_size)
+    for group in grouped(batches_of(len(samples), batch_size), wanted, most=most):
+      for clip in run_cascade(cascade, stages, [samples[n] for n in group], batch_size=batch_size):
+        if clip.stage is stages[-1] and group[clip.index] in wanted:
+          yield clip.frames
+
+  made = made_by(cascade, stages, seed=seed)
+  key = dict(made_by=made, batch_size=batch_size, weights=[cascade.check(spec.name).sha256 for spec in stages], text=stages[0].text_encoder)
+  return Judging(prompts, made, key, batch_size, clips)
 
 
 def one_image(stages: Sequence[StageSpec]) -> StageSpec:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ivid.evaluate.over_time import DRIFT, MEAN, colour_shift
+from ivid.evaluate.shares import Kept
 from ivid.media.clips import from_uint8, to_uint8
 from ivid.media.files import write_whole
 from ivid.media.pictures import write_png
@@ -63,6 +64,22 @@ def compare(stage: str, made: np.ndarray, real: np.ndarray, small: np.ndarray, s
   return Comparison(
     stage, psnrs, still_difference(ways[STAGE], real), colour, right, {name: _thumbnails(clip) for name, clip in ways.items()}
   )
+
+
+def keep(comparisons: Sequence[Comparison]) -> Kept:
+  """One clip's comparisons, as ivid.evaluate.shares keeps them."""
+  records = [dict(stage=c.stage, psnr=c.psnr, still=c.still, colour=c.colour, right=c.right, ways=list(c.frames)) for c in comparisons]
+  arrays = {f"{n}/{way}": frames for n, c in enumerate(comparisons) for way, frames in c.frames.items()}
+  return dict(comparisons=records), arrays
+
+
+def restore(kept: Kept) -> list[Comparison]:
+  """The comparisons that `keep` was given."""
+  found, (record, arrays) = [], kept
+  for n, fields in enumerate(record["comparisons"]):
+    ways = fields.pop("ways")
+    found.append(Comparison(**fields, frames={way: arrays[f"{n}/{way}"] for way in ways}))
+  return found
 
 
 def psnr(clip: np.ndarray, real: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""The one way to write: files and folders that appear whole or not at all. And the metadata inside files."""
+"""The one way to write: files, here or in a bucket, and folders that appear whole or not at all. And the metadata inside files."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import errno
 import json
 import os
 import pathlib
+import posixpath
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 
+from ivid.media.places import is_remote, upload
 from ivid.media.scratch import BEFORE, SCRATCH, is_scratch, put, remove, scratch_folder
 from ivid.spec.errors import UserError
 from ivid.spec.files import parse_json
@@ -30,6 +33,12 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   Raises:
     UserError: it cannot be made or written, or is a folder, a socket or a disk.
   """
+  if is_remote(path):  # an object appears whole
+    with tempfile.TemporaryDirectory(prefix=SCRATCH) as place, naming_disk_errors(path):
+      temporary = pathlib.Path(place, posixpath.basename(os.fspath(path)))
+      yield temporary
+      upload(temporary, path)
+    return
   path = pathlib.Path(path)
   if is_scratch(path):  # a part of what is moved as a whole; there may be the very file that it replaces
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from ivid.parallel import signals
 from ivid.parallel.mesh import make_mesh
 from ivid.programs import Program
 from ivid.spec.errors import UserError
-from ivid.spec.hosts import Hosts
+from ivid.spec.hosts import Hosts, check_count
 from ivid.spec.run import MeshSpec
 
 # For processes that no cluster announces; launch/local.py sets them.
@@ -53,13 +53,6 @@ def join(hosts: Hosts) -> None:
     raise UserError("--multihost=on found one process alone: expected several, or --expected_processes=1 to say that it is meant")
   if hosts.expected_devices:
     check_count("device", jax.device_count(), hosts.expected_devices)
-
-
-def check_count(kind: str, have: int, want: int) -> None:
-  """UserError if there are not `want` (0: any number) processes or devices."""
-  plural = {"process": "processes", "device": "devices"}[kind]
-  if want and have != want:
-    raise UserError(f"found {have} {kind if have == 1 else plural}, expected {want} (--expected_{plural}={want})")
 
 
 def cluster_sign(environment: Mapping[str, str]) -> str | None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import pathlib
+import shutil
+import tempfile
 from collections.abc import Mapping
 
+from ivid.media.copies import local_copy, user_cache
+from ivid.media.places import is_remote, open_folder, upload_folder
 from ivid.runs.workdir import CONFIG
 from ivid.sample.cascades import write_cascade
 from ivid.spec import formats
@@ -42,7 +47,17 @@ def bundle(run: RunSpec, workdirs: Mapping[str, str], out: str | os.PathLike, *,
   folder = text_encoder_folder(text or run.data.text_encoder)
   load = load_ema if ema is None else functools.partial(load_average, width=ema)
   stages = {name: load(workdir) for name, workdir in workdirs.items()}
-  return write_cascade(out, run.cascade.with_text_encoder(load_encoder(folder).hash), stages, folder)
+  cascade = run.cascade.with_text_encoder(load_encoder(folder).hash)
+  if not is_remote(out):
+    return write_cascade(out, cascade, stages, folder)
+  address = os.fspath(open_folder(out, "--out"))
+  with tempfile.TemporaryDirectory() as place:
+    here = pathlib.Path(place, "cascade")
+    if (open_folder(out, "--out") / CASCADE_FILE).exists():
+      shutil.copytree(local_copy(address, user_cache(), "--out"), here)
+    write_cascade(here, cascade, stages, folder)
+    upload_folder(here, address, last=CASCADE_FILE)
+  return find_cascade(address)
 
 
 def open_named(name: str) -> CascadeFolder:
@@ -55,6 +70,8 @@ def open_named(name: str) -> CascadeFolder:
   """
   from ivid.weights import ema
 
+  if is_remote(name):
+    return find_cascade(name)
   workdir, step = run_and_step(name)
   if not (workdir / CONFIG).is_file() or not ema.is_run(name):
     return find_cascade(name)

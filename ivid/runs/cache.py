@@ -1,4 +1,4 @@
-"""The user's cache folder, and JAX's persistent compilation cache in it, so that a second run starts at once."""
+"""JAX's persistent compilation cache in the user's cache folder, so that a second run starts at once."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ import os
 import pathlib
 import platform
 
-from ivid.media.files import at_home
+from ivid.media.copies import user_cache
 from ivid.spec.errors import UserError
 
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
-
-
-def user_cache() -> pathlib.Path:
-  """$XDG_CACHE_HOME/ivid or ~/.cache/ivid; not made here. UserError where neither is known."""
-  return at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache", instead="XDG_CACHE_HOME, or data.cache for embeddings") / "ivid"
 
 
 def cache_folder() -> pathlib.Path:

@@ -12,12 +12,13 @@ from typing import Any
 
 import jax
 
+from ivid.media.places import open_folder
 from ivid.parallel import signals
 from ivid.parallel.distributed import is_first, wait_for_all
 from ivid.runs.cache import enable_compilation_cache
 from ivid.runs.distill_report import Report
 from ivid.runs.training import train_stage, until_stopped
-from ivid.runs.workdir import local_path, run_json, shared_folder, write_status
+from ivid.runs.workdir import run_json, shared_folder, write_status
 from ivid.spec.compare import stage_difference
 from ivid.spec.errors import UserError
 from ivid.spec.run import RunSpec
@@ -48,7 +49,7 @@ def distill(run: RunSpec, teacher: str, workdir: str | os.PathLike, *, trackers:
   session = Session(trackers=trackers, profile_steps=profile_steps)
   check_trackers(session)
   enable_compilation_cache()
-  folder, stage = local_path(workdir), run.cascade.stage(run.stage)
+  folder, stage = open_folder(workdir, "--workdir"), run.cascade.stage(run.stage)
   spec, params, _ = open_stage(teacher, run.stage, flag="--teacher")
   check_teacher(spec, stage)
   phases = plan_phases(run.distill, spec)

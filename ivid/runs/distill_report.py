@@ -26,6 +26,7 @@ from ivid.spec.stage import StageSpec
 from ivid.spec.view import training_view
 from ivid.stage import evaluations_per_step
 from ivid.train.distill import Phase, teacher_stage
+from ivid.train.metrics import metrics_file
 from ivid.train.rngs import stream
 
 ROW_FILE, ORIGINAL, GUIDANCE = "report.json", "teacher", "guidance"
@@ -113,8 +114,9 @@ class Report:
     header = f"{self._stage.name}: {phase.name}, taught by {phase.taught_by or 'the teacher'} ({phase.teacher_steps} steps)"
     scale = 2 if held_out.view.output.width < 100 else 1
     write_png(folder / "samples.png", contact_sheet(rows, captions=titles, columns=SHEET_COLUMNS, scale=scale, header=header))
-    plot_metrics(folder / "metrics.jsonl", folder / "metrics.png")
-    _, losses = read_metrics(folder / "metrics.jsonl")["train"]["loss"]
+    with metrics_file(folder) as logged:
+      plot_metrics(logged, folder / "metrics.png")
+      _, losses = read_metrics(logged)["train"]["loss"]
     return {
       "student": phase.name,
       "taught_by": phase.taught_by or ORIGINAL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -10,23 +11,40 @@ from ivid.evaluate import fvd
 from ivid.evaluate.clip_sets import real_clips
 from ivid.evaluate.features import ClipSet
 from ivid.evaluate.prompts import GROUPS
-from ivid.runs.cache import enable_compilation_cache, user_cache
+from ivid.media.copies import user_cache
+from ivid.media.places import local_path
+from ivid.runs.cache import enable_compilation_cache
 from ivid.spec.real import RealClips
 
+FEATURES = "features"  # in the user's cache, or beside a report whose processes share nothing else
 
-def evaluate(judged: ClipSet, wanted: RealClips, *, out: pathlib.Path, groups: Sequence[str] = (), seed: int = 0) -> str:
-  """Compares the clips with real ones, writes fvd.RESULTS into `out`, and returns the table of the scores.
+
+def report_fvd(
+  judged: ClipSet,
+  wanted: RealClips,
+  out: str | os.PathLike,
+  process: tuple[int, int] | None,
+  *,
+  groups: Sequence[str] = (),
+  seed: int = 0,
+) -> None:
+  """Compares the clips with real ones, writes fvd.RESULTS into `out`, and prints the table of the scores.
+
+  Args:
+    process: which one of how many, each of which makes its share of the features; who finds all of them there writes and prints.
 
   Raises:
-    UserError: as real_clips, fvd.conventions and fvd.score.
+    UserError: as real_clips, fvd.conventions and fvd.score; a folder in a bucket.
   """
+  folder, kept = local_path(out, "--out"), local_path(wanted.features, "--features")
   conventions = fvd.conventions(judged.shape, wanted.layers)
   of_folder = pathlib.Path(wanted.real).is_dir()
   count = wanted.real_clips or (0 if of_folder else judged.count)
   real = real_clips(wanted.real, judged.shape, count=count, aspect=judged.aspect, groups=groups or GROUPS, seed=seed)
   enable_compilation_cache()
-  root = pathlib.Path(wanted.features) if wanted.features else user_cache() / "features"
-  scores = fvd.score(judged, real, conventions, root, seed=seed)
-  fvd.write_report(out, scores, judged, real)
-  print(out / fvd.RESULTS, file=sys.stderr)
-  return fvd.format_scores(scores)
+  root = kept if wanted.features else (folder if process else user_cache()) / FEATURES
+  scores = fvd.score(judged, real, conventions, root, seed=seed, process=process)
+  if scores is not None:
+    fvd.write_report(folder, scores, judged, real)
+    print(fvd.format_scores(scores))
+    print(folder / fvd.RESULTS, file=sys.stderr)

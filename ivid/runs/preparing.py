@@ -34,15 +34,26 @@ def prepare_files(spec: PrepareSpec, out: str | os.PathLike, **options: Any) -> 
 
     folder, summary = prepare(spec, os.fspath(out), progress=progress, **options)
   if summary is None:
-    return (
-      f"prepared this process's shards of {folder}; the process that is last, or the same command without --process, puts them together"
-    )
-  place = "the folder as which you mount this bucket" if "://" in os.fspath(out) else os.fspath(out)
-  return f"{summary}\nwrote {folder}; read it with --config.data.name=tfds:{spec.name} --config.data.dir={place}"
+    return f"prepared this process's shards of {folder}; the process that is last, or the same command again, puts them together"
+  return f"{summary}\nwrote {folder}; read it with --config.data.name=tfds:{spec.name} --config.data.dir={os.fspath(out)}"
 
 
-def draw(out: str | os.PathLike, *, size: str, fps: float | None, num_clips: int | None, num_test: int, seed: int) -> str:
-  """Writes drawn clips; returns what to say of them. A `num_test` below 0 and no `num_clips` are the defaults."""
+def draw(
+  out: str | os.PathLike,
+  *,
+  size: str,
+  fps: float | None,
+  num_clips: int | None,
+  num_test: int,
+  seed: int,
+  process: tuple[int, int] | None = None,
+) -> str:
+  """Writes drawn clips; returns what to say of them. A `num_test` below 0 and no `num_clips` are the defaults.
+
+  Of several processes the first one draws all.
+  """
+  if process and process[0]:
+    return f"process {process[0]}/{process[1]}: nothing to do, as process 0 draws all clips: --input has shares"
   shape = clip_shape(size, fps)
   builder = make_builder(out, shape, num_clips=num_clips or CLIPS, num_test=TEST_CLIPS if num_test < 0 else num_test, seed=seed)
   return f"wrote {write(builder)}; read it with --config.data.name=tfds:{builder.name}/{shape.size} --config.data.dir={out}"

@@ -6,13 +6,13 @@ import hashlib
 import itertools
 import json
 import pathlib
-import shutil
 from collections.abc import Iterator
 
 from ivid.media.files import naming_errors, write_whole
+from ivid.media.places import is_remote, move, naming_remote_errors
 from ivid.spec import formats
 from ivid.spec.files import read_mapping
-from ivid.train.metrics import FILE, read_rows
+from ivid.train.metrics import FILE, metrics_file, read_rows
 from ivid.train.trackers import RUN_ID
 from ivid.weights import ema
 from ivid.weights.kept import check_kept, shown_steps
@@ -43,12 +43,12 @@ def step_to_resume(workdir: pathlib.Path, asked: int, config_json: str) -> int:
 def go_back(workdir: pathlib.Path, step: int, config_json: str) -> None:
   """Sets aside what a run has of later steps: checkpoints, snapshots, samples, and a copy of metrics.jsonl. Of one process.
 
-  Whatever ends it in the middle, the same command does the rest.
+  Whatever ends it in the middle, the same command does the rest. In a bucket, where nothing can be renamed, it copies and removes.
 
   Raises:
     UserError: the folder cannot be written.
   """
-  with naming_errors(workdir / ASIDE):
+  with (naming_remote_errors if is_remote(workdir) else naming_errors)(workdir / ASIDE):
     later = list(_later(workdir, step))
     rows = [row["step"] for row in read_rows(workdir) if row["step"] > step]
     if later or rows:
@@ -56,14 +56,15 @@ def go_back(workdir: pathlib.Path, step: int, config_json: str) -> None:
       place = next(workdir / ASIDE / name for name in names if not (workdir / ASIDE / name).exists())
       place.mkdir(parents=True)
       if rows:
-        shutil.copy2(workdir / FILE, place / FILE)
+        with metrics_file(workdir) as file:
+          write_whole(place / FILE, file.read_bytes())
       for path in later:
         target = place / path.relative_to(workdir)
         target.parent.mkdir(exist_ok=True)
-        path.rename(target)
+        move(path, target)
       ema.say(f"going back to step {step}: {_told(workdir, later, rows)} set aside in {place}")
     if (workdir / RUN_ID).is_file() and (later or rows):  # the tracker's curves begin anew: those that were drawn stay as they are
-      (workdir / RUN_ID).rename(place / RUN_ID)
+      move(workdir / RUN_ID, place / RUN_ID)
     write_whole(workdir / MARK, json.dumps(formats.stamped(_mark(step, config_json))) + "\n")
 
 

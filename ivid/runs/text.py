@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from ivid.data import engines
 from ivid.data.caption_pool import training_pool
+from ivid.media.copies import user_cache
 from ivid.parallel import sharding, signals
 from ivid.parallel.distributed import alone, is_first
 from ivid.parallel.mesh import make_mesh
-from ivid.runs.cache import user_cache
 from ivid.spec.cascade import TextSpec
 from ivid.spec.errors import UserError
 from ivid.spec.run import DataSpec, MeshSpec, RunSpec

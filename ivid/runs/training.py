@@ -19,6 +19,7 @@ import numpy as np
 from ivid.data.pipeline import Split, make_pipeline
 from ivid.diffusion.distill import Teacher
 from ivid.flops import peak_flops
+from ivid.media.places import open_folder
 from ivid.parallel import signals
 from ivid.parallel.distributed import StopSignal, alone, connect, is_first
 from ivid.parallel.mesh import make_mesh
@@ -30,7 +31,7 @@ from ivid.runs.samples import make_sampler
 from ivid.runs.sources import check_sources, remember_sources
 from ivid.runs.starting import first_state, resumed
 from ivid.runs.text import open_text
-from ivid.runs.workdir import local_path, run_json, shared_folder, write_status
+from ivid.runs.workdir import run_json, shared_folder, write_status
 from ivid.spec import convert
 from ivid.spec.errors import UserError
 from ivid.spec.run import Draw, RunSpec
@@ -45,11 +46,12 @@ from ivid.train.checkpoint import Checkpointer
 from ivid.train.compiling import compile_clock
 from ivid.train.drawing import drawn_first, make_drawing
 from ivid.train.loop import GRAD_NORM, Cost, Hook, Loop
-from ivid.train.metrics import BOARD, MetricWriter, read_rows
+from ivid.train.metrics import MetricWriter, read_rows
 from ivid.train.phases import Phase
 from ivid.train.profiling import Profiler
 from ivid.train.rngs import stream
 from ivid.train.run import Lesson, Training, device_batches, make_evaluation, make_training, model_flops
+from ivid.train.tensorboard import BOARD
 from ivid.train.trackers import check_trackers, open_trackers
 from ivid.weights.ema import latest_step, say
 
@@ -85,7 +87,7 @@ def train(
   asked.check_profiled(run.train.total_steps)
   check_trackers(asked)
   enable_compilation_cache()
-  folder = local_path(workdir)
+  folder = open_folder(workdir, "--workdir")
   if resume_step:  # before anything is made there
     step_to_resume(folder, resume_step, run_json(run))
   with signals.listening(), shared_folder(folder, run_json(run)) as begin:

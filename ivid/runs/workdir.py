@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 from ivid.media.files import write_whole
+from ivid.media.places import is_remote
 from ivid.parallel.distributed import is_first, wait_for_all
 from ivid.spec import convert, formats
 from ivid.spec.compare import changes
@@ -21,14 +22,6 @@ from ivid.spec.run import RunSpec
 
 MOST_CHANGES = 8  # of a config, in a line
 CONFIG, STATUS = "config.json", "status.json"
-
-
-def local_path(workdir: str | os.PathLike) -> pathlib.Path:
-  """The work folder; UserError for the address of a bucket, which would become a folder named `gs:`."""
-  scheme, found, name = os.fspath(workdir).partition("://")
-  if found:
-    raise UserError(f"--workdir={workdir}: expected a path, such as /{scheme}/{name}, where the bucket is mounted (launch/README.md)")
-  return pathlib.Path(workdir)
 
 
 def run_json(run: RunSpec) -> str:
@@ -92,9 +85,15 @@ def write_status(workdir: pathlib.Path, *, done: bool, step: int) -> None:
   write_whole(workdir / STATUS, json.dumps(formats.stamped({"state": "done" if done else "stopped", "step": step})) + "\n")
 
 
+def _warn(workdir: pathlib.Path) -> None:
+  print(f"{workdir}: a bucket has no locks: see to it that no other trainer writes there", file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def shared_folder(workdir: pathlib.Path, config_json: str) -> Iterator[Callable[[], None]]:
   """Process 0 claims the work folder; the others go on when it has. Gives what is called before anything is written there (`begin`)."""
-  with claim(workdir) if is_first() else contextlib.nullcontext():
+  if is_first() and is_remote(workdir):
+    _warn(workdir)
+  with claim(workdir) if is_first() and not is_remote(workdir) else contextlib.nullcontext():
     wait_for_all("work folder")
     yield (lambda: begin(workdir, config_json)) if is_first() else lambda: None

@@ -19,6 +19,7 @@ import ivid
 from ivid.media.clips import read_metadata, write_clip
 from ivid.media.files import naming_disk_errors, naming_errors, to_comment, whole_file, write_whole
 from ivid.media.pictures import check_grid, write_png
+from ivid.media.places import local_path
 from ivid.media.scratch import scratch_folder
 from ivid.sample.keys import Sample
 from ivid.sample.longer import cut_stage
@@ -49,7 +50,7 @@ class Outputs:
     Raises:
       UserError: unknown format, a format that contradicts the file's suffix, or one file for several clips.
     """
-    path = pathlib.Path(out)
+    path = local_path(out, "--out")
     suffix = path.suffix.lower().removeprefix(".")
     if format and format not in FORMATS:
       raise UserError(f"unknown format {format!r}: {nearest(format, FORMATS)}")

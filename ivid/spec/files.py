@@ -38,8 +38,9 @@ def parse_json(text: str | bytes, *, source: Any) -> Any:
 
 def read_json(path: str | os.PathLike, *, source: Any = "") -> Any:
   """What a JSON file says. Arguments and errors as of parse_json; and UserError for a file of more than LARGEST_JSON bytes."""
-  path = pathlib.Path(path)
-  size = path.stat().st_size
+  path = pathlib.Path(path) if isinstance(path, str) else path  # or epath's, in a bucket
+  stat = path.stat()
+  size = stat.st_size if hasattr(stat, "st_size") else stat.length
   if size > LARGEST_JSON:
     raise UserError(f"{source or path} has {size} bytes: expected at most {LARGEST_JSON} of JSON")
   return parse_json(path.read_bytes(), source=source or path)

@@ -1,4 +1,4 @@
-"""How the processes of a run find each other."""
+"""How the processes of a run find each other, or their shares of it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,46 @@ MODES = ("auto", "on", "off")
 MOST_SECONDS = 1_000_000  # JAX counts milliseconds in int32
 
 
+def _expected(things: str) -> int:
+  return option(0, f"Stop unless there are so many {things} in all; 0: any number")
+
+
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-  """Every field is a flag of that name."""
+  """Processes that work together; every field is a flag of that name."""
 
   multihost: str = option("auto", "Join other processes: auto (where SLURM, Open MPI, a TPU slice or JAX_NUM_PROCESSES shows), on or off")
-  expected_processes: Annotated[int, Range(0, MOST_PROCESSES)] = option(0, "Stop unless there are so many processes; 0: any number")
-  expected_devices: Annotated[int, Range(0, MOST_PROCESSES)] = option(0, "Stop unless there are so many devices in all; 0: any number")
+  expected_processes: Annotated[int, Range(0, MOST_PROCESSES)] = _expected("processes")
+  expected_devices: Annotated[int, Range(0, MOST_PROCESSES)] = _expected("devices")
   heartbeat_seconds: Annotated[int, Range(2, MOST_SECONDS)] = option(20, "A peer that is silent for so long is lost, and the run ends")
 
   def __post_init__(self):
-    if self.multihost not in MODES:
-      raise UserError(f"--multihost={self.multihost}: {nearest(self.multihost, MODES)}")
+    check_mode(self.multihost)
     check_ranges(self, "--")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+  """Processes that make a share each and know nothing of each other; every field is a flag of that name."""
+
+  multihost: str = option("auto", "Make a share: auto (where SLURM, Open MPI, TPU_WORKER_ID or JAX_NUM_PROCESSES shows others), on or off")
+  expected_processes: Annotated[int, Range(0, MOST_PROCESSES)] = _expected("processes")
+  expected_devices: Annotated[int, Range(0, MOST_PROCESSES)] = _expected("devices, as many in each process,")
+  process: str = option("", "Which of how many processes this is, such as 0/4, instead: it makes that share, of it what is missing")
+
+  def __post_init__(self):
+    check_mode(self.multihost)
+    check_ranges(self, "--")
+
+
+def check_mode(multihost: str) -> None:
+  """UserError unless it is one of MODES."""
+  if multihost not in MODES:
+    raise UserError(f"--multihost={multihost}: {nearest(multihost, MODES)}")
+
+
+def check_count(kind: str, have: int, want: int) -> None:
+  """UserError if there are not `want` (0: any number) processes or devices."""
+  plural = {"process": "processes", "device": "devices"}[kind]
+  if want and have != want:
+    raise UserError(f"found {have} {kind if have == 1 else plural}, expected {want} (--expected_{plural}={want})")

@@ -17,7 +17,7 @@ class RealClips:
   real: str = option("moving_shapes", "What clips are compared with: moving_shapes, tfds:NAME, or a folder of clips")
   real_clips: Annotated[int, Range(0, MOST_SAMPLES)] = option(0, "How many real ones; 0: as many as are judged, of a folder all")
   frame_layers: str = option("", "Also the distance of single frames by these layers of I3D, such as Mixed_5c")
-  features: str = option("", "Folder in which features are kept (default: ~/.cache/ivid/features)")
+  features: str = option("", "Folder in which features are kept (default: ~/.cache/ivid/features, of shares OUT/features)")
 
   def __post_init__(self):
     check_ranges(self, "--")

@@ -9,10 +9,7 @@ from ivid.spec.options import option
 
 @dataclasses.dataclass(frozen=True)
 class RequestOptions:
-  """Every field is a flag of that name; what they may say is checked where it is read (ivid.sample.negative, sizes and share)."""
+  """Every field is a flag of that name; what they may say is checked where it is read (ivid.sample.negative and sizes)."""
 
   negative_prompt: str = option("", "What guidance leads away from, instead of from no text; distilled stages cannot read it")
   size: str = option("", "HEIGHTxWIDTH of the last stage that runs, as far as its network and those before allow; default: its own")
-  process: str = option(
-    "", "Which of how many processes this is, such as 0/4: it makes its share of the prompts, of that what --out lacks; 0/1: of all prompts"
-  )

@@ -8,6 +8,7 @@ is not computed again.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -21,7 +22,9 @@ import msgpack
 import numpy as np
 from array_record.python import array_record_data_source
 
+from ivid.media.copies import local_copy, user_cache
 from ivid.media.files import naming_errors, whole_file
+from ivid.media.places import is_remote, local_file, open_folder
 from ivid.media.records import writing_records
 from ivid.media.scratch import sweep
 from ivid.spec.errors import UserError, first_line
@@ -92,10 +95,11 @@ def index_captions(
   if not len(pairs):
     raise UserError("the data set has no caption that is not blank: expected at least one to embed")
   key = _key(encoder, len(pairs), hashlib.sha256(pairs.tobytes()).hexdigest(), length=length, shard_size=shard_size)
-  folder = pathlib.Path(out) / key.folder
-  with naming_errors(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-  sweep(folder)
+  folder = open_folder(out, "--out") / key.folder
+  if not is_remote(out):
+    with naming_errors(folder):
+      folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
   if (folder / KEY_FILE).is_file():
     have = read_key(folder)
     if have != key:
@@ -128,7 +132,9 @@ def write_shards(
   mine = range(process_index, key.shards, process_count)
   missing = [n for n in mine if not (folder / key.shard(n)).is_file()]
   progress(len(mine) - len(missing), len(mine))
-  bounds = [load_array(folder / name, (key.captions,), np.uint64) for name in (INDEX_FILE, SECOND_FILE)]
+  with contextlib.ExitStack() as stack:
+    files = [stack.enter_context(local_file(folder / name)) for name in (INDEX_FILE, SECOND_FILE)]
+    bounds = [np.array(load_array(file, (key.captions,), np.uint64)) for file in files]
   held = max(1, HELD // key.shard_size)
   for start in range(0, len(missing), held):
     chosen = missing[start : start + held]
@@ -182,7 +188,7 @@ class StoredEmbeddings:
     Raises:
       UserError: no embeddings there, several, or not all of them written.
     """
-    self.folder = _find(pathlib.Path(folder))
+    self.folder = _find(local_copy(folder, user_cache(), "data.embeddings"))
     self.key = read_key(self.folder)
     self.hash = self.key.weights
     files = [self.folder / self.key.shard(n) for n in range(self.key.shards)]

@@ -23,10 +23,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
 from ivid.data.mixture import Drawn
+from ivid.media.places import is_remote, move
 from ivid.parallel.distributed import all_agree, is_first, wait_for_all
 from ivid.spec import convert, formats
 from ivid.spec.compare import stage_difference
-from ivid.spec.errors import UserError
+from ivid.spec.errors import UserError, first_line
 from ivid.spec.files import as_spec
 from ivid.spec.limits import LARGEST_SEED
 from ivid.spec.ranges import Range, check_ranges
@@ -87,7 +88,7 @@ class Checkpointer:
     """
     ema.quiet_orbax()
     self._stage, self._widths, self._optimizer = stage, tuple(widths), optimizer
-    self._folder = pathlib.Path(workdir).resolve() / FOLDER
+    self._folder = (workdir if is_remote(workdir) else pathlib.Path(workdir).resolve()) / FOLDER
     self._protected, self._damaged = _Protected(), list[str]()
     kept = [keeping.LatestN(spec.max_to_keep), self._protected]
     if spec.keep_period:
@@ -179,7 +180,7 @@ class Checkpointer:
       aside.mkdir(exist_ok=True)
       names = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
       place = next(aside / name for name in names if not (aside / name).exists())
-      path.rename(place)
+      move(path, place)
       ema.say(f"{error}; going back to step {step}, and it is put aside as {place}")
     wait_for_all("begin")
     for manager in self._managers():
@@ -247,14 +248,14 @@ class Checkpointer:
 
   @contextlib.contextmanager
   def _written(self) -> Iterator[None]:
-    """UserError of one line where a disk is full or cannot be written; what was not finished then goes, as it takes the room."""
+    """UserError of one line where a disk is full, or it or a bucket cannot be written; what was not finished goes, as it takes the room."""
     try:
       yield
     except Exception as error:  # Orbax raises what its threads did, TensorStore ValueError
-      reason = _disk_error(error)
+      reason = first_line(error) if is_remote(self._folder) else _disk_error(error)
       if reason is None:
         raise
-      if is_first():
+      if is_first() and not is_remote(self._folder):
         for path in [*self._folder.glob(UNFINISHED), *self._folder.with_name(SNAPSHOTS).glob(UNFINISHED)]:
           shutil.rmtree(path, ignore_errors=True)
       last = max(ema.finished_steps(self._folder.parent), default=None)

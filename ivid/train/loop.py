@@ -142,6 +142,7 @@ class Loop:
     return state
 
   def _save(self, state: TrainState, step: int) -> None:
+    self.writer.flush()  # a run that resumes from here does not log these steps again
     drawn = None if self.drawn is None else self.drawn(step)
     self.checkpointer.save(state, Seen(self.phase.index_at(step), self.flops_at(step), drawn))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import tempfile
 
 import jax
 
+from ivid.media.places import is_remote, upload_folder
 from ivid.spec.errors import UserError, first_line
 
 FOLDER = "profile"  # in a work folder: plugins/profile/<time>/<host>.xplane.pb and .trace.json.gz
@@ -16,7 +18,8 @@ class Profiler:
   """Traces the updates whose numbers (of updates made before) are in `steps`; of process 0, whose devices' work it shows."""
 
   def __init__(self, workdir: pathlib.Path, steps: range | None, *, active: bool = True):
-    self._folder = pathlib.Path(workdir) / FOLDER
+    self._folder = workdir / FOLDER
+    self._here: tempfile.TemporaryDirectory | None = None
     self._left = steps if active and steps else range(0)
     self._tracing = False
 
@@ -31,8 +34,11 @@ class Profiler:
   def begin(self) -> None:
     """Begins the trace; the caller has waited for the work of earlier updates."""
     try:
-      self._folder.mkdir(parents=True, exist_ok=True)
-      jax.profiler.start_trace(str(self._folder))
+      if is_remote(self._folder):  # JAX writes to this machine alone
+        self._here = tempfile.TemporaryDirectory()
+      else:
+        self._folder.mkdir(parents=True, exist_ok=True)
+      jax.profiler.start_trace(str(self._folder) if self._here is None else self._here.name)
     except OSError as error:
       raise UserError(f"cannot write a trace in {self._folder}: {error.strerror or error}") from None
     self._tracing = True
@@ -46,6 +52,9 @@ class Profiler:
       jax.profiler.stop_trace()
     except (OSError, RuntimeError) as error:
       raise UserError(f"cannot write a trace in {self._folder}: {first_line(error)}") from None
+    if self._here is not None:
+      upload_folder(pathlib.Path(self._here.name), str(self._folder), last="")
+      self._here.cleanup()
 
   def __enter__(self) -> Profiler:
     return self

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from ivid.media.files import write_whole
+from ivid.media.places import is_remote
 from ivid.spec import formats
 from ivid.spec.errors import UserError, first_line
 from ivid.spec.files import read_mapping
 from ivid.spec.session import TENSORBOARD, WANDB, Watch
-from ivid.train.metrics import OpenTracker, TensorBoard
+from ivid.train.metrics import OpenTracker
+from ivid.train.tensorboard import open_board
 from ivid.weights.ema import say
 
 RUN_ID = "wandb.json"  # in a work folder: the id of its run, which later commands go on with
@@ -39,7 +41,7 @@ def open_trackers(names: Sequence[str], config: Mapping[str, Any]) -> tuple[Open
   Args:
     config: of the run, as JSON holds it, for trackers that show it.
   """
-  known: dict[str, OpenTracker] = {TENSORBOARD: TensorBoard, WANDB: functools.partial(Wandb, config=config)}
+  known: dict[str, OpenTracker] = {TENSORBOARD: open_board, WANDB: functools.partial(Wandb, config=config)}
   return tuple(known[name] for name in names)
 
 
@@ -58,10 +60,11 @@ class Wandb:
     self._wandb = wandb
     named = dict(project=os.environ.get("WANDB_PROJECT", PROJECT))
     if "WANDB_NAME" not in os.environ:
-      named["name"] = "/".join(workdir.resolve().parts[-2:])
+      named["name"] = "/".join((workdir if is_remote(workdir) else workdir.resolve()).parts[-2:])
     identity = dict(id=_run_id(workdir / RUN_ID), resume="allow")
+    place = None if is_remote(workdir) else str(workdir)  # of a run in a bucket its own: WANDB_DIR, or ./wandb
     try:
-      self._run = wandb.init(dir=str(workdir), config=dict(config), **named, **identity)
+      self._run = wandb.init(dir=place, config=dict(config), **named, **identity)
       self._run.define_metric("*", step_metric=AXIS)
     except wandb.errors.Error as error:
       raise UserError(f"--trackers=wandb: {first_line(error)}; expected `wandb login` before, or WANDB_MODE=offline") from None
@@ -71,6 +74,9 @@ class Wandb:
 
   def add_image(self, step: int, name: str, image: np.ndarray) -> None:
     self._try(lambda run: run.log({AXIS: step, name: self._wandb.Image(image)}))
+
+  def flush(self) -> None:
+    """It sends what it is told at once."""
 
   def close(self, *, failed: bool = False) -> None:
     self._try(lambda run: run.finish(exit_code=int(failed)))

@@ -57,7 +57,7 @@ def load_average(workdir: str | pathlib.Path, width: float) -> tuple[StageSpec, 
   named, (workdir, until) = workdir, run_and_step(workdir)
   steps = [step for step in snapshot_steps(workdir) if until is None or step <= until]
   if not steps:
-    raise UserError(f"--ema={width:g}: {pathlib.Path(workdir) / SNAPSHOTS} has no snapshots: expected a run with train.ema_widths")
+    raise UserError(f"--ema={width:g}: {workdir / SNAPSHOTS} has no snapshots: expected a run with train.ema_widths")
   last, spec = steps[-1], load_spec(named)
   widths = {step: read_widths(snapshot_path(workdir, step)) for step in steps}
   kept = [(step, place, exponent(given)) for step in steps for place, given in enumerate(widths[step])]

@@ -22,7 +22,7 @@ from ivid.spec.files import parse_json, read_json
 from ivid.spec.run import Width
 from ivid.spec.stage import StageSpec
 from ivid.weights.finite import check_finite
-from ivid.weights.kept import FOLDER, check_kept, finished_steps, no_checkpoint, run_and_step
+from ivid.weights.kept import FOLDER, check_kept, finished_steps, no_checkpoint, place, run_and_step
 from ivid.weights.kept import is_run as is_run
 from ivid.weights.kept import latest_step as latest_step
 from ivid.weights.sums import first_changed, host_sums, named_leaves
@@ -76,10 +76,10 @@ def newest(workdir: str | pathlib.Path, read: Callable[[pathlib.Path], T]) -> T:
   run, only = run_and_step(workdir)
   if only is not None:
     check_kept(run, only, str(workdir))
-    return read(pathlib.Path(workdir).resolve())
+    return read(place(run) / FOLDER / str(only))
   damaged: list[Damaged] = []
   for step in finished_steps(workdir):
-    path = pathlib.Path(workdir).resolve() / FOLDER / str(step)
+    path = place(workdir) / FOLDER / str(step)
     try:
       found = read(path)
     except Damaged as error:
@@ -103,7 +103,7 @@ def say(line: str) -> None:
 
 def snapshot_steps(workdir: str | pathlib.Path) -> list[int]:
   """Steps of a run's snapshots in order; [] where there are none."""
-  folder = pathlib.Path(workdir).resolve() / SNAPSHOTS
+  folder = place(workdir) / SNAPSHOTS
   return sorted(steps.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
@@ -119,7 +119,7 @@ def load_snapshot(workdir: str | pathlib.Path, step: int) -> list[Any]:
 
 def snapshot_path(workdir: str | pathlib.Path, step: int) -> pathlib.Path:
   """Folder of a snapshot."""
-  return pathlib.Path(workdir).resolve() / SNAPSHOTS / str(step)
+  return place(workdir) / SNAPSHOTS / str(step)
 
 
 def read_widths(path: pathlib.Path) -> list[float]:
@@ -251,7 +251,7 @@ def _read_json(path: pathlib.Path, item: str, kind: formats.Kind = formats.Kind.
   try:
     found = read_json(file, source=f"its {item}/metadata")
   except OSError as error:
-    raise Damaged(f"checkpoint {path} cannot be read: {item}/metadata: {error.strerror}") from None
+    raise Damaged(f"checkpoint {path} cannot be read: {item}/metadata: {error.strerror or first_line(error)}") from None
   except UserError as error:
     raise Damaged(f"checkpoint {path} cannot be read: {error}") from None
   if not isinstance(found, dict):

@@ -6,10 +6,17 @@ import pathlib
 
 from orbax.checkpoint.path import step as step_folders
 
+from ivid.media.places import is_remote, open_folder
 from ivid.spec.errors import UserError
 
 FOLDER = "checkpoints"  # of a work folder
 MOST_SHOWN = 20  # steps in an error
+NAME = "work folder"  # in errors
+
+
+def place(workdir: str | pathlib.Path) -> pathlib.Path:
+  """A work folder, here or in a bucket, whole as TensorStore wants it. UserError as of ivid.media.places.open_folder."""
+  return open_folder(workdir, NAME) if is_remote(workdir) else pathlib.Path(workdir).resolve()
 
 
 def is_run(folder: str | pathlib.Path) -> bool:
@@ -19,7 +26,7 @@ def is_run(folder: str | pathlib.Path) -> bool:
 
 def run_and_step(path: str | pathlib.Path) -> tuple[pathlib.Path, int | None]:
   """The work folder and the step that a path names: runs/base/checkpoints/10 is step 10 of runs/base; None: no step in particular."""
-  path = pathlib.Path(path)
+  path = open_folder(path, NAME)
   one = path.parent.name == FOLDER and path.name.isascii() and path.name.isdecimal() and not (path / FOLDER).is_dir()
   return (path.parents[1], int(path.name)) if one else (path, None)
 
@@ -49,13 +56,13 @@ def latest_step(workdir: str | pathlib.Path) -> int:
 
 def finished_steps(workdir: str | pathlib.Path) -> list[int]:
   """Steps of a run's finished checkpoints, the newest first."""
-  folder = pathlib.Path(workdir).resolve() / FOLDER
+  folder = place(workdir) / FOLDER
   return sorted(step_folders.checkpoint_steps(folder), reverse=True) if folder.is_dir() else []
 
 
 def no_checkpoint(workdir: str | pathlib.Path) -> str:
   """What is said of a folder without checkpoints."""
-  folder = pathlib.Path(workdir).resolve() / FOLDER
-  students = sorted(path.parent.name for path in pathlib.Path(workdir).glob(f"*/{FOLDER}"))
+  folder = place(workdir) / FOLDER
+  students = sorted(path.parent.name for path in folder.parent.glob(f"*/{FOLDER}"))
   hint = f" (a distillation: one of its folders {', '.join(students)})" if students else ""
   return f"no checkpoint in {folder}: expected the work folder of a run that has saved at least once{hint}"

@@ -6,6 +6,8 @@ import pathlib
 from typing import Any
 
 import ivid
+from ivid.media.copies import local_copy, user_cache
+from ivid.media.places import is_remote
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CASCADE_FILE, TEXT_FOLDER, CascadeFolder, open_cascade
@@ -20,8 +22,10 @@ def find_cascade(name: str) -> CascadeFolder:
   """The cascade in the folder `name`, or the one of that name that ships.
 
   Raises:
-    UserError: neither exists.
+    UserError: neither exists; of a bucket, as of ivid.media.places.local_copy.
   """
+  if is_remote(name):
+    return open_cascade(local_copy(name, user_cache(), "cascade"))
   if not (pathlib.Path(name) / CASCADE_FILE).is_file() and name in shipped_cascades():
     return open_cascade(_shipped() / name)
   if not pathlib.Path(name).is_dir():
@@ -45,13 +49,17 @@ def open_stage(source: str, stage: str, *, flag: str) -> tuple[StageSpec, Any, i
   try:
     cascade = find_cascade(source)
   except UserError:
+    if is_remote(source):
+      raise
     raise UserError(f"{flag}={source!r}: expected a work folder with checkpoints, a cascade's folder or a shipped cascade") from None
   entry = cascade.check(stage)
   return entry.spec, cascade.load_stage(stage), entry.step
 
 
 def text_encoder_folder(name: str) -> pathlib.Path:
-  """Folder of a frozen text encoder: a path, or the name of a cascade that ships."""
+  """Folder of a frozen text encoder: a path, the name of a cascade that ships, or the copy of one in a bucket."""
+  if is_remote(name):
+    return local_copy(name, user_cache(), "text encoder")
   shipped = _shipped() / name / TEXT_FOLDER
   return shipped if shipped.is_dir() else pathlib.Path(name)
 

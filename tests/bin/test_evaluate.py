@@ -42,7 +42,8 @@ def test_a_long_clip_is_judged_without_being_held(tmp_path, monkeypatch):
   prompt = parse_prompt(grammar.caption(said.objects, said.background))
   write_clip(tmp_path / "a.gif", np.repeat(make_clip(scene, 48), 15, axis=0), 20)
   whole, _ = read_clip(tmp_path / "a.gif")
-  ((asked, clip),) = from_folder(tmp_path, [prompt])
+  judging = from_folder(tmp_path, [prompt])
+  ((asked,), (clip,)) = judging.prompts, judging.clips([0])
   held, read = [], ClipFile.__getitem__
   monkeypatch.setattr(ClipFile, "__getitem__", lambda self, frames: held.append(np.size(frames)) or read(self, frames))
   found, want = adherence.judge(asked, clip), adherence.judge(prompt, whole)

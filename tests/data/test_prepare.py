@@ -22,6 +22,7 @@ from ivid.data.listing import items
 from ivid.data.plan import make_plan
 from ivid.data.prepare import prepare
 from ivid.data.prepared import find_folder
+from ivid.data.records import index_name
 from ivid.media import records
 from ivid.media.clips import write_clip
 from ivid.media.decode import pictures
@@ -308,7 +309,7 @@ def test_a_server_that_never_answers(tmp_path):
   assert summary.clips == {"train": 1} and list(summary.rejected) == ["did not arrive in N s"]
 
 
-def test_a_bucket(folder, prepared):
+def test_a_bucket(folder, prepared, tmp_path, monkeypatch):
   """Files of a store that is no disk, from fsspec's memory: read from there, and written there as copies."""
   import fsspec
 
@@ -319,9 +320,12 @@ def test_a_bucket(folder, prepared):
   names = {os.path.basename(path) for path in system.find("/made/clips/1.0.0")}
   assert names == set(os.listdir(prepared[0])) - {".lock"}
   assert prepare(PrepareSpec(input="memory://files", shard_items=4), "memory://made") == (where, summary)
-  assert "--config.data.dir=the folder as which" in prepare_files(PrepareSpec(input="memory://files", shard_items=4), "memory://made")
-  with pytest.raises(UserError, match="^data.dir='memory://made': expected a folder: .* mount the bucket"):
-    find_folder("tfds:clips", "memory://made")
+  assert prepare_files(PrepareSpec(input="memory://files", shard_items=4), "memory://made").endswith("--config.data.dir=memory://made")
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  copy, index = find_folder("tfds:clips", "memory://made"), index_name("train")
+  assert copy.is_relative_to(tmp_path) and (copy / index).read_bytes() == system.cat_file(f"/made/clips/1.0.0/{index}")
+  with pytest.raises(UserError, match="^data.dir=memory://made/clisp: there is nothing, or nothing that may be read"):
+    find_folder("tfds:clisp", "memory://made")
   system.rm("/files", recursive=True), system.rm("/made", recursive=True)
 
 

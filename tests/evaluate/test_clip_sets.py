@@ -115,7 +115,7 @@ def test_a_cascades_clips(tmp_path):
   prompts = seeded_prompts(0, 1)
   found = cascade_clips(cascade, stages, prompts, seed=3, batch_size=2)
   assert found.count == len(prompts) and found.shape == stages[-1].output
-  every = [clip for _, clip in from_cascade(cascade, stages, prompts, seed=3, batch_size=2)]
+  every = list(from_cascade(cascade, stages, prompts, seed=3, batch_size=2).clips(range(len(prompts))))
   for have, want in zip(found.clips([1, 3]), (every[1], every[3]), strict=True):
     np.testing.assert_array_equal(have, want)
   assert found.identity != cascade_clips(cascade, stages, prompts, seed=4, batch_size=2).identity

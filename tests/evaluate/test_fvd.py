@@ -40,6 +40,23 @@ def test_a_folders_clips_against_drawn_ones_and_against_another_folder(tmp_path,
 
 
 @pytest.mark.usefixtures("small_network")
+def test_shares_give_the_report_of_one_process(tmp_path, capsys):
+  """Two processes that share nothing but the folder of the report; the second one to come finds all features there."""
+  write_drawn(tmp_path / "clips", 9)
+  options = ["evaluate", "--metrics=fvd", f"--clips={tmp_path / 'clips'}", "--real_clips=10"]
+  assert main([*options, f"--out={tmp_path / 'alone'}", f"--features={tmp_path / 'features'}"]) == 0
+  alone = capsys.readouterr().out
+  shares = [*options, f"--out={tmp_path / 'eval'}"]
+  assert main([*shares, "--process=1/2"]) == 0
+  shown = capsys.readouterr()
+  assert "process 1/2: its features are there; those of 11 clips of other processes are missing" in shown.err
+  assert not shown.out and not (tmp_path / "eval" / fvd.RESULTS).exists()
+  assert main([*shares, "--process=0/2"]) == 0
+  assert capsys.readouterr().out == alone
+  assert (tmp_path / "eval" / fvd.RESULTS).read_text() == (tmp_path / "alone" / fvd.RESULTS).read_text()
+
+
+@pytest.mark.usefixtures("small_network")
 @pytest.mark.parametrize(
   ("clips", "options", "message"),
   [
@@ -50,6 +67,7 @@ def test_a_folders_clips_against_drawn_ones_and_against_another_folder(tmp_path,
     (8, ["--frame_layers=Mixed_5d"], "layer 'Mixed_5d' of I3D: did you mean 'Mixed_5c'?"),
     (8, ["--stop_stage=base"], "--clips beside --cascade or --stop_stage"),
     (8, ["--start_stage=tsr1"], "--start_stage=tsr1 with metric fvd: expected --metrics=upsampling"),
+    (8, ["--features=gs://b/x"], "--features=gs://b/x: expected a path, such as /gs/b/x"),
     (0, [], "no folder"),
   ],
 )

@@ -125,7 +125,7 @@ def test_no_room_for_metrics_is_one_line(tmp_path, full):
   assert not list(tmp_path.iterdir())  # nothing before the first row
   writer.write_scalars(1, {"train/loss": 1.0})
   if full == "rows":
-    writer._file = open("/dev/full", "w")  # noqa: SIM115
+    writer._file._file = open("/dev/full", "w")  # noqa: SIM115
     with pytest.raises(UserError, match="^cannot write the metrics in .*: No space left on device; the same command goes on$"):
       writer.write_scalars(2, {"train/loss": 1.0})
   else:

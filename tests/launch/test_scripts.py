@@ -70,7 +70,7 @@ def test_setting_up_a_host(tmp_path):
   done = call("setup_host.sh", "my-bucket", "/mnt/ivid", "--dry_run", HOME=str(tmp_path))
   assert done.returncode == 0, done.stderr
   lines = [shlex.split(line) for line in done.stdout.splitlines()]
-  assert any(line[-1].endswith("[tpu]") and "install" in line for line in lines)
+  assert any(line[-1].endswith("[cloud,tpu]") and "install" in line for line in lines)
   assert ["gcsfuse", "--implicit-dirs", "--metadata-cache-ttl-secs=0", "my-bucket", "/mnt/ivid"] in lines
   assert not list(tmp_path.iterdir())
 
@@ -111,7 +111,12 @@ def test_local():
   assert [line[3] for line in dry("local.py", *TRAIN)] == ["JAX_LOCAL_DEVICE_IDS=0", "JAX_LOCAL_DEVICE_IDS=1"]  # a GPU each
 
 
-SHARES = [["sample", "--prompts_file=/mnt/ivid/a b"], ["data", "embed", "--out=e"], ["data", "prepare", "--input=i"]]
+SHARES = [
+  ["sample", "--prompts_file=/mnt/ivid/a b"],
+  ["data", "embed", "--out=e"],
+  ["data", "prepare", "--input=i"],
+  ["evaluate", "--out=e"],
+]
 
 
 @pytest.mark.parametrize("command", SHARES)
@@ -122,13 +127,15 @@ def test_commands_with_shares_join_nobody(command):
   assert "--kill-on-bad-exit=0" in shlex.split(slurm[-1].removeprefix("--wrap="))
   for line, start in ((pod, "--command="), (gke, "--command="), (slurm, "--wrap=")):
     remote = shlex.split(line[-1].removeprefix(start))
-    assert remote[-len(command) - 2 :] == ["--processes=32", "--", *command]
+    assert remote[-len(command) - 5 : -3] == ["--processes=32", "--", *command]
+    assert remote[-3:-1] == ["--multihost=on", "--expected_processes=32"] and remote[-1].startswith("--expected_devices=")
   lines = dry("local.py", "--processes=2", "--devices=1", "--", *command)
   for index, line in enumerate(lines):
-    assert not any("JAX_PROCESS_ID" in word or "--multihost" in word for word in line)
-    assert line[-len(command) - 1 :] == [*command, f"--process={index}/2"] and "JAX_PLATFORMS=cpu" in line
+    assert line[:2] == ["JAX_NUM_PROCESSES=2", f"JAX_PROCESS_ID={index}"] and not any("COORDINATOR" in word for word in line)
+    assert line[-len(command) - 3 :] == [*command, "--multihost=on", "--expected_processes=2", "--expected_devices=2"]
+    assert "JAX_PLATFORMS=cpu" in line
   assert len(lines) == 2
-  assert [line[0] for line in dry("local.py", "--", *command)] == ["CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1"]
+  assert [line[2] for line in dry("local.py", "--", *command)] == ["CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1"]
 
 
 @pytest.mark.parametrize(
@@ -142,11 +149,12 @@ def test_commands_with_shares_join_nobody(command):
 )
 def test_a_host_finds_its_share(tmp_path, platform, variables, process, devices):
   shown = "$CUDA_VISIBLE_DEVICES/$TPU_PROCESS_BOUNDS/$TPU_CHIPS_PER_PROCESS_BOUNDS"
-  environment = stand_in(tmp_path, f'echo "$@" >{tmp_path}/call; echo {shown} >>{tmp_path}/call')
+  told = "$JAX_PROCESS_ID/$JAX_NUM_PROCESSES"
+  environment = stand_in(tmp_path, f'echo "$@" {told} >{tmp_path}/call; echo {shown} >>{tmp_path}/call')
   environment = {"CUDA_VISIBLE_DEVICES": "", **environment, **variables}
   done = call("host.sh", "run", f"--platform={platform}", "--processes=32", "--", "sample", "--out=o", **environment)
   assert done.returncode == 0, done.stderr
-  assert (tmp_path / "call").read_text().splitlines() == [f"-m ivid sample --out=o --process={process}", devices]
+  assert (tmp_path / "call").read_text().splitlines() == [f"-m ivid sample --out=o {process}", devices]
 
 
 @pytest.mark.parametrize(
@@ -160,12 +168,12 @@ def test_a_host_finds_its_share(tmp_path, platform, variables, process, devices)
     (["tpu_pod.sh", "create", *POD, "--type=v5p"], "--type=v5p: expected such as v5p-256"),
     (["tpu_pod.sh", "create", *POD, "--type=v5-256"], "--type=v5-256: expected v4-, v5p-"),
     (["tpu_pod.sh", "create", *POD, "--type=v5p-10"], "--type=v5p-10: no such slice"),
-    (["tpu_pod.sh", "run", *POD, "--type=v5p-8"], "behind -- stands 'nothing': expected train, distill, sample, data"),
+    (["tpu_pod.sh", "run", *POD, "--type=v5p-8"], "behind -- stands 'nothing': expected train, distill, sample, evaluate"),
     (["gke.sh", "run", *GKE, "--name=a", "--type=v5p-8", "--", "bundle"], "behind -- stands 'bundle'"),
-    (["slurm.sh", "run", "--", "data", "inspect"], "behind -- stands 'data inspect': expected train, distill, sample, data prepare"),
+    (["slurm.sh", "run", "--", "data", "inspect"], "behind -- stands 'data inspect': expected train, distill, sample, evaluate"),
     (["slurm.sh", "run", "--nodes=two", *TRAIN], "--nodes=two: expected a positive whole number"),
     (["host.sh", "go"], "first comes go: expected one of run start"),
-    (["local.py", "--", "bundle"], "behind -- stands 'bundle': expected an ivid command of train, distill, sample, data prepare"),
+    (["local.py", "--", "bundle"], "behind -- stands 'bundle': expected an ivid command of train, distill, sample, evaluate, data prepare"),
     (["local.py", "--", "data", "inspect"], "behind -- stands 'data inspect': expected an ivid command of train, distill"),
     (["host.sh", "run", "--platform=cpu", "--processes=2", "--", "sample"], "which of the 2 processes this is"),
     (["local.py", "--processes=0", *TRAIN], "--processes=0 --devices=0: expected 1 or more processes"),

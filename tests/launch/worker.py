@@ -1,6 +1,5 @@
 """A run as `ivid train` makes it, joined, looped, saved and stopped, around an update that compiles at once."""
 
-import pathlib
 import sys
 import time
 
@@ -12,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ivid.bin.flags import define_hosts, join_hosts, parse_flags
 from ivid.config import load_run
+from ivid.media.places import open_folder
 from ivid.parallel.distributed import StopSignal, alone, connect, is_first, on_host
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import batch_sharding, process_rows, replicated, with_shardings
@@ -70,7 +70,7 @@ def main(argv):
     assert own.is_fully_addressable
     return {"eval/norm": float(np.linalg.norm(on_host(state.params)["w"]))}
 
-  workdir = pathlib.Path(values.workdir)
+  workdir = open_folder(values.workdir, "--workdir")
   with shared_folder(workdir, "{}") as begin, jax.set_mesh(mesh):
     checkpointer = Checkpointer(workdir, train.checkpoint, load_run("tiny:base").cascade.stage("base"))
     start = 0

@@ -62,7 +62,7 @@ def test_chips_of_a_tpu_show_a_cluster(monkeypatch):
       {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"},
       "found 2 processes, expected 4 (--expected_processes=4)",
     ),
-    (["--workdir=gs://bucket/base"], {}, "--workdir=gs://bucket/base: expected a path, such as /gs/bucket/base"),
+    (["--workdir=s3://bucket/base"], {}, "--workdir=s3://bucket/base: expected a path, or gs://BUCKET/FOLDER"),
   ],
 )
 def test_refused_in_one_line_before_anything_is_made(flags, environment, message, monkeypatch, tmp_path, capsys):

@@ -28,12 +28,14 @@ class Block:
     language: of the fence, such as sh.
     run: whether `<!-- run -->` stands on the line above; the tests run it.
     after: the page whose blocks run before it in the same folder, if any.
+    printed: text of the next block, if that is of the language text: lines that it prints.
   """
 
   language: str
   text: str
   run: bool = False
   after: str = ""
+  printed: str = ""
 
 
 def name_of(page: pathlib.Path) -> str:
@@ -50,7 +52,11 @@ def read(page: pathlib.Path) -> tuple[str, tuple[Block, ...]]:
       inside = (line[3:].strip(), bool(asked), (asked and asked["page"]) or "", [])
     elif line.startswith("```"):
       language, run, after, lines = inside
-      blocks.append(Block(language, "\n".join(lines) + "\n", run, after))
+      text = "\n".join(lines) + "\n"
+      if language == "text" and blocks and blocks[-1].run:
+        blocks[-1] = dataclasses.replace(blocks[-1], printed=text)
+      else:
+        blocks.append(Block(language, text, run, after))
       inside = None
     elif inside is not None:
       inside[3].append(line)

@@ -2,7 +2,7 @@
 
   ivid train --config=nano:base --workdir=runs/base
 
-Sized for two CPU cores (hours) or one GPU (minutes). See README.md for what each stage reached.
+Sized for two CPU cores (hours) or one GPU (minutes). See docs/nano.md for what each stage reached.
 """
 
 import ml_collections

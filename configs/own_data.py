@@ -12,7 +12,7 @@ import ml_collections
 FRAMES, HEIGHT, WIDTH, FPS = 16, 40, 64, 8.0  # of the base: 2 s; sides are multiples of 8
 TIMES, LARGER = 2, 4  # what tsr1 makes of the rate, and ssr1 of the sides
 CHANNELS = (64, 128, 256)  # from fine to coarse; twice as many take four times the time
-TEXT = dict(text_encoder="nano")  # reads bytes, and knows few words; README, "Real T5 text encoders", has better ones
+TEXT = dict(text_encoder="nano")  # reads bytes, and knows few words; docs/text_encoders.md has better ones
 
 
 def get_config(stage: str = "base") -> ml_collections.ConfigDict:

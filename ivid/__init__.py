@@ -25,7 +25,7 @@ if TYPE_CHECKING:
   from ivid.spec.stage import StageSpec as StageSpec
   from ivid.stage import Stage as Stage
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where the names of the front door are.
 _HOMES = {

@@ -170,7 +170,7 @@ def format_report(report: dict[str, Any]) -> str:
     )
   if report["fit_only"]:
     return "\n".join([*lines, "time         not estimated (--fit)"])
-  mfu = f"MFU {report['mfu']:.2f} with collectives hidden, {report['mfu_exposed']:.2f} exposed"
+  mfu = f"MFU {report['mfu']:.2f} with collectives hidden, {report.get('mfu_exposed', report['mfu']):.2f} exposed"
   lines.append(f"time         {report['step_seconds']:.3f} s a step before collectives, {mfu}")
   lines += [f"  {100 * share:5.1f} %    {name}" for name, share in report["where"].items()]
   return "\n".join(lines)

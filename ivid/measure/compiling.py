@@ -153,7 +153,7 @@ def model_flops(run: RunSpec, program: str, mesh: Mesh, clips: int) -> int:
 def format_report(report: dict[str, Any]) -> str:
   """The report as lines of a table."""
   memory, chips = report["bytes_per_chip"], report["chips"]
-  where = f"{report['slices']} x {report['topology']}" if report["slices"] > 1 else report["topology"]
+  where = f"{report['slices']} x {report['topology']}" if report.get("slices", 1) > 1 else report["topology"]
   lines = [
     f"stage        {report['stage']}, {report['program']} step of {report['clips']} clips on {where} ({chips} chips)",
     "mesh         " + " x ".join(f"{axis}={size}" for axis, size in report["mesh"].items() if size > 1),

@@ -9,7 +9,7 @@ import ml_collections
 
 # Of pictures and of clips: 25 minutes of one core each, tsr1 an hour. From a picture a temporal stage learns only how to take the
 # augmentation's noise off; what it is for is in clips.
-UPDATES = dict(tsr1=(400, 2200), ssr1=(1200, 800), ssr2=(1200, 400), tsr2=(400, 2500), tsr3=(400, 2500), ssr3=(1200, 1800))
+UPDATES = dict(tsr1=(400, 3000), ssr1=(1200, 800), ssr2=(1200, 400), tsr2=(400, 2500), tsr3=(400, 2500), ssr3=(1200, 1800))
 # Levels of noise in the input (section 2.5). Of the base's own clips SNR 400 takes off what is left of the base's noise; at 20, which more
 # training would be needed for, its own stays visible. Half of the frames that a temporal stage makes are those of its input: less there.
 AUGMENTATION = dict(
@@ -34,7 +34,7 @@ def _stages() -> dict:
   low, plain = dict(looks=True), dict(looks=False, norm="rms")
   return dict(
     base=_base(),
-    tsr1=_stage("tsr", (32, 24, 40, 6.0), (64, 112, 112), patch=2, io_kernel=3, residual_std=0.2, embed_dim=96, **low),
+    tsr1=_stage("tsr", (32, 24, 40, 6.0), (64, 96, 80), patch=2, io_kernel=3, residual_std=0.2, embed_dim=96, **low),
     ssr1=_stage("ssr", (32, 48, 80, 6.0), (24, 56, 112), patch=2, residual_std=0.15, **low),
     ssr2=_stage("ssr", (32, 192, 320, 6.0), (24, 48, 112), patch=4, residual_std=0.1, **low),
     tsr2=_stage("tsr", (64, 192, 320, 12.0), (24, 48, 80), patch=4, residual_std=0.15, **plain),

@@ -17,7 +17,7 @@ from ivid.config import load_run
 from ivid.media.files import write_whole
 from ivid.spec import formats
 from ivid.spec.errors import UsageError, UserError, nearest
-from ivid.spec.run import MeshSpec
+from ivid.spec.run import RunMeshSpec
 
 PROGRAMS = ("train", "distill", "sample")
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
   from ivid.measure.compiling import compile_report, format_report, refuse_too_small
 
   if values.program == "sample" and not any(o.startswith("mesh.") for o in line.overrides):
-    run = dataclasses.replace(run, mesh=MeshSpec(data=1, frames=-1))  # one clip, a run of frames on each chip
+    run = dataclasses.replace(run, mesh=RunMeshSpec(data=1, frames=-1))  # one clip, a run of frames on each chip
   report = compile_report(run, found, program=values.program, fit=values.fit)
   print(format_report(report))
   if values.json:

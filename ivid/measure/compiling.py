@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from ivid.flops import count_flops, count_params
+from ivid.flops import count_params
 from ivid.measure import hlo
 from ivid.measure.dry_run import evaluation_flops
 from ivid.measure.topology import Slice, slice_devices
@@ -19,10 +19,9 @@ from ivid.sample.programs import make_sample_program, sample_args
 from ivid.spec.errors import UserError
 from ivid.spec.run import RunSpec
 from ivid.spec.stage import StageSpec
-from ivid.spec.view import training_view
 from ivid.stage import Stage, evaluations_per_step, unbox
 from ivid.train.distill import phase_run, plan_phases, student_stage
-from ivid.train.run import Lesson, make_training
+from ivid.train.run import Lesson, make_training, model_flops
 
 FIT_EFFORT = -1.0  # of the compiler: 5 to 10 times faster, nearly the same memory, no use for time
 SHOWN = 12  # operations in the table
@@ -48,12 +47,12 @@ def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> di
   collectives (estimated apart, from their bytes and one axis of links, as if none of it were hidden behind arithmetic), waiting for memory
   beyond what the model sees, what crosses the network between slices, and the host.
   """
-  slices = getattr(run.mesh, "slices", 0) or 1
+  slices = run.mesh.slices or 1
   chips = found.chips * slices
   mesh = make_mesh(run.mesh, slice_devices(found, slices))
   stage = run.cascade.stage(run.stage)
+  made, clips, flops = make_program(run, program, mesh)
   started = time.perf_counter()
-  made, clips = make_program(run, program, mesh)
   lowered = made.lower()
   lowering = time.perf_counter() - started
   started = time.perf_counter()
@@ -72,7 +71,7 @@ def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> di
     "lower_seconds": lowering,
     "compile_seconds": compiling,
     "fit_only": fit,
-    **cost_of(compiled, found, flops=model_flops(run, program, mesh, clips), chips=chips, fit=fit),
+    **cost_of(compiled, found, flops=flops, chips=chips, fit=fit),
   }
 
 
@@ -106,24 +105,26 @@ def cost_of(compiled: jax.stages.Compiled, found: Slice, *, flops: int, chips: i
   }
 
 
-def make_program(run: RunSpec, program: str, mesh: Mesh) -> tuple[Program, int]:
-  """The Program, and the clips that one run of it takes.
+def make_program(run: RunSpec, program: str, mesh: Mesh) -> tuple[Program, int, int]:
+  """The Program, the clips that one run of it takes, and the floating-point operations that its mathematics asks for.
 
   Raises:
     UserError: a mesh that does not divide the clips that are to be sampled.
   """
   stage, tokens = run.cascade.stage(run.stage), run.cascade.text.max_tokens
-  if program == "train":
-    return make_training(stage, run.train, mesh, max_tokens=tokens).step, run.train.batch_size
+  if program == "sample":
+    rows = mesh_rows(mesh)
+    check_divides(mesh, [stage])
+    args = sample_args(Stage(stage), stage.sampling, batch_size=rows, max_tokens=tokens, mesh=mesh)
+    made = make_sample_program(Stage(stage), stage.sampling, args, mesh=mesh)
+    return made, rows, rows * evaluations_per_step(stage, stage.sampling) * evaluation_flops(Stage(stage), max_tokens=tokens)
+  train, lesson = run.train, None
   if program == "distill":
     phases = plan_phases(run.distill, stage)
-    student = student_stage(stage, phases[-1], "")
-    lesson = Lesson(student, run.distill.loss_weight)  # a halving: teacher and student are the same kind of function
-    return make_training(student, phase_run(run, phases[-1]).train, mesh, max_tokens=tokens, lesson=lesson).step, run.train.batch_size
-  rows = mesh_rows(mesh)
-  check_divides(mesh, [stage])
-  args = sample_args(Stage(stage), stage.sampling, batch_size=rows, max_tokens=tokens, mesh=mesh)
-  return make_sample_program(Stage(stage), stage.sampling, args, mesh=mesh), rows
+    stage, train = student_stage(stage, phases[-1], ""), phase_run(run, phases[-1]).train
+    lesson = Lesson(stage, run.distill.loss_weight)  # a halving: teacher and student are the same kind of function
+  training = make_training(stage, train, mesh, max_tokens=tokens, lesson=lesson)
+  return training.step, train.batch_size, model_flops(training)
 
 
 def _sampled(stage: StageSpec) -> dict[str, Any]:
@@ -134,26 +135,10 @@ def _sampled(stage: StageSpec) -> dict[str, Any]:
   return found | dict(evaluations=evaluations_per_step(stage, sampling))
 
 
-def model_flops(run: RunSpec, program: str, mesh: Mesh, clips: int) -> int:
-  """Floating-point operations that a step's mathematics asks for: nothing that is computed again to save memory counts.
-
-  A training step has those of its loss on the whole batch, all tokens and the captions of packed images among them, three times: backward
-  is twice forward. A halving has the teacher's two evaluations beside. A sampling step has its evaluations.
-  """
-  stage, tokens = run.cascade.stage(run.stage), run.cascade.text.max_tokens
-  if program == "train":
-    training = make_training(stage, run.train, mesh, max_tokens=tokens)
-    state, batch, key = training.step.args
-    return 3 * count_flops(training.stage.loss, state.params, batch, key)
-  seen = Stage(stage if program == "sample" else training_view(stage, run.train))
-  evaluations = evaluations_per_step(stage, stage.sampling) if program == "sample" else 3 + 2
-  return evaluations * clips * evaluation_flops(seen, max_tokens=tokens)
-
-
 def format_report(report: dict[str, Any]) -> str:
   """The report as lines of a table."""
   memory, chips = report["bytes_per_chip"], report["chips"]
-  where = f"{report['slices']} x {report['topology']}" if report.get("slices", 1) > 1 else report["topology"]
+  where = f"{report['slices']} x {report['topology']}" if report["slices"] > 1 else report["topology"]
   lines = [
     f"stage        {report['stage']}, {report['program']} step of {report['clips']} clips on {where} ({chips} chips)",
     "mesh         " + " x ".join(f"{axis}={size}" for axis, size in report["mesh"].items() if size > 1),
@@ -170,7 +155,7 @@ def format_report(report: dict[str, Any]) -> str:
     )
   if report["fit_only"]:
     return "\n".join([*lines, "time         not estimated (--fit)"])
-  mfu = f"MFU {report['mfu']:.2f} with collectives hidden, {report.get('mfu_exposed', report['mfu']):.2f} exposed"
+  mfu = f"MFU {report['mfu']:.2f} with collectives hidden, {report['mfu_exposed']:.2f} exposed"
   lines.append(f"time         {report['step_seconds']:.3f} s a step before collectives, {mfu}")
   lines += [f"  {100 * share:5.1f} %    {name}" for name, share in report["where"].items()]
   return "\n".join(lines)

@@ -111,7 +111,7 @@ def test_what_the_compile_report_lowers_is_what_runs(name, weight, mesh, monkeyp
   override = f"cascade.stages.{name}.sampling.guidance.weight={weight}"
   run = load_run(f"tiny:{name}", [override, f"cascade.stages.{name}.sampling.sampler=ancestral"])
   spec, devices = run.cascade.stage(name), make_mesh(mesh, jax.devices()[: mesh.data * mesh.fsdp * mesh.frames * mesh.height])
-  program, clips = make_program(run, "sample", devices)
+  program, clips, _ = make_program(run, "sample", devices)
   reported, ran = program.lower().as_text(), []
   assert clips == mesh.data * mesh.fsdp and "sdy.sharding" in reported
 
@@ -144,7 +144,9 @@ def test_what_the_compile_report_lowers_is_what_runs(name, weight, mesh, monkeyp
 
 def test_the_report_says_how_it_is_sampled():
   sampled = dict(sampler="ddim", threshold="static", guidance=[15.0, 1.0], evaluations=2)
-  report = dict(stage="base", program="sample", clips=1, topology="v5p:2x2x1", chips=4, mesh={"frames": 4}, parameters=1, model_flops=1e12)
+  report = dict(
+    stage="base", program="sample", clips=1, topology="v5p:2x2x1", slices=1, chips=4, mesh={"frames": 4}, parameters=1, model_flops=1e12
+  )
   report |= dict(bytes_per_chip=dict(total=1, hbm=1, arguments=1, temporaries=1), lower_seconds=1, compile_seconds=1, collectives={})
   lines = format_report(report | dict(sampling=sampled, fit_only=True)).splitlines()
   assert "sampling     ddim, threshold static, guidance weight 15:1: 2 evaluations a step" in lines

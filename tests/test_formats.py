@@ -19,7 +19,8 @@ from ivid.sample.outputs import load_metadata
 from ivid.spec.formats import FORMAT
 from ivid.stage import Stage, unbox
 from ivid.weights.cascades import CASCADE_FILE, open_cascade
-from ivid.weights.ema import latest_step, load_ema, load_spec
+from ivid.weights.ema import load_ema, load_spec
+from ivid.weights.kept import latest_step
 from ivid.weights.opening import open_stage
 from tests.sample import tiny
 

@@ -17,7 +17,7 @@ from ivid.data.example import CHOICES, STREAMS, Split
 from ivid.data.folder import DESCRIPTION, Records, open_builder, read_splits, read_table
 from ivid.data.view import random_corner
 from ivid.data.windows import frames_at, looped
-from ivid.media.copies import local_copy, user_cache
+from ivid.media.copies import local_copy
 from ivid.media.files import at_home
 from ivid.media.fit import fit
 from ivid.media.places import is_remote
@@ -209,11 +209,11 @@ def find_folder(name: str, dir: str) -> pathlib.Path:
   """Folder of the newest version of `tfds:NAME` (or `tfds:NAME/CONFIG`) under `dir` (empty: TFDS's own).
 
   Raises:
-    UserError: it is not there, or it has several configs and none is named; of a bucket also as of ivid.media.places.local_copy.
+    UserError: it is not there, or it has several configs and none is named; of a bucket also as of ivid.media.copies.local_copy.
   """
   short = check_path(name.removeprefix(TFDS), f"data.name={name!r}: data set")
   if is_remote(dir):
-    base = local_copy(f"{dir.rstrip('/')}/{short}", user_cache(), "data.dir")
+    base = local_copy(f"{dir.rstrip('/')}/{short}", "data.dir")
     root = base.parent
   else:
     root = at_home(dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DIR, instead="data.dir, or TFDS_DATA_DIR")

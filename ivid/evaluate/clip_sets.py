@@ -86,7 +86,7 @@ def real_clips(source: str, shape: ClipShape, *, count: int, aspect: float, grou
 
 def cascade_clips(cascade: CascadeFolder, stages: Sequence[StageSpec], prompts: Sequence[Prompt], *, seed: int, batch_size: int) -> ClipSet:
   """The last stage's clip of each prompt. Raises UserError as CascadeFolder.check."""
-  weights = [cascade.check(spec.name).sha256 for spec in stages]
+  weights = cascade.hashes(spec.name for spec in stages)
   texts = hashlib.sha256("\n".join(prompt.text for prompt in prompts).encode()).hexdigest()
   identity = made_by(cascade, stages, seed=seed) | dict(weights=weights, prompts=texts, text=convert.to_dict(cascade.spec.text))
 

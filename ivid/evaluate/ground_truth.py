@@ -86,7 +86,7 @@ def compare_share(
         print(truths[n].key["file"], file=sys.stderr)
       yield list(through_stages(cascade, stages, truths[n], seed=seed))
 
-  weights = [cascade.check(spec.name).sha256 for spec in stages]
+  weights = cascade.hashes(spec.name for spec in stages)
   clips = [(truth.caption, truth.key) for truth in truths]
   key = dict(metric="upsampling", made_by=made_by(cascade, stages, seed=seed), weights=weights, clips=clips, aspect=cascade.spec.aspect)
   found = make_share(Work(key, len(truths), 1, make), folder, process, keep, lambda _, kept: restore(kept))

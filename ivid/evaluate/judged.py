@@ -82,7 +82,7 @@ def from_cascade(cascade: CascadeFolder, stages: Sequence[StageSpec], prompts: S
           yield clip.frames
 
   made = made_by(cascade, stages, seed=seed)
-  key = dict(made_by=made, batch_size=batch_size, weights=[cascade.check(spec.name).sha256 for spec in stages], text=stages[0].text_encoder)
+  key = dict(made_by=made, batch_size=batch_size, weights=cascade.hashes(spec.name for spec in stages), text=stages[0].text_encoder)
   return Judging(prompts, made, key, batch_size, clips)
 
 

@@ -18,14 +18,15 @@ from ivid.spec.errors import UserError
 ROOM = 1.05  # of a disk, over what is copied to it
 
 
-def local_copy(address: str | os.PathLike, cache: pathlib.Path, name: str) -> pathlib.Path:
+def local_copy(address: str | os.PathLike, name: str, *, cache: pathlib.Path | None = None) -> pathlib.Path:
   """The folder itself; of one in a bucket a copy below `cache`, made anew when anything has changed there.
 
   Args:
     name: what it is, for errors.
+    cache: None: the user's.
 
   Raises:
-    UserError: it is not there, cannot be read, or is larger than the room on the disk.
+    UserError: it is not there, cannot be read, or is larger than the room on the disk; as of user_cache.
   """
   if not is_remote(address):
     return pathlib.Path(address)
@@ -38,6 +39,7 @@ def local_copy(address: str | os.PathLike, cache: pathlib.Path, name: str) -> pa
   files = {posixpath.relpath(path, root): info for path, info in found.items()}
   state = {path: [str(info.get(key)) for key in ("size", "etag", "generation", "mtime", "created")] for path, info in files.items()}
   digest = hashlib.sha256(json.dumps([text, state], sort_keys=True).encode()).hexdigest()[:16]
+  cache = cache or user_cache()
   target = cache / "copies" / f"{posixpath.basename(root)}-{digest}"
   with lock_file(target.with_name(f"{target.name}.lock")):
     if not target.is_dir():

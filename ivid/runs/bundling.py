@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 
-from ivid.media.copies import local_copy, user_cache
+from ivid.media.copies import local_copy
 from ivid.media.places import is_remote, open_folder, upload_folder
 from ivid.runs.workdir import CONFIG
 from ivid.sample.cascades import write_cascade
@@ -19,7 +19,7 @@ from ivid.spec.files import read_spec
 from ivid.spec.run import RunSpec
 from ivid.text.encoder import load_encoder
 from ivid.weights.cascades import CASCADE_FILE, CascadeFolder, open_cascade
-from ivid.weights.kept import run_and_step
+from ivid.weights.kept import is_run, latest_step, run_and_step
 from ivid.weights.opening import find_cascade, text_encoder_folder
 
 CASCADE = "cascade"  # in a work folder: what `open_named` bundled there
@@ -50,11 +50,12 @@ def bundle(run: RunSpec, workdirs: Mapping[str, str], out: str | os.PathLike, *,
   cascade = run.cascade.with_text_encoder(load_encoder(folder).hash)
   if not is_remote(out):
     return write_cascade(out, cascade, stages, folder)
-  address = os.fspath(open_folder(out, "--out"))
+  target = open_folder(out, "--out")
+  address = os.fspath(target)
   with tempfile.TemporaryDirectory() as place:
     here = pathlib.Path(place, "cascade")
-    if (open_folder(out, "--out") / CASCADE_FILE).exists():
-      shutil.copytree(local_copy(address, user_cache(), "--out"), here)
+    if (target / CASCADE_FILE).exists():
+      shutil.copytree(local_copy(address, "--out"), here)
     write_cascade(here, cascade, stages, folder)
     upload_folder(here, address, last=CASCADE_FILE)
   return find_cascade(address)
@@ -68,16 +69,14 @@ def open_named(name: str) -> CascadeFolder:
   Raises:
     UserError: neither is there.
   """
-  from ivid.weights import ema
-
   if is_remote(name):
     return find_cascade(name)
   workdir, step = run_and_step(name)
-  if not (workdir / CONFIG).is_file() or not ema.is_run(name):
+  if not (workdir / CONFIG).is_file() or not is_run(name):
     return find_cascade(name)
   run, folder = read_spec(RunSpec, workdir / CONFIG, formats.Kind.RUN), workdir / CASCADE
   if (folder / CASCADE_FILE).is_file():
     made = open_cascade(folder)
-    if made.trained(run.stage) and made.check(run.stage).step == (step or ema.latest_step(name)):
+    if made.trained(run.stage) and made.check(run.stage).step == (step or latest_step(name)):
       return made
   return bundle(run, {run.stage: name}, folder)

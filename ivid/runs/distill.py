@@ -29,6 +29,7 @@ from ivid.train.phases import check_phases, resolve
 from ivid.train.run import Lesson
 from ivid.train.trackers import check_trackers
 from ivid.weights import ema
+from ivid.weights.kept import latest_step
 from ivid.weights.opening import open_stage
 from ivid.weights.tensors import tree_hash
 
@@ -61,7 +62,7 @@ def distill(run: RunSpec, teacher: str, workdir: str | os.PathLike, *, trackers:
   with signals.listening(), shared_folder(folder, run_json(run)) as begin:
     done = until_stopped(_distill, run, stage, folder, begin, spec, params, session)
     if is_first():
-      write_status(folder, done=done, step=sum(ema.latest_step(folder / phase.name) for phase in phases))
+      write_status(folder, done=done, step=sum(latest_step(folder / phase.name) for phase in phases))
   return done
 
 
@@ -110,14 +111,14 @@ def _distill(
 def _check_begun(folder: pathlib.Path, stage: StageSpec, phase: Phase) -> None:
   """UserError if another kind of student lies there; who taught it is checked when that is known."""
   with contextlib.suppress(ema.Damaged):
-    if ema.latest_step(folder):
+    if latest_step(folder):
       have = ema.load_spec(folder)
       _check_finished(have, student_stage(stage, phase, have.student.teacher if have.student else ""), folder)
 
 
 def _finished(folder: pathlib.Path, updates: int) -> tuple[StageSpec, Any, int] | None:
   """A student's stage, weights and step; None where it is not there, or its last checkpoint cannot be read, so that it is trained on."""
-  if ema.latest_step(folder) < updates:
+  if latest_step(folder) < updates:
     return None
   try:
     found = ema.load_ema(folder)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from ivid.media.files import naming_errors, write_whole
 from ivid.media.places import is_remote, move, naming_remote_errors
+from ivid.runs.samples import SAMPLES
 from ivid.spec import formats
 from ivid.spec.files import read_mapping
 from ivid.train.metrics import FILE, metrics_file, read_rows
@@ -19,7 +20,6 @@ from ivid.weights.kept import check_kept, shown_steps
 
 ASIDE = "set_aside"  # in a work folder: what came after a step that a run went back to, in folders like the work folder
 MARK = "resumed.json"  # in a work folder: the step that it went back to last, and the config that asked for it
-SAMPLES = "samples"
 
 
 def step_to_resume(workdir: pathlib.Path, asked: int, config_json: str) -> int:

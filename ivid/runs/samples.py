@@ -32,6 +32,7 @@ from ivid.train.rngs import stream
 from ivid.video import lowres as lowres_video
 
 SHEET_COLUMNS = 8
+SAMPLES = "samples"  # in a work folder, and of a tracker's pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,12 +119,12 @@ def make_sampler(
       return {}
     rows, titles = held_out.inputs({"sample": clips, "real": held_out.real})
     sheet = contact_sheet(rows, captions=titles, columns=SHEET_COLUMNS, scale=2 if spec.output.width < 100 else 1, header=f"step {step}")
-    folder = workdir / "samples"
+    folder = workdir / SAMPLES
     folder.mkdir(exist_ok=True)
     write_png(folder / f"{step:08d}.png", sheet)
     if clips.shape[1] > 1:
       write_clip(folder / f"{step:08d}.mp4", np.concatenate(list(clips), axis=2), spec.output.fps)
-    writer.write_image(step, "samples", sheet)
+    writer.write_image(step, SAMPLES, sheet)
     return {"perf/sampling_seconds": time.monotonic() - started}
 
   return call

@@ -53,7 +53,8 @@ from ivid.train.rngs import stream
 from ivid.train.run import Lesson, Training, device_batches, make_evaluation, make_training, model_flops
 from ivid.train.tensorboard import BOARD
 from ivid.train.trackers import check_trackers, open_trackers
-from ivid.weights.ema import latest_step, say
+from ivid.weights.ema import say
+from ivid.weights.kept import latest_step
 
 DEFAULTS = Session()
 

@@ -29,12 +29,16 @@ def run_json(run: RunSpec) -> str:
   return json.dumps(formats.stamped(convert.to_dict(run)), indent=1) + "\n"
 
 
-def claim(workdir: pathlib.Path) -> IO:
+def claim(workdir: pathlib.Path) -> IO | contextlib.AbstractContextManager[None]:
   """Makes the work folder and records the process id (to pause a background run: kill -STOP). What a run left there stays as it is.
 
   Returns:
-    An open file whose lock keeps other trainers out of the folder; the system lets go of it however this process ends.
+    An open file whose lock keeps other trainers out of the folder; the system lets go of it however this process ends. A bucket has no
+    locks, and nothing to make: the line that is printed says so.
   """
+  if is_remote(workdir):
+    print(f"{workdir}: a bucket has no locks: see to it that no other trainer writes there", file=sys.stderr, flush=True)
+    return contextlib.nullcontext()
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     lock = open(workdir / ".lock", "a", encoding="utf-8")
@@ -85,15 +89,9 @@ def write_status(workdir: pathlib.Path, *, done: bool, step: int) -> None:
   write_whole(workdir / STATUS, json.dumps(formats.stamped({"state": "done" if done else "stopped", "step": step})) + "\n")
 
 
-def _warn(workdir: pathlib.Path) -> None:
-  print(f"{workdir}: a bucket has no locks: see to it that no other trainer writes there", file=sys.stderr, flush=True)
-
-
 @contextlib.contextmanager
 def shared_folder(workdir: pathlib.Path, config_json: str) -> Iterator[Callable[[], None]]:
   """Process 0 claims the work folder; the others go on when it has. Gives what is called before anything is written there (`begin`)."""
-  if is_first() and is_remote(workdir):
-    _warn(workdir)
-  with claim(workdir) if is_first() and not is_remote(workdir) else contextlib.nullcontext():
+  with claim(workdir) if is_first() else contextlib.nullcontext():
     wait_for_all("work folder")
     yield (lambda: begin(workdir, config_json)) if is_first() else lambda: None

@@ -22,7 +22,7 @@ import msgpack
 import numpy as np
 from array_record.python import array_record_data_source
 
-from ivid.media.copies import local_copy, user_cache
+from ivid.media.copies import local_copy
 from ivid.media.files import naming_errors, whole_file
 from ivid.media.places import is_remote, local_file, open_folder
 from ivid.media.records import writing_records
@@ -188,7 +188,7 @@ class StoredEmbeddings:
     Raises:
       UserError: no embeddings there, several, or not all of them written.
     """
-    self.folder = _find(local_copy(folder, user_cache(), "data.embeddings"))
+    self.folder = _find(local_copy(folder, "data.embeddings"))
     self.key = read_key(self.folder)
     self.hash = self.key.weights
     files = [self.folder / self.key.shard(n) for n in range(self.key.shards)]

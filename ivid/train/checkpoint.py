@@ -36,7 +36,7 @@ from ivid.spec.stage import StageSpec
 from ivid.steps import TrainState
 from ivid.weights import ema
 from ivid.weights.ema import AVERAGES, EMA, FOLDER, META, SNAPSHOTS, SUMS, WIDTHS, Damaged
-from ivid.weights.kept import shown_steps
+from ivid.weights.kept import finished_steps, shown_steps
 from ivid.weights.sums import device_sums, named_leaves
 
 PARAMS, OPTIMIZER, DATA = "params", "optimizer", "data"  # items of a checkpoint, beside those that others read (ivid.weights.ema)
@@ -258,7 +258,7 @@ class Checkpointer:
       if is_first() and not is_remote(self._folder):
         for path in [*self._folder.glob(UNFINISHED), *self._folder.with_name(SNAPSHOTS).glob(UNFINISHED)]:
           shutil.rmtree(path, ignore_errors=True)
-      last = max(ema.finished_steps(self._folder.parent), default=None)
+      last = max(finished_steps(self._folder.parent), default=None)
       whole = "no checkpoint is there yet" if last is None else f"the last checkpoint is of step {last}"
       raise UserError(f"cannot write a checkpoint in {self._folder}: {reason}; {whole}, and the same command goes on from there") from None
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import ml_dtypes
@@ -84,6 +85,10 @@ class CascadeFolder:
       raise UserError(f"{folder} holds weights of another stage than {name}: {difference}")
     read_header(folder / WEIGHTS_FILE)  # damaged or truncated
     return entry
+
+  def hashes(self, names: Iterable[str]) -> list[str]:
+    """SHA-256 of these stages' weights files. Errors as of `check`."""
+    return [self.check(name).sha256 for name in names]
 
   def load_stage(self, name: str) -> Any:
     """Parameters of the stage as nested dictionaries of numpy arrays in the network's `param_dtype`.

@@ -23,8 +23,6 @@ from ivid.spec.run import Width
 from ivid.spec.stage import StageSpec
 from ivid.weights.finite import check_finite
 from ivid.weights.kept import FOLDER, check_kept, finished_steps, no_checkpoint, place, run_and_step
-from ivid.weights.kept import is_run as is_run
-from ivid.weights.kept import latest_step as latest_step
 from ivid.weights.sums import first_changed, host_sums, named_leaves
 
 SNAPSHOTS = "snapshots"  # of a work folder: power-function averages (ivid.weights.averages)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pathlib
 
-from orbax.checkpoint.path import step as step_folders
-
 from ivid.media.places import is_remote, open_folder
 from ivid.spec.errors import UserError
 
@@ -56,6 +54,8 @@ def latest_step(workdir: str | pathlib.Path) -> int:
 
 def finished_steps(workdir: str | pathlib.Path) -> list[int]:
   """Steps of a run's finished checkpoints, the newest first."""
+  from orbax.checkpoint.path import step as step_folders  # takes a second to import, and sampling a cascade needs none
+
   folder = place(workdir) / FOLDER
   return sorted(step_folders.checkpoint_steps(folder), reverse=True) if folder.is_dir() else []
 

@@ -6,11 +6,12 @@ import pathlib
 from typing import Any
 
 import ivid
-from ivid.media.copies import local_copy, user_cache
+from ivid.media.copies import local_copy
 from ivid.media.places import is_remote
 from ivid.spec.errors import UserError, nearest
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CASCADE_FILE, TEXT_FOLDER, CascadeFolder, open_cascade
+from ivid.weights.kept import is_run
 
 
 def shipped_cascades() -> list[str]:
@@ -22,10 +23,10 @@ def find_cascade(name: str) -> CascadeFolder:
   """The cascade in the folder `name`, or the one of that name that ships.
 
   Raises:
-    UserError: neither exists; of a bucket, as of ivid.media.places.local_copy.
+    UserError: neither exists; of a bucket, as of ivid.media.copies.local_copy.
   """
   if is_remote(name):
-    return open_cascade(local_copy(name, user_cache(), "cascade"))
+    return open_cascade(local_copy(name, "cascade"))
   if not (pathlib.Path(name) / CASCADE_FILE).is_file() and name in shipped_cascades():
     return open_cascade(_shipped() / name)
   if not pathlib.Path(name).is_dir():
@@ -42,10 +43,10 @@ def open_stage(source: str, stage: str, *, flag: str) -> tuple[StageSpec, Any, i
   Raises:
     UserError: neither is there, or it cannot be read.
   """
-  from ivid.weights import ema  # Orbax takes a second to import, and sampling a cascade needs none
+  if is_run(source):
+    from ivid.weights.ema import load_ema  # Orbax takes a second to import, and sampling a cascade needs none
 
-  if ema.is_run(source):
-    return ema.load_ema(source)
+    return load_ema(source)
   try:
     cascade = find_cascade(source)
   except UserError:
@@ -59,7 +60,7 @@ def open_stage(source: str, stage: str, *, flag: str) -> tuple[StageSpec, Any, i
 def text_encoder_folder(name: str) -> pathlib.Path:
   """Folder of a frozen text encoder: a path, the name of a cascade that ships, or the copy of one in a bucket."""
   if is_remote(name):
-    return local_copy(name, user_cache(), "text encoder")
+    return local_copy(name, "text encoder")
   shipped = _shipped() / name / TEXT_FOLDER
   return shipped if shipped.is_dir() else pathlib.Path(name)
 

@@ -36,14 +36,14 @@ def test_a_file_is_uploaded_when_it_is_whole(bucket):
 def test_a_copy_is_made_anew_when_something_changes(bucket, tmp_path, capsys):
   for name, text in (("cascade.json", "{}"), ("base/weights", "w")):
     write_whole(f"memory://places/x/{name}", text)
-  copy = local_copy("memory://places/x/", tmp_path, "--cascade")
+  copy = local_copy("memory://places/x/", "--cascade", cache=tmp_path)
   assert {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()} == {"cascade.json", "base/weights"}
   assert "copying memory://places/x (2 files" in capsys.readouterr().err
-  assert local_copy("memory://places/x", tmp_path, "--cascade") == copy and not capsys.readouterr().err
+  assert local_copy("memory://places/x", "--cascade", cache=tmp_path) == copy and not capsys.readouterr().err
   write_whole("memory://places/x/base/weights", "other")
-  other = local_copy("memory://places/x", tmp_path, "--cascade")
+  other = local_copy("memory://places/x", "--cascade", cache=tmp_path)
   assert other != copy and (other / "base/weights").read_text() == "other" and (copy / "base/weights").read_text() == "w"
-  assert local_copy(tmp_path, tmp_path, "--cascade") == tmp_path
+  assert local_copy(tmp_path, "--cascade", cache=tmp_path) == tmp_path
 
 
 def test_a_folder_is_uploaded_with_what_completes_it_last(tmp_path, monkeypatch):
@@ -62,7 +62,7 @@ def test_a_folder_is_uploaded_with_what_completes_it_last(tmp_path, monkeypatch)
     (lambda: places.open_folder("gs://", "--workdir"), "--workdir=gs://: expected a path, or gs://BUCKET/FOLDER"),
     (lambda: places.local_path("gs://b/x", "--out"), "--out=gs://b/x: expected a path, such as /gs/b/x, where the bucket is mounted"),
     (lambda: places.file_system("nothing://x"), "nothing://x: Protocol not known: nothing"),
-    (lambda: local_copy("memory://nowhere", None, "--cascade"), "--cascade=memory://nowhere: there is nothing, or nothing"),
+    (lambda: local_copy("memory://nowhere", "--cascade"), "--cascade=memory://nowhere: there is nothing, or nothing"),
     (lambda: write_whole("nothing://x/y", "z"), "nothing://x/y: Protocol not known"),
   ],
 )
@@ -84,5 +84,5 @@ def test_a_disk_without_room(bucket, tmp_path, monkeypatch):
   write_whole("memory://places/large/file", json.dumps(list(range(100))))
   monkeypatch.setattr(copies.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100}))
   with pytest.raises(UserError, match="has 0.0 GB, and .* room for 0.0: expected a bucket that is mounted"):
-    local_copy("memory://places/large", tmp_path, "data.dir")
+    local_copy("memory://places/large", "data.dir", cache=tmp_path)
   assert not [path for path in tmp_path.rglob("*") if path.name == "file"]

@@ -64,6 +64,7 @@ def test_a_user_without_a_home(monkeypatch, tmp_path):
   import pwd
 
   from ivid.data.prepared import find_folder
+  from ivid.media.copies import local_copy
   from ivid.spec.errors import UserError
 
   def nobody(uid):
@@ -75,6 +76,7 @@ def test_a_user_without_a_home(monkeypatch, tmp_path):
   assert cache.enable_compilation_cache() is None
   with pytest.raises(UserError, match="~/.cache: there is no home folder, .*: expected XDG_CACHE_HOME, or data.cache for embeddings"):
     cache.user_cache()
+  assert local_copy(tmp_path, "data.embeddings") == tmp_path  # what lies here needs no cache
   with pytest.raises(UserError, match="there is no home folder, .*: expected data.dir, or TFDS_DATA_DIR"):
     find_folder("tfds:clips", "")
   with pytest.raises(UserError, match="there is nothing|is not under data.dir"):

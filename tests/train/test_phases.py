@@ -30,6 +30,7 @@ from ivid.spec.stage import LevelSpec, TimeMixing
 from ivid.spec.view import make_view
 from ivid.train import phases
 from ivid.weights import ema
+from ivid.weights.kept import latest_step
 
 IMAGES = PhaseSpec("images", steps=4, frames=1, batch_size=16, learning_rate=2e-3, logsnr_shift=1.0)
 SPREAD = PhaseSpec("spread", steps=3, frames=2, batch_size=8, image_fraction=0.5)
@@ -151,7 +152,7 @@ def test_a_run_through_phases_stopped_anywhere_ends_the_same(tmp_path):
   for steps in (1, 2, 4):  # inside a phase, and at a change
     part = dataclasses.replace(run, train=dataclasses.replace(run.train, steps=steps))
     assert train_stage(part, stage, tmp_path / "parts")
-  assert ema.latest_step(tmp_path / "parts") == 4
+  assert latest_step(tmp_path / "parts") == 4
   whole, parts = (ema.load_ema(tmp_path / name)[1] for name in ("whole", "parts"))
   assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True))
   rows = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
@@ -231,9 +232,9 @@ def test_a_run_ends_after_its_time_and_goes_on(tmp_path, monkeypatch):
   clock = itertools.count()  # a second for every look at it
   monkeypatch.setattr(distributed, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
   assert not train_stage(run, stage, tmp_path / "parts", session=Session(max_minutes=3.5 / 60))
-  assert ema.latest_step(tmp_path / "parts") == 3
+  assert latest_step(tmp_path / "parts") == 3
   assert train_stage(run, stage, tmp_path / "parts")
-  assert ema.latest_step(tmp_path / "parts") == 6
+  assert latest_step(tmp_path / "parts") == 6
 
 
 @pytest.mark.slow
@@ -246,7 +247,7 @@ def test_killed_in_each_phase_and_between(tmp_path, number):
   killed = tmp_path / "killed"
   for until in (2, 4, 5, 8, 10):
     run = subprocess.Popen([*command, f"--workdir={killed}"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while run.poll() is None and ema.latest_step(killed) < until:
+    while run.poll() is None and latest_step(killed) < until:
       time.sleep(0.01)
     run.send_signal(number)
     assert run.wait() in ((0,) if number is signal.SIGTERM else (0, -signal.SIGKILL))
@@ -257,7 +258,7 @@ def test_killed_in_each_phase_and_between(tmp_path, number):
 
 def saved(workdir):
   """Every array of a run's last checkpoint."""
-  assert ema.latest_step(workdir) == 12
+  assert latest_step(workdir) == 12
   folder = workdir / "checkpoints" / "12"
   with ocp.StandardCheckpointer() as checkpointer:
     return jax.tree.leaves([checkpointer.restore(folder / item) for item in ("params", "ema", "optimizer")])

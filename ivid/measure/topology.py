@@ -104,6 +104,7 @@ def set_environment(found: Slice) -> None:
   os.environ.update(
     LIBTPU_INIT_ARGS=" ".join((*TPU_FLAGS, os.environ.get("LIBTPU_INIT_ARGS", ""))).strip(),
     JAX_PLATFORMS="cpu",
+    JAX_ENABLE_COMPILATION_CACHE="0",  # without a device of that kind JAX could not read a program back
     TPU_SKIP_MDS_QUERY="1",
     TPU_ACCELERATOR_TYPE=found.family.accelerator,
     TPU_WORKER_HOSTNAMES="localhost",

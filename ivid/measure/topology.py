@@ -8,6 +8,8 @@ import math
 import os
 from typing import Any
 
+import jax
+
 from ivid.flops import PEAKS
 from ivid.spec.errors import UserError, nearest
 
@@ -97,14 +99,13 @@ def parse_slice(name: str) -> Slice:
 
 
 def set_environment(found: Slice) -> None:
-  """What libtpu reads when it is loaded; call before JAX is imported. Its log stays off the user's terminal.
+  """What libtpu reads when it is loaded; call before JAX starts a backend. Its log stays off the user's terminal.
 
   The compiler gets the flags of a run on a slice; those of the user's LIBTPU_INIT_ARGS stand behind them and win.
   """
   os.environ.update(
     LIBTPU_INIT_ARGS=" ".join((*TPU_FLAGS, os.environ.get("LIBTPU_INIT_ARGS", ""))).strip(),
     JAX_PLATFORMS="cpu",
-    JAX_ENABLE_COMPILATION_CACHE="0",  # without a device of that kind JAX could not read a program back
     TPU_SKIP_MDS_QUERY="1",
     TPU_ACCELERATOR_TYPE=found.family.accelerator,
     TPU_WORKER_HOSTNAMES="localhost",
@@ -113,6 +114,7 @@ def set_environment(found: Slice) -> None:
     TF_CPP_MIN_LOG_LEVEL="3",
     ALLOW_MULTIPLE_LIBTPU_LOAD="1",
   )
+  jax.config.update("jax_enable_compilation_cache", False)  # without a chip JAX can write a program there, and not read it back
 
 
 def slice_devices(found: Slice, slices: int = 1) -> list[Any]:

@@ -9,12 +9,13 @@ import ml_collections
 
 # Of pictures and of clips: 25 minutes of one core each, tsr1 an hour. From a picture a temporal stage learns only how to take the
 # augmentation's noise off; what it is for is in clips.
-UPDATES = dict(tsr1=(400, 3000), ssr1=(1200, 800), ssr2=(1200, 400), tsr2=(400, 2500), tsr3=(400, 2500), ssr3=(1200, 1800))
+UPDATES = dict(tsr1=(400, 3650), ssr1=(1200, 800), ssr2=(1200, 400), tsr2=(400, 5500), tsr3=(400, 4300), ssr3=(1200, 1800))
 # Levels of noise in the input (section 2.5). Of the base's own clips SNR 400 takes off what is left of the base's noise; at 20, which more
-# training would be needed for, its own stays visible. Half of the frames that a temporal stage makes are those of its input: less there.
+# training would be needed for, its own stays visible. Half of the frames that a temporal stage makes are those of its input: less there, or
+# what the noise costs exceeds what is won over linear interpolation.
 AUGMENTATION = dict(
   ssr=dict(aug_logsnr_min=-1.0, aug_logsnr_max=6.0, aug_snr=400.0),
-  tsr=dict(aug_logsnr_min=3.0, aug_logsnr_max=10.0, aug_snr=3000.0),
+  tsr=dict(aug_logsnr_min=6.0, aug_logsnr_max=12.0, aug_snr=20_000.0),
 )
 PICTURES = dict(ssr2=8, ssr3=8)  # a batch of single pictures, where they are large
 CROPS = dict(tsr2=(16, 64, 64), tsr3=(16, 64, 64), ssr3=(8, 192, 192))  # frames, height and width of the stage's output
@@ -107,7 +108,8 @@ def _train_super_resolution(stage: str) -> dict:
   stills, runs = UPDATES.get(stage, (400, 2000))
   phases = (
     dict(name="images", steps=stills, frames=1, image_fraction=0.0, batch_size=PICTURES.get(stage, 32)),
-    dict(name="clips", steps=runs, frames=crop[0] or 8, neighbours=True),
+    # A single step starts from noise alone: temporal stages, whose residual is small, learn more of such levels.
+    dict(name="clips", steps=runs, frames=crop[0] or 8, neighbours=True, logsnr_shift=-2.0 if stage.startswith("tsr") else None),
   )
   averages = dict(ema_widths=(0.05, 0.1), ema_snapshot_every=1000)
   batch = dict(tsr1=16, ssr1=8).get(stage, 4)  # of clips, and of all that a halving sees

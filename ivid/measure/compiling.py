@@ -98,6 +98,7 @@ def cost_of(compiled: jax.stages.Compiled, found: Slice, *, flops: int, chips: i
     "bytes_per_chip": dict(arguments=arguments, temporaries=temporaries, total=total, hbm=found.family.hbm),
     "collectives": links,
     "collective_seconds": exposed,
+    "between_slices": {kind: {"count": n, "bytes": sent} for kind, (n, sent) in cost.between_slices.items()},
     "step_seconds": None if fit else seconds,
     "mfu": None if fit else flops / (peak * seconds),
     "mfu_exposed": None if fit else flops / (peak * (seconds + exposed)),
@@ -153,6 +154,8 @@ def format_report(report: dict[str, Any]) -> str:
     lines.append(
       f"collectives  {kind:<18} {link['count']:>6} x, {link['bytes'] / 1e9:8.2f} GB a chip, {link['seconds']:.3f} s if not hidden"
     )
+  for kind, sent in report["between_slices"].items():
+    lines.append(f"network      {kind:<18} {sent['count']:>6} x, {sent['bytes'] / 1e9:8.2f} GB sent by each chip between slices")
   if report["fit_only"]:
     return "\n".join([*lines, "time         not estimated (--fit)"])
   mfu = f"MFU {report['mfu']:.2f} with collectives hidden, {report['mfu_exposed']:.2f} exposed"

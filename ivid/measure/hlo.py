@@ -25,6 +25,7 @@ _SHAPE = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\]")
 _GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\}|mesh\[([^\]]*)\][^{]*\{([^}]*)\})")
 _AXIS = re.compile(r"'(\w+)'=(\d+)")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Instruction:
   constant: int | None  # value of a whole number
   called: tuple[tuple[str, str], ...]  # (attribute, computation)
   op_name: str
+  transfer: str  # what a send to another slice is part of, such as all-reduce; empty for all others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +48,13 @@ class ProgramCost:
   Attributes:
     cycles: the compiler's estimates, each times the trips of the loops around it. Its static model: no collective, no waiting.
     collectives: by kind, how many run, the bytes of what is gathered, reduced or passed on, and of these what passes a chip on a ring.
+    between_slices: by kind, how many transfers cross the network between slices, and the bytes that this chip sends in them.
     where: cycles by the operation's place in the model, the largest first.
   """
 
   cycles: int
   collectives: dict[str, tuple[int, int, int]]
+  between_slices: dict[str, tuple[int, int]]
   where: dict[str, int]
 
 
@@ -59,6 +63,7 @@ def program_cost(text: str) -> ProgramCost:
   computations, entry = parse(text)
   cycles, where = 0, collections.Counter()
   collectives: dict[str, tuple[int, int, int]] = {}
+  between: dict[str, tuple[int, int]] = {}
   for name, (runs, top) in _runs(computations, entry).items():
     for instruction in computations[name]:
       kind = instruction.opcode.removesuffix("-start")
@@ -70,10 +75,13 @@ def program_cost(text: str) -> ProgramCost:
           size *= max(chips, 1)
         before = collectives.get(kind, (0, 0, 0))
         collectives[kind] = before[0] + runs, before[1] + runs * size, before[2] + runs * ring_bytes(kind, size, chips)
+      if instruction.transfer:
+        count, sent = between.get(instruction.transfer, (0, 0))
+        between[instruction.transfer] = count + runs, sent + runs * instruction.result_bytes
       if top and instruction.cycles and instruction.opcode != "while":
         cycles += runs * instruction.cycles
         where[place(instruction)] += runs * instruction.cycles
-  return ProgramCost(cycles, collectives, dict(where.most_common()))
+  return ProgramCost(cycles, collectives, between, dict(where.most_common()))
 
 
 def ring_bytes(kind: str, size: int, chips: int) -> int:
@@ -126,6 +134,9 @@ def _instruction(line: str) -> Instruction:
   sizes = [_shape_bytes(kind, sides) for kind, sides in _SHAPE.findall(result)]
   if opcode and opcode[1].endswith("-start") and opcode[1] != "all-reduce-start":
     sizes = sizes[1:2]  # its result names the operand first, and after it what it waits by
+  sent = _BETWEEN_SLICES.search(body) if opcode and opcode[1] == "send" else None
+  if sent:
+    sizes = sizes[:1]  # what is sent, and after it a number and a token
   called = [(attribute, name) for attribute, name in _CALLED.findall(body)]
   for names in _BRANCHES.findall(body):
     called += [("branch", name.strip().lstrip("%")) for name in names.split(",")]
@@ -140,6 +151,7 @@ def _instruction(line: str) -> Instruction:
     constant=int(constant[1]) if constant else None,
     called=tuple(called),
     op_name=op_name[1] if op_name else "",
+    transfer=sent[1].lower().replace("_", "-") if sent else "",
   )
 
 

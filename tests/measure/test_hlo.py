@@ -77,3 +77,14 @@ def test_cycles_by_place_in_the_model():
 def test_text_of_no_program():
   with pytest.raises(ValueError, match="no entry computation"):
     parse("nothing")
+
+
+def test_what_crosses_the_network_between_slices_is_what_a_chip_sends():
+  """As libtpu writes the sum over two slices: a send and a recv, in a loop as often as it turns."""
+  told = 'frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}'
+  send = f"  %send = (f32[4,128]{{1,0:T(8,128)}}, u32[], token[]) send(%x, %t), channel_id=2, {told}\n"
+  recv = f"  %recv = (f32[4,128]{{1,0:T(8,128)}}, u32[], token[]) recv(%t), channel_id=1, {told}\n"
+  assert program_cost(TEXT).between_slices == {}
+  assert program_cost(TEXT.replace("  %agd", send + recv + "  %agd")).between_slices == {"all-reduce": (7, 7 * 4 * 128 * 4)}
+  to_host = send.replace(f", {told}", "")
+  assert program_cost(TEXT.replace("  %agd", to_host + "  %agd")).between_slices == {}

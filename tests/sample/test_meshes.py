@@ -151,7 +151,7 @@ def test_the_report_says_how_it_is_sampled():
   report |= dict(between_slices={"all-reduce": dict(count=3, bytes=2e9)})
   lines = format_report(report | dict(sampling=sampled, fit_only=True)).splitlines()
   assert "sampling     ddim, threshold static, guidance weight 15:1: 2 evaluations a step" in lines
-  assert "network      all-reduce                  3 x,     2.00 GB sent by each chip between slices" in lines
+  assert "network      all-reduce              3 x,     2.00 GB sent by each chip between slices" in lines
   assert "sampling" not in format_report(report | dict(sampling=None, program="train", fit_only=True))
 
 

@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib
+import json
 import os
 import pathlib
 import re
@@ -15,12 +16,13 @@ import ivid
 from ivid import __main__ as command_line
 from ivid.bin.options import NAMES, read_options
 from ivid.config import load_run
-from tests.documents import PAGES, ROOT, anchors, commands, ivid_commands, links, name_of, read, spans
+from tests.documents import PAGES, ROOT, Block, anchors, commands, ivid_commands, links, name_of, read, spans
 
 LAUNCH = ROOT / "launch"
 PLACEHOLDER = re.compile(r"\b(COMMAND|NAME|FILE|DIR|FOLDER|PATH|STAGE|WORKDIR|COLUMN|BUCKET|ROWS|SCENES|CLIPS)\b")
 TOP = ("ivid/", "configs/", "launch/", "tests/", "docs/", ".ci/", ".github/")
 CONFIGS = {path.stem for path in (ROOT / "configs").glob("*.py")}
+NOTEBOOKS = sorted((ROOT / "docs").glob("examples/*.ipynb"))
 SECONDS = 1800  # for one block
 pages = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
@@ -214,6 +216,35 @@ def test_every_format_is_in_the_changelog():
 
   text = (ROOT / "CHANGELOG.md").read_text()
   assert [number for number in range(1, FORMAT + 1) if f"- Format {number}:" not in text] == []
+
+
+# Notebooks.
+
+notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+
+
+def cells(path, kind):
+  """Sources of a notebook's cells of this kind."""
+  return ["".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
+
+
+@notebooks
+def test_notebooks_link_to_files_that_exist_and_show_what_they_make(path):
+  links = [link for text in cells(path, "markdown") for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+  assert links and [link for link in links if not (path.parent / link).exists()] == []
+  text = path.read_text(encoding="utf-8")
+  assert text.count('"image/png"') >= 3, "run the notebook and save it with its outputs"
+  assert '"output_type": "error"' not in text and '"output_type": "stream",\n   "name": "stderr"' not in text
+
+
+@pytest.mark.docs
+@notebooks
+def test_notebooks_run(path, tmp_path):
+  """Cell after cell in one interpreter, as Jupyter runs them; plots are drawn and not shown."""
+  script = "import matplotlib\nmatplotlib.use('Agg')\n" + "\n".join(cells(path, "code"))
+  (tmp_path / "notebook.py").write_text(script, encoding="utf-8")
+  printed = run_block(Block("sh", f"{sys.executable} notebook.py"), tmp_path)
+  assert "(32, 48, 80, 3)" in printed
 
 
 # What is run.

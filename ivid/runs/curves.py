@@ -16,13 +16,20 @@ from ivid.text.embedder import Embedder
 
 @dataclasses.dataclass(frozen=True)
 class CurveKind:
-  """Attributes: every: updates between two evaluations, 0: never; make: the curves that a stage's training has."""
+  """What there is to draw of a metric.
+
+  Attributes:
+    every: updates between two evaluations in training; 0: never.
+    headline: how those of its figures end that a line shows.
+    make: the curves that a stage's training has.
+  """
 
   every: Callable[[TrainSpec], int]
+  headline: str
   make: Callable[[Stage, RunSpec, Embedder], list[Curve]]
 
 
 CURVES = {
-  ADHERENCE: CurveKind(lambda train: train.adherence_every, adherence_curves),
-  FVD: CurveKind(lambda train: train.fvd_every, fvd_curves),
+  ADHERENCE: CurveKind(lambda train: train.adherence_every, "/all", adherence_curves),
+  FVD: CurveKind(lambda train: train.fvd_every, "/value", fvd_curves),
 }

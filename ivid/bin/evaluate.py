@@ -33,13 +33,10 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_list("metrics", [ADHERENCE], f"What to measure: {', '.join(METRICS)}.", **f)
   flags.DEFINE_alias("metric", "metrics", **f)
   flags.DEFINE_bool("images", False, "With adherence: single images of the base stage, of prompts without motion.", **f)
-  flags.DEFINE_string("clips", "", "Folder of clips to judge instead of sampling a cascade; with upsampling: of ground truth.", **f)
-  flags.DEFINE_string("prompts_file", "", "Text file with a prompt a line, in the grammar of moving_shapes.", **f)
   flags.DEFINE_integer("prompts", 25, "Prompts of each seeded group: one and two objects, drawn in training and held out from it.", **f)
   flags.DEFINE_list("groups", [], "Which of the seeded groups (default: all): one, two, one_held_out, two_held_out.", **f)
   flags.DEFINE_integer("seed", 0, "Of the prompts and of the samples.", **f)
   flags.DEFINE_string("cascade", "", f"Folder of a cascade, or the name of one that ships (default: {DEFAULT_CASCADE}).", **f)
-  flags.DEFINE_string("start_stage", "", "With upsampling: the stage whose input the ground truth is shrunk to (default: the second).", **f)
   flags.DEFINE_string("stop_stage", "", "Stage whose clips are judged (default: the last trained one of the chain).", **f)
   define_fields(values, RealClips, prefix="With fvd: ")
   define_fields(values, EvaluationOptions)
@@ -54,9 +51,17 @@ def main(argv: Sequence[str]) -> None:
   values = parse_flags(argv, define_flags).flags
   given = ("clips", "cascade", "start_stage", "stop_stage", "images", "batch_size")
   check_measures(values.metrics, **{name: values[name].value for name in given})
-  fields_of(values, EvaluationOptions).check([name for name in values if values[name].present])
+  typed = {name: values[name].value for name in values if values[name].present}
+  fields_of(values, EvaluationOptions).check(list(typed))
   if values.watch:
-    return _watch(values)
+    from ivid.runs.watching import watch
+
+    return watch(values.watch, values.out, values.metrics, typed)
+  if values.table:
+    from ivid.measure.table import report_table
+
+    asked = dict(metrics=values.metrics, prompts=_prompts(values), seed=values.seed, batch_size=values.batch_size)
+    return report_table(values.table, values.out, **asked, wanted=fields_of(values, RealClips))
   process = read_share(values)
   for metric in dict.fromkeys(values.metrics):
     {ADHERENCE: _adherence, FVD: _fvd, UPSAMPLING: _upsampling}[metric](values, process)
@@ -100,13 +105,6 @@ def _upsampling(values: flags.FlagValues, process: tuple[int, int] | None) -> No
   stages = _stages(values, cascade, start=values.start_stage or cascade.spec.stage_names[:2][-1], stop=values.stop_stage)
   prompts = [] if values.clips else _prompts(values)
   report_upsampling(cascade, stages, prompts, values.out, process, seed=values.seed, folder=values.clips)
-
-
-def _watch(values: flags.FlagValues) -> None:
-  """Measures a run's checkpoints as they appear, as the run's own hooks would, but for the flags that are given; prints a line for each."""
-  from ivid.runs.watching import watch
-
-  watch(values.watch, values.out, values.metrics, {name: values[name].value for name in values if values[name].present})
 
 
 def _prompts(values: flags.FlagValues) -> list[Prompt]:

@@ -43,7 +43,7 @@ class _Ema:
   ema: Any
 
 
-def watch(workdir: str | os.PathLike, out: str | os.PathLike, metrics: Sequence[str], given: Mapping[str, Any]) -> bool:
+def watch(workdir: str | os.PathLike, out: str | os.PathLike, metrics: Sequence[str], given: Mapping[str, Any]) -> None:
   """Measures each checkpoint of a run, the oldest first, until the run has ended; logs figures as a run does, in a folder of its own.
 
   What is logged there is not measured again, so the same command goes on after it was stopped or killed.
@@ -53,8 +53,6 @@ def watch(workdir: str | os.PathLike, out: str | os.PathLike, metrics: Sequence[
     out: metrics.jsonl, tb/ and WATCHED.
     metrics: names of CURVES.
     given: flags, of which those of WATCH_FIELDS take the place of what the run's TrainSpec says; `steps` is a text.
-
-  Returns: whether the run has ended; False where a signal stopped the watching before.
 
   Raises:
     UserError: no such folder, a metric that is no curve, figures of another run or with other settings in `out`, what the curves refuse.
@@ -75,7 +73,7 @@ def watch(workdir: str | os.PathLike, out: str | os.PathLike, metrics: Sequence[
   TrainSpec(**changes)  # refuses what is out of range before it waits
   enable_compilation_cache()
   with signals.listening():
-    return _Watch(folder, out, list(dict.fromkeys(metrics)), changes).run()
+    _Watch(folder, out, list(dict.fromkeys(metrics)), changes).run()
 
 
 class _Watch:
@@ -89,10 +87,14 @@ class _Watch:
     self._damaged: set[int] = set()
     self._curves: dict[str, list[Curve]] = {}
 
-  def run(self) -> bool:
+  def run(self) -> None:
     """As `watch`."""
-    if not self._wait("a run to begin", lambda: (self._folder / CONFIG).is_file()):
-      return False
+    if self._wait("a run to begin", lambda: (self._folder / CONFIG).is_file()) and self._follow():
+      return
+    say(f"stopped; the same command goes on{signals.command()}")
+
+  def _follow(self) -> bool:
+    """Whether the run has ended; False where a signal came first."""
     run = read_spec(RunSpec, self._folder / CONFIG, formats.Kind.RUN)
     run = dataclasses.replace(run, train=dataclasses.replace(run.train, **{"phases": (), **self._changes}))
     self._claim(run)
@@ -105,7 +107,6 @@ class _Watch:
           return True
         else:
           self._wait(f"a checkpoint after step {max(finished_steps(self._folder), default=0)}", lambda: any(self._todo()) or self._ended())
-    say(f"stopped; the same command goes on{signals.command()}")
     return False
 
   def _todo(self) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""`ivid evaluate --table`: settings of cascades side by side, as the paper's Table 1 has them (Imagen Video, 2210.02303, section 3.3)."""
+"""`ivid evaluate --table`: settings of cascades side by side, as the paper's Table 1 has them (Imagen Video, 2210.02303, section 3.4)."""
 
 from __future__ import annotations
 

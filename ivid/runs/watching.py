@@ -100,9 +100,10 @@ class _Watch:
     self._claim(run)
     with contextlib.closing(MetricWriter(self._out, from_step=self._last)) as writer:
       while not signals.asked():
+        ended = self._ended()  # before the look at its checkpoints, of which the last comes first
         if step := next(self._todo(), 0):
           self._measure(run, step, writer)
-        elif ended := self._ended():
+        elif ended:
           say(f"the run is {ended}: {len(set.intersection(*self._done.values()))} checkpoints are measured in {self._out}")
           return True
         else:

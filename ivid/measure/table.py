@@ -9,7 +9,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,8 @@ from ivid.evaluate.prompts import Prompt
 from ivid.media.copies import user_cache
 from ivid.media.files import write_whole
 from ivid.media.places import local_path
+from ivid.moving_shapes.draw import draw, rounded
+from ivid.moving_shapes.scene import make_scene
 from ivid.runs.bundling import open_named
 from ivid.runs.cache import enable_compilation_cache
 from ivid.runs.fvd import FEATURES
@@ -30,11 +32,12 @@ from ivid.sample.loaded import Loaded
 from ivid.sample.option_texts import read_option
 from ivid.sample.plan import Overrides, plan_stages
 from ivid.spec import formats
+from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UserError
 from ivid.spec.files import read_mapping
 from ivid.spec.real import RealClips
 from ivid.spec.stage import StageSpec
-from ivid.spec.table import TableRow, read_table
+from ivid.spec.table import DRAWN, TableRow, read_table
 from ivid.train.progress import Progress
 from ivid.weights.cascades import CascadeFolder
 
@@ -42,6 +45,8 @@ RESULTS, MARKDOWN, ROWS = "table.json", "table.md", "rows"
 OPTIONS = ("guidance", "steps", "sampler", "threshold")  # of a row
 HEAD = ("setting", "model", "guidance", "steps", "clips")
 KEY_CHARACTERS = 16
+
+_Opened = tuple[CascadeFolder, tuple[StageSpec, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +62,13 @@ class Conditions:
 
 @dataclasses.dataclass(frozen=True)
 class _Planned:
-  """A row that was checked: its cascade, stages and meters, and the file that it is kept in."""
+  """A row that was checked: its cascade (None: it is drawn), stages, the shape of its clips, meters, and the file that it is kept in."""
 
   row: TableRow
-  cascade: CascadeFolder
+  cascade: CascadeFolder | None
   stages: tuple[StageSpec, ...]
+  shape: ClipShape
+  aspect: float
   meters: dict[str, Meter]
   described: dict[str, Any]
   path: pathlib.Path
@@ -82,7 +89,12 @@ def report_table(path: str | os.PathLike, out: str | os.PathLike, *, metrics: Se
   for metric in shared.metrics:
     if metric not in METERS:
       raise UserError(f"--table with metric {metric}: expected {', '.join(METERS)}, which are of clips of prompts")
-  planned = [_plan(row, shared, folder) for row in read_table(path)]
+  rows = read_table(path)
+  opened = {row.name: _opened(row) for row in rows if row.cascade != DRAWN}
+  if not opened:
+    raise UserError(f"{path} has rows of {DRAWN} alone: expected one of a cascade, whose clips say at what size to draw")
+  sized = next(iter(opened.values()))
+  planned = [_plan(row, opened.get(row.name), sized, shared, folder) for row in rows]
   enable_compilation_cache()
   done: list[dict[str, Any]] = []
   for one in planned:
@@ -110,7 +122,7 @@ def format_table(rows: Sequence[dict[str, Any]]) -> str:
       _by_stage(row, "steps"),
       str(row["clips"]),
       *(METERS[name].shown(row["metrics"][name]) for name in metrics),
-      f"{row['seconds_per_clip']:.2f}",
+      "-" if row["seconds_per_clip"] is None else f"{row['seconds_per_clip']:.2f}",
     ]
     for row in rows
   ]
@@ -123,10 +135,10 @@ def format_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _by_stage(row: dict[str, Any], what: str) -> str:
   """A value for each stage, or one for all of them."""
-  found = [_text(stage["sampling"], what) for stage in row["stages"]]
-  return (
-    found[0] if len(set(found)) == 1 else ", ".join(f"{stage['name']} {text}" for stage, text in zip(row["stages"], found, strict=True))
-  )
+  found = {stage["name"]: _text(stage["sampling"], what) for stage in row["stages"]}
+  if len(set(found.values())) > 1:
+    return ", ".join(f"{name} {text}" for name, text in found.items())
+  return next(iter(found.values()), "-")
 
 
 def _text(sampling: dict[str, Any], what: str) -> str:
@@ -136,38 +148,45 @@ def _text(sampling: dict[str, Any], what: str) -> str:
   return f"{weight:g}" if low is None else f"oscillates {weight:g}, {low:g}"
 
 
-def _plan(row: TableRow, conditions: Conditions, folder: pathlib.Path) -> _Planned:
-  """The row, checked. UserError with its name."""
+def _opened(row: TableRow) -> _Opened:
+  """The row's cascade and its stages, as they are to be sampled. UserError with the row's name."""
   try:
     cascade = open_named(row.cascade)
     overrides = Overrides(**{name: read_option(name, getattr(row, name)) for name in OPTIONS})
-    stages = plan_stages(cascade, stop=row.stop_stage, overrides=overrides)
-    wanted = conditions.wanted
-    kept = local_path(wanted.features, "--features") if wanted.features else user_cache() / FEATURES
-    occasion = Occasion(stages[-1].output, cascade.spec.aspect, conditions.prompts, conditions.seed, wanted, kept)
-    meters = {name: METERS[name].make(occasion) for name in conditions.metrics}
-    described = made_by(cascade, stages, seed=conditions.seed)
+    return cascade, plan_stages(cascade, stop=row.stop_stage, overrides=overrides)
   except UserError as error:
     raise UserError(f"row {row.name!r}: {error}") from None
-  described |= dict(weights=cascade.hashes(spec.name for spec in stages), batch=conditions.batch_size, real=wanted.real)
-  texts = [(prompt.text, prompt.group) for prompt in conditions.prompts]
-  key = described | dict(prompts=texts, metrics=conditions.metrics, real_clips=wanted.real_clips, device=jax.devices()[0].device_kind)
+
+
+def _plan(row: TableRow, opened: _Opened | None, sized: _Opened, shared: Conditions, folder: pathlib.Path) -> _Planned:
+  """The row, checked; one that is drawn (`opened` None) has the clips' size of `sized`. UserError with its name."""
+  cascade, stages = opened or (None, ())
+  shape, aspect, wanted = (stages or sized[1])[-1].output, (cascade or sized[0]).spec.aspect, shared.wanted
+  described = dict(cascade=DRAWN, seed=shared.seed, stages=[]) if cascade is None else made_by(cascade, stages, seed=shared.seed)
+  described |= dict(weights=cascade.hashes(spec.name for spec in stages) if cascade else [], batch=shared.batch_size, real=wanted.real)
+  try:
+    if given := [name for name in (*OPTIONS, "stop_stage") if cascade is None and getattr(row, name)]:
+      raise UserError(f"{given[0]}={getattr(row, given[0])} beside cascade={DRAWN}: expected none, as nothing is sampled")
+    kept = local_path(wanted.features, "--features") if wanted.features else user_cache() / FEATURES
+    occasion = Occasion(shape, aspect, shared.prompts, shared.seed, wanted, kept)
+    meters = {name: METERS[name].make(occasion) for name in shared.metrics}
+  except UserError as error:
+    raise UserError(f"row {row.name!r}: {error}") from None
+  texts = [(prompt.text, prompt.group) for prompt in shared.prompts]
+  key = described | dict(prompts=texts, metrics=shared.metrics, real_clips=wanted.real_clips, device=jax.devices()[0].device_kind)
+  key["size"] = f"{shape}, {aspect:g}"
   digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:KEY_CHARACTERS]
-  return _Planned(row, cascade, stages, meters, described, folder / ROWS / f"{digest}.json")
+  return _Planned(row, cascade, stages, shape, aspect, meters, described, folder / ROWS / f"{digest}.json")
 
 
-def _measured(one: _Planned, conditions: Conditions) -> dict[str, Any]:
+def _measured(one: _Planned, shared: Conditions) -> dict[str, Any]:
   """Everything that is said of a row; its clips are seen one batch after the other, and not kept."""
-  prompts, size = conditions.prompts, min(conditions.batch_size, len(conditions.prompts))
-  samples = [Sample(prompt.text, conditions.seed, 0) for prompt in prompts]
-  loaded = Loaded(one.cascade, one.stages)
-  loaded.warm_up(samples[:size])
-  seconds = []
+  prompts, size = shared.prompts, min(shared.batch_size, len(shared.prompts))
+  make, seconds = _maker(one, shared, size), []
   with Progress(total=len(prompts), unit="clip", name=one.row.name) as progress:
-    for batch in batches_of(len(samples), size):
-      filled = [samples[n % len(samples)] for n in range(batch.start, batch.start + size)]  # one program serves all
+    for batch in batches_of(len(prompts), size):
       started = time.perf_counter()
-      clips = loaded.make(filled)
+      clips = make([n % len(prompts) for n in range(batch.start, batch.start + size)])  # filled up: one program serves all
       seconds.append((time.perf_counter() - started) / size)
       for n, clip in zip(batch, clips, strict=False):
         for meter in one.meters.values():
@@ -175,14 +194,27 @@ def _measured(one: _Planned, conditions: Conditions) -> dict[str, Any]:
       progress.update(batch.stop)
   return one.described | dict(
     name=one.row.name,
-    models=[_model(one, spec) for spec in _told_apart(one.stages)],
+    models=[_model(one, spec) for spec in _told_apart(one.stages)] or ["ground truth"],
     clips=len(prompts),
-    size=str(one.stages[-1].output),
+    size=str(one.shape),
     batch=size,
-    seconds_per_clip=float(np.median(seconds)),
+    seconds_per_clip=float(np.median(seconds)) if one.cascade else None,
     device=jax.devices()[0].device_kind,
     metrics={name: meter.figures() for name, meter in one.meters.items()},
   )
+
+
+def _maker(one: _Planned, shared: Conditions, size: int) -> Callable[[Sequence[int]], np.ndarray]:
+  """What makes the clips [B, T, H, W, 3] uint8 of the prompts with these numbers, `size` of them at a time, with everything loaded."""
+  if one.cascade is None:
+    times = np.arange(one.shape.frames) / one.shape.fps
+    scene = lambda n: make_scene(shared.seed, n, aspect=one.aspect, said=shared.prompts[n].attributes)  # noqa: E731
+    drawn = lambda n: rounded(draw(scene(n), times=times, height=one.shape.height, width=one.shape.width))  # noqa: E731
+    return lambda numbers: np.stack([drawn(n) for n in numbers])
+  samples = [Sample(prompt.text, shared.seed, 0) for prompt in shared.prompts]
+  loaded = Loaded(one.cascade, one.stages)
+  loaded.warm_up(samples[:size])
+  return lambda numbers: loaded.make([samples[n] for n in numbers])
 
 
 def _told_apart(stages: Sequence[StageSpec]) -> Sequence[StageSpec]:

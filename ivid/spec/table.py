@@ -11,6 +11,7 @@ from ivid.spec.files import as_spec, read_json
 from ivid.spec.paths import check_file
 
 MOST_ROWS = 1000
+DRAWN = "moving_shapes"  # in place of a cascade: ground truth, drawn of the same prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,7 @@ class TableRow:
 
   Attributes:
     name: of the row.
-    cascade: a folder, a work folder, or the name of one that ships.
+    cascade: a folder, a work folder, or the name of one that ships; DRAWN, and nothing else, for ground truth.
     stop_stage: the last one that runs; empty: the last trained one.
     guidance: 6 for all stages, base=15:1 oscillates.
   """

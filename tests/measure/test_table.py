@@ -7,7 +7,10 @@ import pytest
 
 from ivid.__main__ import main
 from ivid.evaluate import meters
+from ivid.evaluate.prompts import parse_prompt
 from ivid.measure import table
+from ivid.moving_shapes.draw import draw, rounded
+from ivid.moving_shapes.scene import make_scene
 from ivid.sample.keys import Sample
 from ivid.sample.loaded import Loaded
 from ivid.sample.plan import plan_stages
@@ -87,6 +90,23 @@ def test_rows_are_measured_once_and_compared(evaluate, cascade, tmp_path, capsys
   assert evaluate(rows[0] | dict(name="w = 3")) == 0 and len(SEEN) == 6 and "| w = 3 | teacher" in capsys.readouterr().out
 
 
+def test_ground_truth_is_drawn_at_the_size_of_the_cascades_clips(evaluate, cascade, tmp_path, monkeypatch, capsys):
+  """No cascade is sampled here: its row is as it was kept."""
+  measured = table._measured
+  monkeypatch.setattr(table, "_measured", lambda one, shared: kept.get(one.row.name) or measured(one, shared))
+  seconds = dict(seconds_per_clip=1.5, device="cpu", batch=2, clips=3, models=["teacher"], metrics={})
+  kept = {"made": dict(name="made", stages=[], **seconds | dict(metrics=dict(adherence=dict(mean=1.0))))}
+  assert evaluate(dict(name="drawn", cascade="moving_shapes", stop_stage="", steps=""), dict(name="made")) == 0
+  first, second = capsys.readouterr().out.splitlines()[2:4]
+  mean = np.mean([clip.mean() for _, clip in SEEN])
+  assert first == f"| drawn | ground truth | - | - | 3 | {mean:.2f} | - |" and second.endswith(" | 1.00 | 1.50 |")
+  assert [clip.shape for _, clip in SEEN] == [tiny.BASE.array] * 3
+  prompt = parse_prompt(SEEN[1][0])
+  scene = make_scene(0, 1, aspect=cascade.spec.aspect, said=prompt.attributes)
+  want = rounded(draw(scene, times=np.arange(2) / tiny.BASE.fps, height=tiny.BASE.height, width=tiny.BASE.width))
+  np.testing.assert_array_equal(SEEN[1][1], want)
+
+
 @pytest.mark.slow
 def test_a_loaded_cascade_makes_the_clips_of_a_run(cascade):
   stages = plan_stages(cascade)
@@ -107,12 +127,18 @@ def test_a_loaded_cascade_makes_the_clips_of_a_run(cascade):
     (dict(name="a", cascade="nowhere"), "row 'a': no cascade 'nowhere'"),
     (dict(name="a", sampler="ddpm"), "row 'a': unknown sampler 'ddpm'"),
     (dict(name=["a"]), "rows[0].name"),
+    (dict(name="a", cascade="moving_shapes"), "has rows of moving_shapes alone: expected one of a cascade"),
   ],
 )
 def test_a_row_that_cannot_be_is_one_line(evaluate, capsys, tmp_path, row, message):
   assert evaluate(row) == 1
   lines = capsys.readouterr().err.strip().splitlines()
   assert len(lines) == 1 and message in lines[0] and not (tmp_path / "out").exists(), lines
+
+
+def test_drawn_clips_take_no_steps(evaluate, capsys):
+  assert evaluate(dict(name="a", cascade="moving_shapes"), dict(name="b")) == 1
+  assert "row 'a': steps=2 beside cascade=moving_shapes: expected none, as nothing is sampled" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

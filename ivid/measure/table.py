@@ -44,6 +44,7 @@ from ivid.weights.cascades import CascadeFolder
 RESULTS, MARKDOWN, ROWS = "table.json", "table.md", "rows"
 OPTIONS = ("guidance", "steps", "sampler", "threshold")  # of a row
 HEAD = ("setting", "model", "guidance", "steps", "clips")
+FIELDS = ("models", "stages", "clips", "batch", "seconds_per_clip", "device", "metrics")  # of a row, that the table shows
 KEY_CHARACTERS = 16
 
 _Opened = tuple[CascadeFolder, tuple[StageSpec, ...]]
@@ -102,12 +103,19 @@ def report_table(path: str | os.PathLike, out: str | os.PathLike, *, metrics: Se
       print(f"row {one.row.name!r} is there already: {one.path}", file=sys.stderr, flush=True)
     else:
       write_whole(one.path, json.dumps(formats.stamped(_measured(one, shared)), indent=1) + "\n")
-    # The name is no part of what it depends on.
-    done.append(read_mapping(one.path, formats.Kind.REPORT) | dict(name=one.row.name))
+    done.append(_kept(one))
     write_whole(folder / RESULTS, json.dumps(formats.stamped(dict(rows=done)), indent=1) + "\n")
     write_whole(folder / MARKDOWN, format_table(done))
   print(format_table(done), end="")
   print(folder / RESULTS, folder / MARKDOWN, file=sys.stderr)
+
+
+def _kept(one: _Planned) -> dict[str, Any]:
+  """What the row's file says, under the name that the row has now: it is no part of what a row depends on. UserError if it is damaged."""
+  row = read_mapping(one.path, formats.Kind.REPORT) | dict(name=one.row.name)
+  if missing := [name for name in FIELDS if name not in row]:
+    raise UserError(f"{one.path} is damaged: it has no {missing[0]}; remove it, and the same command makes it again")
+  return row
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -98,7 +97,7 @@ class _Watch:
     run = read_spec(RunSpec, self._folder / CONFIG, formats.Kind.RUN)
     run = dataclasses.replace(run, train=dataclasses.replace(run.train, **{"phases": (), **self._changes}))
     self._claim(run)
-    with contextlib.closing(MetricWriter(self._out, from_step=self._last)) as writer:
+    with MetricWriter(self._out, from_step=self._last) as writer:
       while not signals.asked():
         ended = self._ended()  # before the look at its checkpoints, of which the last comes first
         if step := next(self._todo(), 0):

@@ -136,6 +136,18 @@ def test_a_row_that_cannot_be_is_one_line(evaluate, capsys, tmp_path, row, messa
   assert len(lines) == 1 and message in lines[0] and not (tmp_path / "out").exists(), lines
 
 
+def test_a_kept_row_that_is_damaged_is_one_line(evaluate, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(table, "_measured", lambda one, shared: dict(models=["teacher"]))
+  assert evaluate(dict(name="a")) == 1
+  (path,) = (tmp_path / "out" / "rows").iterdir()
+  assert capsys.readouterr().err.splitlines() == [
+    f"ivid evaluate: error: {path} is damaged: it has no stages; remove it, and the same command makes it again"
+  ]
+  path.write_text("{")
+  assert evaluate(dict(name="a")) == 1
+  assert f"{path} is no JSON" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_drawn_clips_take_no_steps(evaluate, capsys):
   assert evaluate(dict(name="a", cascade="moving_shapes"), dict(name="b")) == 1
   assert "row 'a': steps=2 beside cascade=moving_shapes: expected none, as nothing is sampled" in capsys.readouterr().err

@@ -4,7 +4,7 @@ ivid evaluate --metrics=adherence --cascade=nano --stop_stage=ssr1 --prompts=25 
 ivid evaluate --metrics=adherence --cascade=nano --images --prompts=100 --out=eval
 ivid evaluate --metrics=adherence,fvd --clips=out --real=tfds:clips --out=eval
 ivid evaluate --metrics=upsampling --cascade=nano --start_stage=tsr1 --stop_stage=tsr3 --prompts=4 --out=eval
-ivid evaluate --metrics=upsampling --clips=FOLDER --start_stage=ssr2 --stop_stage=ssr2 --out=eval
+ivid evaluate --metrics=adherence,fvd --watch=runs/base --out=runs/base/eval
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from absl import flags
 
 from ivid.bin.flags import define_fields, define_shares, fields_of, parse_flags, read_share
 from ivid.bin.options import DEFAULT_CASCADE, define_options, read_options
-from ivid.spec.errors import UserError
+from ivid.spec.evaluation import EvaluationOptions
 from ivid.spec.measures import ADHERENCE, FVD, METRICS, UPSAMPLING, check_measures
 from ivid.spec.real import RealClips
 
@@ -33,15 +33,13 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_list("metrics", [ADHERENCE], f"What to measure: {', '.join(METRICS)}.", **f)
   flags.DEFINE_alias("metric", "metrics", **f)
   flags.DEFINE_bool("images", False, "With adherence: single images of the base stage, of prompts without motion.", **f)
-  flags.DEFINE_string("clips", "", "Folder of clips to judge instead of sampling a cascade; with upsampling: of ground truth.", **f)
-  flags.DEFINE_string("prompts_file", "", "Text file with a prompt a line, in the grammar of moving_shapes.", **f)
   flags.DEFINE_integer("prompts", 25, "Prompts of each seeded group: one and two objects, drawn in training and held out from it.", **f)
   flags.DEFINE_list("groups", [], "Which of the seeded groups (default: all): one, two, one_held_out, two_held_out.", **f)
   flags.DEFINE_integer("seed", 0, "Of the prompts and of the samples.", **f)
   flags.DEFINE_string("cascade", "", f"Folder of a cascade, or the name of one that ships (default: {DEFAULT_CASCADE}).", **f)
-  flags.DEFINE_string("start_stage", "", "With upsampling: the stage whose input the ground truth is shrunk to (default: the second).", **f)
   flags.DEFINE_string("stop_stage", "", "Stage whose clips are judged (default: the last trained one of the chain).", **f)
   define_fields(values, RealClips, prefix="With fvd: ")
+  define_fields(values, EvaluationOptions)
   define_options(values, OVERRIDES)
   flags.DEFINE_integer("batch_size", 8, "Clips or images sampled together.", **f)
   flags.DEFINE_string("out", "eval", "Folder of the results.", **f)
@@ -53,6 +51,17 @@ def main(argv: Sequence[str]) -> None:
   values = parse_flags(argv, define_flags).flags
   given = ("clips", "cascade", "start_stage", "stop_stage", "images", "batch_size")
   check_measures(values.metrics, **{name: values[name].value for name in given})
+  typed = {name: values[name].value for name in values if values[name].present}
+  fields_of(values, EvaluationOptions).check(list(typed))
+  if values.watch:
+    from ivid.runs.watching import watch
+
+    return watch(values.watch, values.out, values.metrics, typed)
+  if values.table:
+    from ivid.measure.table import report_table
+
+    asked = dict(metrics=values.metrics, prompts=_prompts(values), seed=values.seed, batch_size=values.batch_size)
+    return report_table(values.table, values.out, **asked, wanted=fields_of(values, RealClips))
   process = read_share(values)
   for metric in dict.fromkeys(values.metrics):
     {ADHERENCE: _adherence, FVD: _fvd, UPSAMPLING: _upsampling}[metric](values, process)
@@ -90,20 +99,12 @@ def _fvd(values: flags.FlagValues, process: tuple[int, int] | None) -> None:
 
 def _upsampling(values: flags.FlagValues, process: tuple[int, int] | None) -> None:
   """Ground truth, drawn or a user's, through the stages; prints a row per stage."""
-  from ivid.evaluate import ground_truth
   from ivid.runs.evaluating import report_upsampling
 
   cascade = _cascade(values)
-  second = cascade.spec.stage_names[:2][-1]
-  stages = _stages(values, cascade, start=values.start_stage or second, stop=values.stop_stage)
-  if stages[0].lowres is None:
-    raise UserError(f"start_stage={stages[0].name} has no input: expected one of {', '.join(cascade.spec.stage_names[1:])}")
-  aspect = cascade.spec.aspect
-  if values.clips:
-    clips = ground_truth.real_clips(values.clips, stages, aspect=aspect)
-  else:
-    clips = ground_truth.drawn_clips(_prompts(values), seed=values.seed, aspect=aspect)
-  report_upsampling(cascade, stages, clips, values.out, process, seed=values.seed, source=values.clips or "moving_shapes")
+  stages = _stages(values, cascade, start=values.start_stage or cascade.spec.stage_names[:2][-1], stop=values.stop_stage)
+  prompts = [] if values.clips else _prompts(values)
+  report_upsampling(cascade, stages, prompts, values.out, process, seed=values.seed, folder=values.clips)
 
 
 def _prompts(values: flags.FlagValues) -> list[Prompt]:

@@ -70,8 +70,8 @@ def main(argv: Sequence[str]) -> int:
 
   enable_compilation_cache()
   request = _repeated(values) if values.from_metadata else _request(values, prompts)
-  outputs = Outputs(values.out, values.format, clips=len(request.keep), overwrite=values.overwrite)
-  outputs.check(list(request.stages) if values.save_stages else [request.stages[-1]])
+  outputs = Outputs(values.out, values.format, clips=len(request.keep), overwrite=values.overwrite, names=values.names)
+  outputs.check(list(request.stages) if values.save_stages else [request.stages[-1]], request.samples)
   return _save(request, outputs, values, process)
 
 
@@ -130,7 +130,7 @@ def _save(request: Request, outputs: Outputs, values: flags.FlagValues, process:
     for path in share or save_clips(request, outputs, every_stage=values.save_stages, sheet=values.contact_sheet):
       print(path, flush=True)
   except Interrupted as interrupted:
-    kept = [name for name in ("out", "format", *WHOLE) if values[name].present]
+    kept = [name for name in ("out", "format", "names", *WHOLE) if values[name].present]
     given = {name: values[name].value for name in (*NAMES, *kept)}
     print(*how_to_go_on(request, outputs, interrupted, given), sep="\n", file=sys.stderr)
     return 130  # as shells have it

@@ -92,6 +92,23 @@ class ClipSet:
   clips: Callable[[Sequence[int]], Iterator[np.ndarray]]
 
 
+class Extractor:
+  """Features of clips by a convention, of at most `batch` of them at a time."""
+
+  def __init__(self, convention: Convention, params: Any):
+    size = convention.clip
+    self.batch = max(1, min(PART, FRAMES // size.frames))
+    self._convention, self._params = convention, jax.device_put(params)
+    shape = (size.frames, size.height, size.width)
+    self._run = i3d.make_i3d(shape, layers=(convention.layer,), still=convention.still, kernel=convention.kernel)
+
+  def __call__(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+    """[n, samples, D] float32 of n clips uint8 [T, H, W, 3]; a smaller batch is filled up, so that one program serves all."""
+    filled = np.stack([*clips, *[clips[-1]] * (self.batch - len(clips))])
+    rows = np.asarray(self._run(self._params, filled)[self._convention.layer], np.float32)[: len(clips)]
+    return rows if self._convention.still else rows[:, None]
+
+
 class Features:
   """The features of a set by a convention, in a folder of their own that their names lead to.
 
@@ -128,7 +145,7 @@ class Features:
     numbers = [n for part in todo for n in part]
     clips = self._clips.clips(numbers)
     write_whole(self.folder / DESCRIPTION, json.dumps(formats.stamped(self._described | dict(name=self._clips.name)), indent=1) + "\n")
-    run = self._network(params())
+    run = Extractor(self._convention, params())
     with Progress(total=len(numbers), unit="clip", name=f"features of {self._clips.name}") as progress:
       done = 0
       for part in todo:
@@ -173,25 +190,15 @@ class Features:
       raise UserError(f"{path} is damaged: {rows.dtype} {list(rows.shape)}: delete it, and its features are made again")
     return rows[: len(part)] if len(rows) >= len(part) else None
 
-  def _network(self, params: Any) -> Callable[[np.ndarray], np.ndarray]:
-    size, layer = self._convention.clip, self._convention.layer
-    run = i3d.make_i3d(
-      (size.frames, size.height, size.width), layers=(layer,), still=self._convention.still, kernel=self._convention.kernel
-    )
-    params = jax.device_put(params)
-    return lambda clips: np.asarray(run(params, clips)[layer], np.float32)
-
-  def _made(self, run: Callable[[np.ndarray], np.ndarray], clips: Iterator[np.ndarray], part: range) -> Iterator[np.ndarray]:
-    """Features of the next clips, a batch after the other; the last one is filled up, so that one program serves all."""
+  def _made(self, run: Extractor, clips: Iterator[np.ndarray], part: range) -> Iterator[np.ndarray]:
+    """Features of the next clips, a batch after the other."""
     want = self._convention.clip.array
-    batch = max(1, min(PART, FRAMES // want[0]))
-    for start in range(0, len(part), batch):
+    for start in range(0, len(part), run.batch):
       some = []
-      for number in part[start : start + batch]:
+      for number in part[start : start + run.batch]:
         clip = next(clips)
         if clip.shape != want:
           size = "x".join(map(str, clip.shape[:3]))
           raise UserError(f"clip {number} of {self._clips.name} is {size}: expected {self._convention.clip.size}, as the others")
         some.append(clip)
-      rows = run(np.stack(some + some[-1:] * (batch - len(some))))[: len(some)]
-      yield rows if self._convention.still else rows[:, None]
+      yield run(some)

@@ -21,9 +21,9 @@ from ivid.media.files import write_whole
 from ivid.spec import formats
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UserError
+from ivid.spec.measures import MIN_CLIPS
 
 RESULTS = "fvd.json"
-MIN_CLIPS = 8  # below which an interval says nothing
 
 
 @dataclasses.dataclass(frozen=True)

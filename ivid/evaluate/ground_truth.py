@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
@@ -18,7 +19,7 @@ from ivid.evaluate.shares import Work, make_share
 from ivid.evaluate.upsampling import Comparison, compare, keep, restore, shrunk
 from ivid.moving_shapes.draw import draw, rounded
 from ivid.moving_shapes.grammar import Attributes
-from ivid.moving_shapes.scene import make_scene
+from ivid.moving_shapes.scene import Scene, make_scene
 from ivid.sample import plan
 from ivid.sample.entry import read_entry
 from ivid.sample.keys import Sample
@@ -33,25 +34,26 @@ from ivid.weights.cascades import CascadeFolder
 class Truth:
   """Ground truth at any size: its caption, what that says (None for a user's clip), and its pictures uint8 at a size and rate.
 
-  `key` tells it from others of the same caption, as JSON has it.
+  `key` tells it from others of the same caption, as JSON has it; `scene` makes what it was drawn from (None for a user's clip).
   """
 
   caption: str
   said: Attributes | None
   at: Callable[[ClipShape], np.ndarray]
   key: dict[str, Any]
+  scene: Callable[[], Scene] | None = None
 
 
 def drawn_clips(prompts: Sequence[Prompt], *, seed: int, aspect: float) -> list[Truth]:
   """A scene of moving_shapes for each prompt."""
   truths = []
   for n, prompt in enumerate(prompts):
+    scene = functools.partial(make_scene, seed, n, aspect=aspect, said=prompt.attributes)
 
-    def at(size: ClipShape, n: int = n, prompt: Prompt = prompt) -> np.ndarray:
-      scene = make_scene(seed, n, aspect=aspect, said=prompt.attributes)
-      return rounded(draw(scene, times=np.arange(size.frames) / size.fps, height=size.height, width=size.width))
+    def at(size: ClipShape, scene: Callable[[], Scene] = scene) -> np.ndarray:
+      return rounded(draw(scene(), times=np.arange(size.frames) / size.fps, height=size.height, width=size.width))
 
-    truths.append(Truth(prompt.text, prompt.attributes, at, {"n": n}))
+    truths.append(Truth(prompt.text, prompt.attributes, at, {"n": n}, scene))
   return truths
 
 
@@ -88,7 +90,9 @@ def compare_share(
 
   weights = cascade.hashes(spec.name for spec in stages)
   clips = [(truth.caption, truth.key) for truth in truths]
-  key = dict(metric="upsampling", made_by=made_by(cascade, stages, seed=seed), weights=weights, clips=clips, aspect=cascade.spec.aspect)
+  fields = [field.name for field in dataclasses.fields(Comparison)]  # an older ivid kept fewer
+  key = dict(metric="upsampling", fields=fields, made_by=made_by(cascade, stages, seed=seed), weights=weights, clips=clips)
+  key["aspect"] = cascade.spec.aspect
   found = make_share(Work(key, len(truths), 1, make), folder, process, keep, lambda _, kept: restore(kept))
   return None if found is None else [comparison for of_clip in found for comparison in of_clip]
 
@@ -107,4 +111,5 @@ def through_stages(cascade: CascadeFolder, stages: Sequence[StageSpec], truth: T
   planned = plan.plan_length(stages, len(small))
   for clip in run_cascade(cascade, planned, [Sample(truth.caption, seed, 0)], first_input=small, quiet=True):
     real = truth.at(clip.stage.output)[: len(clip.frames)]
-    yield compare(clip.stage.name, clip.frames, real, small, truth.said)
+    scene = truth.scene and truth.scene()
+    yield compare(clip.stage.name, clip.frames, real, small, truth.said, scene, fps=clip.stage.output.fps)

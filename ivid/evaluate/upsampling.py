@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ivid.evaluate.over_time import DRIFT, MEAN, colour_shift
+from ivid.evaluate.over_time import DRIFT, MEAN, colour_shift, warping_errors
 from ivid.evaluate.shares import Kept
 from ivid.media.clips import from_uint8, to_uint8
 from ivid.media.files import write_whole
@@ -20,6 +20,7 @@ from ivid.media.pictures import write_png
 from ivid.media.sheet import contact_sheet, even_frames
 from ivid.moving_shapes.grammar import Attributes
 from ivid.moving_shapes.observer import ATTRIBUTES, observe, score
+from ivid.moving_shapes.scene import Scene
 from ivid.spec import formats
 from ivid.spec.stage import StageSpec
 from ivid.video.lowres import shrink
@@ -38,6 +39,7 @@ class Comparison:
   Attributes:
     still: mean absolute difference between consecutive frames, in 1/255, where the ground truth's pixel is the same in both.
     colour: by way, how far its colours are off from the input's and drift (ivid.evaluate.over_time.colour_shift), in 1/255.
+    warp: by way, the warping error along the scene's exact flow (ivid.evaluate.over_time.warping_errors), in 1/255; None without a scene.
     right: by way, attribute: bool; None where nothing is known of the clip.
     frames: a few small frames by way, for the sheet.
   """
@@ -46,12 +48,26 @@ class Comparison:
   psnr: dict[str, float]
   still: float | None
   colour: dict[str, dict[str, float]]
+  warp: dict[str, float] | None
   right: dict[str, dict[str, bool]] | None
   frames: dict[str, np.ndarray]
 
 
-def compare(stage: str, made: np.ndarray, real: np.ndarray, small: np.ndarray, said: Attributes | None) -> Comparison:
-  """Clips uint8: `made` [T, H, W, 3], `real` of up to T frames, and `small` [t, h, w, 3], from which interpolation starts; t divides T."""
+def compare(
+  stage: str,
+  made: np.ndarray,
+  real: np.ndarray,
+  small: np.ndarray,
+  said: Attributes | None,
+  scene: Scene | None = None,
+  *,
+  fps: float = 0.0,
+) -> Comparison:
+  """Clips uint8: `made` [T, H, W, 3], `real` of up to T frames, and `small` [t, h, w, 3], from which interpolation starts; t divides T.
+
+  Args:
+    scene, fps: that `real` was drawn from, and frames per second; None: no flow is known.
+  """
   _, height, width, _ = real.shape
   ways = {STAGE: made} | {name: interpolated(small, len(made), height, width, name) for name in (BILINEAR, BICUBIC)}
   ways = {name: clip[: len(real)] for name, clip in ways.items()}
@@ -60,15 +76,16 @@ def compare(stage: str, made: np.ndarray, real: np.ndarray, small: np.ndarray, s
   ways[REAL] = real
   every = len(made) // len(small)
   colour = {way: colour_shift(clip[::every], small[: -(-len(clip) // every)]) for way, clip in ways.items()}
+  warp = None if scene is None else warping_errors(ways, scene, fps=fps)
   right = None if said is None else {name: score(observe(clip), said) for name, clip in ways.items()}
-  return Comparison(
-    stage, psnrs, still_difference(ways[STAGE], real), colour, right, {name: _thumbnails(clip) for name, clip in ways.items()}
-  )
+  frames = {name: _thumbnails(clip) for name, clip in ways.items()}
+  return Comparison(stage, psnrs, still_difference(ways[STAGE], real), colour, warp, right, frames)
 
 
 def keep(comparisons: Sequence[Comparison]) -> Kept:
   """One clip's comparisons, as ivid.evaluate.shares keeps them."""
-  records = [dict(stage=c.stage, psnr=c.psnr, still=c.still, colour=c.colour, right=c.right, ways=list(c.frames)) for c in comparisons]
+  fields = ("stage", "psnr", "still", "colour", "warp", "right")
+  records = [{name: getattr(c, name) for name in fields} | dict(ways=list(c.frames)) for c in comparisons]
   arrays = {f"{n}/{way}": frames for n, c in enumerate(comparisons) for way, frames in c.frames.items()}
   return dict(comparisons=records), arrays
 
@@ -118,7 +135,7 @@ def still_difference(made: np.ndarray, real: np.ndarray) -> float | None:
 
 
 def summarize(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-  """A row a stage: clips, mean and pooled PSNR by way, `still`, and by way `colour` and the share of clips whose attributes are right."""
+  """A row per stage: clips, mean and pooled PSNR by way, `still`, and by way `colour`, `warp` and the share of clips that are right."""
   rows = []
   for stage in dict.fromkeys(c.stage for c in comparisons):
     mine = [c for c in comparisons if c.stage == stage]
@@ -129,6 +146,8 @@ def summarize(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     stills = [c.still for c in mine if c.still is not None]
     row["still"] = float(np.mean(stills)) if stills else None
     row["colour"] = {way: {name: float(np.mean([c.colour[way][name] for c in mine])) for name in of} for way, of in mine[0].colour.items()}
+    if mine[0].warp is not None:
+      row["warp"] = {way: float(np.mean([c.warp[way] for c in mine])) for way in mine[0].warp}
     if mine[0].right is not None:
       names = (*ATTRIBUTES, "all")
       row["right"] = {way: {name: float(np.mean([c.right[way][name] for c in mine])) for name in names} for way in mine[0].right}
@@ -150,9 +169,10 @@ def write_report(folder: pathlib.Path, comparisons: Sequence[Comparison], made_b
 
 
 def format_rows(rows: Sequence[dict[str, Any]]) -> str:
-  """The rows as a table: PSNR in dB, mean of clips and pooled, flicker, colours, then the share of clips that show all of their prompt."""
+  """The rows as a table: PSNR in dB, mean of clips and pooled, flicker, colours, warping error, then the share of clips that show all."""
   names = f"{'stage':6} {'clips':>5} {'stage dB':>9} {'bilinear':>9} {'bicubic':>9} {'pooled dB':>9} {'bilinear':>9} {'still/255':>9}"
   names += f" {'colour':>7} {'drift':>7} {'(real':>7} {'drift)':>7}"
+  names += f" {'warp/255':>8} {'bilinear':>8} {'(real)':>6}"
   lines = [f"{names}   all attributes right: stage, bilinear, real"]
   for row in rows:
     db, together = row["psnr"], row["psnr_pooled"]
@@ -166,6 +186,7 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
     )
     line = f"{row['stage']:6} {row['clips']:>5} " + " ".join(f"{figure:>9.2f}" for figure in figures)
     line += "".join(f" {row['colour'][way][name]:>7.2f}" for way in (STAGE, REAL) for name in (MEAN, MEAN + DRIFT))
+    line += "".join(f" {row.get('warp', {}).get(way, math.nan):>{wide}.2f}" for way, wide in ((STAGE, 8), (BILINEAR, 8), (REAL, 6)))
     if "right" in row:
       line += "   " + ", ".join(f"{row['right'][way]['all']:.2f}" for way in (STAGE, BILINEAR, REAL))
     lines.append(line)

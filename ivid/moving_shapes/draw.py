@@ -54,6 +54,12 @@ def draw(scene: Scene, *, times, height: int, width: int, crop: tuple | None = N
   return picture.reshape(len(times), rows, fine, columns, fine, 3).mean(axis=(2, 4))
 
 
+def covers(scene: Scene, *, times, height: int, width: int) -> list[np.ndarray]:
+  """Share of every pixel that each object covers, were it in front of all others: float32 [T, height, width] of each."""
+  view, poses = (0, 0, height, width, height, width), _poses(scene, np.asarray(times, np.float32), np)
+  return [_Part(scene, i, poses, view, max(1, FINE_ROWS // height)).cover for i in range(num_objects(scene))]
+
+
 def rounded(picture: np.ndarray) -> np.ndarray:
   """[0, 255] rounded to the nearest whole number."""
   return (picture + 0.5).astype(np.uint8)

@@ -18,16 +18,15 @@ from ivid.moving_shapes.image_observer import check_image
 from ivid.moving_shapes.observer import MIN_FRAMES, check
 from ivid.moving_shapes.scene import CLIP_SECONDS, make_scene
 from ivid.parallel.distributed import alone, on_host
+from ivid.runs.curve import Curve, Weights
 from ivid.sample.stage_sampler import sample_stage
 from ivid.spec.run import RunSpec, TrainSpec
 from ivid.spec.view import training_view
 from ivid.stage import Stage
-from ivid.steps import TrainState
 from ivid.text.embedder import Embedder
 from ivid.train.rngs import stream
 
 CLIPS, IMAGES = "adherence", "adherence_images"
-Curve = Callable[[int, TrainState], dict[str, float]]
 
 
 def adherence_curves(stage: Stage, run: RunSpec, encoder: Embedder) -> list[Curve]:
@@ -92,7 +91,7 @@ def _curve(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(stream(train.seed, name), np.arange(len(prompts)))
   batch = min(train.num_samples, len(prompts))
 
-  def call(step: int, state: TrainState) -> dict[str, float]:
+  def call(step: int, state: Weights) -> dict[str, float]:
     del step
     started = time.monotonic()
     params = on_host(state.ema)

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from ivid.evaluate import adherence, upsampling
-from ivid.evaluate.ground_truth import Truth, compare_share
+from ivid.evaluate.ground_truth import compare_share, drawn_clips, real_clips
 from ivid.evaluate.judged import Judging, made_by
+from ivid.evaluate.prompts import Prompt
 from ivid.media.places import local_path
+from ivid.spec.errors import UserError
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
 
@@ -28,17 +30,25 @@ def report_adherence(judging: Judging, out: str | os.PathLike, process: Process)
 def report_upsampling(
   cascade: CascadeFolder,
   stages: Sequence[StageSpec],
-  truths: Sequence[Truth],
+  prompts: Sequence[Prompt],
   out: str | os.PathLike,
   process: Process,
   *,
   seed: int,
-  source: str,
+  folder: str = "",
 ) -> None:
-  """As `report_adherence`, of ground truth through stages. `source`: where it comes from. Errors as of ground_truth.compare_share."""
-  folder = local_path(out, "--out")
-  comparisons = compare_share(cascade, stages, truths, folder, seed=seed, process=process)
+  """As `report_adherence`, of ground truth through stages: the clips of a `folder`, or else scenes drawn of prompts.
+
+  Raises:
+    UserError: a first stage that has no input; as of real_clips and compare_share of ivid.evaluate.ground_truth.
+  """
+  if stages[0].lowres is None:
+    raise UserError(f"start_stage={stages[0].name} has no input: expected one of {', '.join(cascade.spec.stage_names[1:])}")
+  aspect, source = cascade.spec.aspect, folder or "moving_shapes"
+  truths = real_clips(folder, stages, aspect=aspect) if folder else drawn_clips(prompts, seed=seed, aspect=aspect)
+  place = local_path(out, "--out")
+  comparisons = compare_share(cascade, stages, truths, place, seed=seed, process=process)
   if comparisons is not None:
     made = made_by(cascade, stages, seed=seed) | dict(clips=source)
-    print(upsampling.format_rows(upsampling.write_report(folder, comparisons, made)))
-    print(folder / upsampling.RESULTS, file=sys.stderr)
+    print(upsampling.format_rows(upsampling.write_report(place, comparisons, made)))
+    print(place / upsampling.RESULTS, file=sys.stderr)

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -60,6 +60,12 @@ class HeldOut:
     """Clips [N, T, H, W, 3] uint8 of these parameters; `spec`: at the size of `view`."""
     text = dict(text=self.text[:, None], text_mask=self.mask[:, None])
     return to_uint8(sample_stage(Stage(spec), params, keys=self.keys, sampling=sampling, small=self.small, **text))
+
+  def rows(self, which: Sequence[int]) -> HeldOut:
+    """Those of these numbers."""
+    small = None if self.small is None else self.small[which]
+    captions = [self.captions[n] for n in which]
+    return HeldOut(self.view, captions, self.real[which], small, self.text[which], self.mask[which], self.keys[which])
 
   def batch(self) -> dict[str, np.ndarray]:
     """The clips as a training batch, contents of ivid.spec.batch."""

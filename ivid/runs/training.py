@@ -24,8 +24,8 @@ from ivid.parallel import signals
 from ivid.parallel.distributed import StopSignal, alone, connect, is_first
 from ivid.parallel.mesh import make_mesh
 from ivid.parallel.sharding import process_rows
-from ivid.runs.adherence import adherence_curves
 from ivid.runs.cache import enable_compilation_cache
+from ivid.runs.curves import CURVES
 from ivid.runs.rollback import go_back, step_to_resume
 from ivid.runs.samples import make_sampler
 from ivid.runs.sources import check_sources, remember_sources
@@ -235,15 +235,16 @@ class _Part:
       return self.course.encoder.embed(captions, length=self.run.cascade.text.max_tokens)
 
   def hooks(self, teacher: Teacher | None) -> list[Hook]:
-    """Evaluation, samples and adherence."""
+    """Evaluation, samples and curves."""
     train, training, course, hooks = self.phase.train, self.training, self.course, []
     held_out = list(itertools.islice(self.batches(Split.EVAL, 0), train.eval_batches)) if train.eval_every else []
     if held_out:
       hooks.append(Hook(train.eval_every, make_evaluation(training, held_out, seed=train.seed, teacher=teacher)))
     if train.sample_every and held_out:
       hooks.append(Hook(train.sample_every, make_sampler(self.stage, self.run, course.encoder, course.workdir, course.writer)))
-    if train.adherence_every:
-      hooks += [Hook(train.adherence_every, curve) for curve in adherence_curves(self.stage, self.run, course.encoder)]
+    for kind in CURVES.values():
+      if every := kind.every(train):
+        hooks += [Hook(every, curve) for curve in kind.make(self.stage, self.run, course.encoder)]
     return hooks
 
   def loop(self, step: int, flops: float | None) -> Loop:

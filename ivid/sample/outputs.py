@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import filecmp
+import hashlib
 import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +29,7 @@ from ivid.sample.longer import cut_stage
 from ivid.sample.meshes import cuts_clips
 from ivid.sample.runner import Clip
 from ivid.spec import convert, formats
-from ivid.spec.errors import UserError, nearest
+from ivid.spec.errors import UserError, nearest, shown
 from ivid.spec.files import as_spec, read_json
 from ivid.spec.paths import check_file
 from ivid.spec.record import ClipRecord, GivenRecord, check_sampling
@@ -35,6 +38,10 @@ from ivid.weights.cascades import CascadeFolder
 
 FORMATS = ("mp4", "webm", "gif", "png")
 SLUG_LENGTH = 40  # characters of the prompt in a file's name
+VBENCH = "vbench"  # names as VBench reads them (2311.17982): PROMPT-NUMBER
+LONGEST_NAME = 200  # bytes of a prompt in such a name, which has room for a stage, a number and a suffix in the 255 that file systems take
+UNFIT = re.compile(r"^\.|[/\x00-\x1f\x7f-\x9f\u2028\u2029]")
+DIGEST = 8  # digits that tell prompts apart whose names had to be changed
 
 
 class Outputs:
@@ -44,12 +51,19 @@ class Outputs:
   the files of this run alone. What a killed run has left of a clip and its JSON is completed.
   """
 
-  def __init__(self, out: str, format: str, *, clips: int, overwrite: bool = False):
-    """Args: out: folder, or a file with a format's suffix; format: of FORMATS, or empty for the file's own (else mp4).
+  def __init__(self, out: str, format: str, *, clips: int, overwrite: bool = False, names: str = ""):
+    """What is to be written where.
+
+    Args:
+      out: folder, or a file with a format's suffix.
+      format: of FORMATS, or empty for the file's own (else mp4).
+      names: VBENCH, or empty for short ones with the seed.
 
     Raises:
-      UserError: unknown format, a format that contradicts the file's suffix, or one file for several clips.
+      UserError: unknown format or names, a format that contradicts the file's suffix, or one file for several clips, or for names.
     """
+    if names not in ("", VBENCH):
+      raise UserError(f"names={names}: expected {VBENCH}, or none")
     path = local_path(out, "--out")
     suffix = path.suffix.lower().removeprefix(".")
     if format and format not in FORMATS:
@@ -59,6 +73,9 @@ class Outputs:
       raise UserError(f"format={format} contradicts out={out}: expected a folder, or a file that ends with .{format}")
     if self._file and clips > 1:
       raise UserError(f"out={out} is one file for {clips} clips: expected a folder")
+    if self._file and names:
+      raise UserError(f"out={out} is one file, names={names}: expected a folder, for files that are named by their prompts")
+    self._names = names
     self.folder = path.parent if self._file else path
     self.suffix = suffix if self._file else format or "mp4"
     self._overwrite = overwrite
@@ -77,8 +94,10 @@ class Outputs:
     made._overwrite, made._made, made._places = True, set(), places
     return made
 
-  def check(self, stages: list[StageSpec]) -> None:
+  def check(self, stages: list[StageSpec], samples: Sequence[Sample] = ()) -> None:
     """Makes the folder and writes (and removes) a black clip of each size: what cannot be written is found before any work.
+
+    Warns of the prompts of `samples` that are no file's name, if files are to be named by them.
 
     Raises:
       UserError: the folder cannot be made or written, or the format takes no clip of that size.
@@ -88,11 +107,16 @@ class Outputs:
         if self.suffix == "png":
           check_grid(self.folder, *spec.output.array[:3])
         write_clip(place / f"probe.{self.suffix}", np.zeros((2, *spec.output.array[1:]), np.uint8), spec.output.fps)
+    for prompt in dict.fromkeys(sample.prompt for sample in samples) if self._names else ():
+      if (name := prompt_name(prompt)) != prompt:
+        warnings.warn(f"prompt {shown(prompt)} is unfit for a file's name: its clips are named {shown(name)}", stacklevel=2)
 
   def stem(self, sample: Sample, stage: str = "") -> str:
-    """Name without suffix: the file's own, or (PLACE-)prompt-sSEED-NUMBER; the stage behind it if it is not the last."""
+    """Name without suffix: the file's own, (PLACE-)prompt-sSEED-NUMBER or PROMPT-NUMBER; the stage behind it if it is not the last."""
     place = f"{self._places[sample.prompt]:05}-" if self._places else ""
     own = self._file or f"{place}{slug(sample.prompt)}-s{sample.seed}-{sample.number}"
+    if self._names:
+      own = f"{prompt_name(sample.prompt)}-{sample.number}"
     return f"{own}-{stage}" if stage else own
 
   def save(self, stem: str, frames: np.ndarray, fps: float, metadata: dict[str, Any], *, suffix: str = "") -> pathlib.Path:
@@ -157,6 +181,15 @@ def slug(prompt: str) -> str:
   """The prompt's letters and digits in lower case, other runs of characters as one dash, cut to SLUG_LENGTH."""
   words = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
   return "-".join(words)[:SLUG_LENGTH].strip("-") or "clip"
+
+
+def prompt_name(prompt: str) -> str:
+  """The prompt as it is; or, if it is unfit for a file's name, what is left of it and a digest that no other prompt has."""
+  whole = prompt.encode("utf-8", "surrogatepass")
+  if prompt and not UNFIT.search(prompt) and len(whole) <= LONGEST_NAME:
+    return prompt
+  left = UNFIT.sub("_", prompt).encode("utf-8", "replace")[: LONGEST_NAME - DIGEST - 1].decode("utf-8", "ignore")
+  return f"{left}~{hashlib.sha256(whole).hexdigest()[:DIGEST]}"
 
 
 def clip_metadata(

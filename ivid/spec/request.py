@@ -13,3 +13,4 @@ class RequestOptions:
 
   negative_prompt: str = option("", "What guidance leads away from, instead of from no text; distilled stages cannot read it")
   size: str = option("", "HEIGHTxWIDTH of the last stage that runs, as far as its network and those before allow; default: its own")
+  names: str = option("", "vbench: files are named PROMPT-NUMBER, as VBench reads them; default: a short name with the seed")

@@ -12,6 +12,7 @@ from ivid.spec.cascade import CascadeSpec
 from ivid.spec.distill import DistillSpec, Weight
 from ivid.spec.errors import UserError
 from ivid.spec.limits import LARGEST_SEED, MOST_FRAMES, MOST_PROCESSES, MOST_SAMPLES, MOST_SIDE, MOST_UPDATES
+from ivid.spec.measures import MIN_CLIPS
 from ivid.spec.phase import Clips, Deviation, PhaseSpec, Rate, Updates, check_course
 from ivid.spec.ranges import Range, Share, check_ranges
 from ivid.spec.sampling import Steps
@@ -125,6 +126,8 @@ class TrainSpec:
   sample_steps: Steps = 16
   adherence_every: Many = 0  # 0: never; moving_shapes alone
   adherence_prompts: Annotated[int, Range(1, MOST_SAMPLES)] = 16  # of each group
+  fvd_every: Many = 0  # 0: never; of clips long enough for I3D
+  fvd_clips: Annotated[int, Range(MIN_CLIPS, MOST_SAMPLES)] = 64  # of validation; scores of as many clips alone are to be compared
   checkpoint: CheckpointSpec = CheckpointSpec()
 
   def __post_init__(self):

@@ -120,6 +120,7 @@ def phase_run(run: RunSpec, phase: Phase) -> RunSpec:
     image_fraction=0.0,
     sample_every=0,
     adherence_every=0,
+    fvd_every=0,
     ema_widths=(),
   )
   return dataclasses.replace(run, train=train)

@@ -57,6 +57,18 @@ def test_a_clip_and_its_json(sample, folder):
   assert sorted(p.name for p in paths[0].parent.iterdir()) == ["a-red-ball-s3-0.json", "a-red-ball-s3-0.mp4"]
 
 
+def test_clips_named_for_vbench(sample):
+  flags = ("--prompt=A red ball.", "--prompt=black/white", "--names=vbench", "--num_samples=2")
+  status, paths, errors = sample(*flags)
+  names = [path.name for path in paths]
+  changed = names[2].removesuffix("-0.mp4")
+  assert status == 0 and names == ["A red ball.-0.mp4", "A red ball.-1.mp4", f"{changed}-0.mp4", f"{changed}-1.mp4"]
+  assert f"prompt 'black/white' is unfit for a file's name: its clips are named '{changed}'" in errors[0] and changed.startswith(
+    "black_white~"
+  )
+  assert [read_metadata(path)["prompt"] for path in paths[1:3]] == ["A red ball.", "black/white"]
+
+
 def test_metadata_makes_the_clip_again(sample):
   _, (path,), _ = sample(PROMPT, "--seed=5", "--steps=base=4", "--guidance=2", "--aug_snr=3", "--format=png")
   for source in (path, path.with_suffix(".json")):

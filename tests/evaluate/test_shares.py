@@ -71,9 +71,20 @@ def test_comparisons_come_back_as_they_were(tmp_path):
   rng = np.random.default_rng(0)
   clip = lambda frames: rng.integers(0, 255, (frames, 24, 40, 3), np.uint8)  # noqa: E731
   real = clip(8)
-  made = [upsampling.compare("tsr1", clip(8), real, real[::2], None), upsampling.compare("tsr1", real, real, real[::2], None)]
+  made = [
+    upsampling.compare("tsr1", clip(8), real, real[::2], None),
+    upsampling.compare("tsr1", real, real, real[::2], None, make_scene(0, 0), fps=3.0),
+  ]
   (back,) = make_share(Work({}, 1, 1, lambda _: iter([made])), tmp_path, (0, 1), upsampling.keep, lambda _, kept: upsampling.restore(kept))
   for a, b in zip(made, back, strict=True):
-    assert (a.stage, a.psnr, a.still, a.colour, a.right, list(a.frames)) == (b.stage, b.psnr, b.still, b.colour, b.right, list(b.frames))
+    assert (a.stage, a.psnr, a.still, a.colour, a.warp, a.right, list(a.frames)) == (
+      b.stage,
+      b.psnr,
+      b.still,
+      b.colour,
+      b.warp,
+      b.right,
+      list(b.frames),
+    )
     for way, frames in a.frames.items():
       np.testing.assert_array_equal(frames, b.frames[way])

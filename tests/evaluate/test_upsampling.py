@@ -66,6 +66,21 @@ def test_what_a_stage_made_is_measured_against_the_ground_truth():
   np.testing.assert_array_equal(found.frames["ground truth"][0], real[0])
 
 
+def test_warping_errors_of_stage_interpolation_and_ground_truth(tmp_path):
+  said, real = scene_clip(32, 48, 80)
+  _, small = scene_clip(16, 24, 40)
+  scene = moving_shapes.make_scene(0, 0, aspect=5 / 3, said=said)
+  made = np.roll(real, 1, axis=0)
+  made[::2] = real[::2]  # every second frame is late
+  found = upsampling.compare("tsr1", made, real, small, said, scene, fps=32 / moving_shapes.CLIP_SECONDS)
+  assert found.warp["ground truth"] < 0.3 < found.warp["bilinear"] < 2 and found.warp["stage"] > 1
+  (row,) = upsampling.write_report(tmp_path, [found], {})
+  assert row["warp"] == found.warp and json.loads((tmp_path / upsampling.RESULTS).read_text())["stages"] == [row]
+  head, line = upsampling.format_rows([row]).splitlines()
+  at = head.index("warp/255")
+  assert line[at : at + 8].strip() == f"{found.warp['stage']:.2f}"
+
+
 def test_a_stage_that_shows_something_else_is_wrong_where_the_ground_truth_is_right():
   said, real = scene_clip(32, 48, 80)
   other, made = scene_clip(32, 48, 80, number=2)

@@ -1,0 +1,129 @@
+"""Metrics of clips of prompts that are made one after the other, by name: each sees a clip once and keeps what it needs of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ivid.evaluate import i3d
+from ivid.evaluate.adherence import judge
+from ivid.evaluate.clip_sets import real_clips
+from ivid.evaluate.features import Convention, Extractor, Features
+from ivid.evaluate.frechet import measure
+from ivid.evaluate.prompts import GROUPS, Prompt
+from ivid.evaluate.summary import rate, summarize
+from ivid.moving_shapes.observer import check
+from ivid.spec.clip import ClipShape
+from ivid.spec.errors import UserError
+from ivid.spec.measures import ADHERENCE, FVD, MIN_CLIPS
+from ivid.spec.real import RealClips
+
+
+@dataclasses.dataclass(frozen=True)
+class Occasion:
+  """What is measured.
+
+  Attributes:
+    shape, aspect: of the clips, and width over height of what they show.
+    prompts: of the clips to come, one each.
+    seed: of everything that is drawn.
+    wanted: what FVD compares with.
+    features: folder in which features of real clips are kept.
+  """
+
+  shape: ClipShape
+  aspect: float
+  prompts: Sequence[Prompt]
+  seed: int
+  wanted: RealClips
+  features: pathlib.Path
+
+
+class Meter(Protocol):
+  """One metric on one occasion. Making it raises UserError for what cannot be measured; it computes nothing before the first clip."""
+
+  def add(self, prompt: Prompt, clip: np.ndarray) -> None:
+    """clip: uint8 [T, H, W, 3]."""
+    ...
+
+  def figures(self) -> dict[str, Any]:
+    """Of all clips, by name, as JSON has it."""
+    ...
+
+
+class Adherence:
+  """Rates of each group of prompts, as ivid.evaluate.summary has them, and `all`: of all clips, those that show all of it."""
+
+  def __init__(self, occasion: Occasion):
+    check(np.zeros(occasion.shape.array, np.uint8))
+    self._groups: list[str] = []
+    self._right: list[dict[str, bool | None]] = []
+
+  def add(self, prompt: Prompt, clip: np.ndarray) -> None:
+    self._groups.append(prompt.group)
+    self._right.append(judge(prompt, clip).right)
+
+  def figures(self) -> dict[str, Any]:
+    groups = summarize(self._groups, self._right)
+    return dict(all=rate(sum(bool(right["all"]) for right in self._right), len(self._right)), groups=groups)
+
+
+class Frechet:
+  """FVD with its interval and convention (ivid.evaluate.fvd), from real clips of the same groups of prompts."""
+
+  def __init__(self, occasion: Occasion):
+    self._occasion, self._convention = occasion, Convention(occasion.shape)
+    count = occasion.wanted.real_clips or len(occasion.prompts)
+    groups = [name for name in GROUPS if any(prompt.group == name for prompt in occasion.prompts)]
+    source = occasion.wanted.real
+    self._real = real_clips(source, occasion.shape, count=count, aspect=occasion.aspect, groups=groups, seed=occasion.seed)
+    for found in (len(occasion.prompts), self._real.count):
+      if found < MIN_CLIPS:
+        raise UserError(f"fvd of {found} clips: expected {MIN_CLIPS} or more, and some thousands for a score to be compared")
+    i3d.find_weights()
+    self._extract: Extractor | None = None
+    self._waiting: list[np.ndarray] = []
+    self._made: list[np.ndarray] = []
+
+  def add(self, prompt: Prompt, clip: np.ndarray) -> None:
+    del prompt
+    self._waiting.append(clip)
+    if self._extract is None:
+      self._extract = Extractor(self._convention, i3d.load_i3d())
+    if len(self._waiting) == self._extract.batch:
+      self._flush()
+
+  def figures(self) -> dict[str, Any]:
+    self._flush()
+    real = Features(self._real, self._convention, self._occasion.features)
+    real.fill(i3d.load_i3d)
+    found = measure(np.concatenate(self._made), real.read(), seed=self._occasion.seed)
+    return dataclasses.asdict(found) | dict(real=self._real.name, real_clips=self._real.count, convention=self._convention.record)
+
+  def _flush(self) -> None:
+    if self._waiting:
+      self._made.append(self._extract(self._waiting))
+      self._waiting.clear()
+
+
+@dataclasses.dataclass(frozen=True)
+class MeterKind:
+  """Attributes: column: of a table; shown: its cell, of the figures; make: the meter."""
+
+  column: str
+  shown: Callable[[dict[str, Any]], str]
+  make: Callable[[Occasion], Meter]
+
+
+def _share(found: dict[str, Any]) -> str:
+  return f"{100 * found['rate']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+
+
+METERS = {
+  ADHERENCE: MeterKind("all right, % (95%)", lambda found: _share(found["all"]), Adherence),
+  FVD: MeterKind("FVD (95%)", lambda found: f"{found['value']:.1f} ({found['low']:.1f} to {found['high']:.1f})", Frechet),
+}

@@ -1,0 +1,35 @@
+"""The curves that there are, by the metric that they are of: hooks of training, and what `ivid evaluate --watch` adds for checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from ivid.runs.adherence import adherence_curves
+from ivid.runs.curve import Curve
+from ivid.runs.fvd_curve import fvd_curves
+from ivid.spec.measures import ADHERENCE, FVD
+from ivid.spec.run import RunSpec, TrainSpec
+from ivid.stage import Stage
+from ivid.text.embedder import Embedder
+
+
+@dataclasses.dataclass(frozen=True)
+class CurveKind:
+  """What there is to draw of a metric.
+
+  Attributes:
+    every: updates between two evaluations in training; 0: never.
+    headline: how those of its figures end that a line shows.
+    make: the curves that a stage's training has.
+  """
+
+  every: Callable[[TrainSpec], int]
+  headline: str
+  make: Callable[[Stage, RunSpec, Embedder], list[Curve]]
+
+
+CURVES = {
+  ADHERENCE: CurveKind(lambda train: train.adherence_every, "/all", adherence_curves),
+  FVD: CurveKind(lambda train: train.fvd_every, "/value", fvd_curves),
+}

@@ -1,0 +1,51 @@
+"""What `ivid evaluate` measures: clips that are there or are made, a run's checkpoints, or a table of settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from ivid.spec.errors import UsageError
+from ivid.spec.options import option
+
+# Flags beside --watch, and the field of a run's TrainSpec that each stands for.
+WATCH_FIELDS = {"prompts": "adherence_prompts", "real_clips": "fvd_clips", "steps": "sample_steps", "batch_size": "num_samples"}
+
+TABLE_FLAGS = (
+  "table",
+  "metrics",
+  "metric",
+  "out",
+  "prompts",
+  "prompts_file",
+  "groups",
+  "seed",
+  "batch_size",
+  "real",
+  "real_clips",
+  "features",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+  """Every field is a flag of that name."""
+
+  clips: str = option("", "Folder of clips to judge instead of sampling a cascade; with upsampling: of ground truth")
+  prompts_file: str = option("", "Text file with a prompt a line, in the grammar of moving_shapes")
+  start_stage: str = option("", "With upsampling: the stage whose input the ground truth is shrunk to (default: the second)")
+  watch: str = option("", "Work folder of a run whose checkpoints are measured as they appear, until it ends")
+  table: str = option("", "JSON file of settings to compare, a row of the table each")
+
+  def check(self, given: Sequence[str]) -> None:
+    """UsageError for a flag beside those that it does not go with; `given`: names of the flags that were typed."""
+    if self.watch:
+      _check_beside(f"--watch={self.watch}", given, ("watch", "metrics", "metric", "out", *WATCH_FIELDS))
+    if self.table:
+      _check_beside(f"--table={self.table}", given, TABLE_FLAGS)
+
+
+def _check_beside(mode: str, given: Sequence[str], known: Sequence[str]) -> None:
+  for name in given:
+    if name not in known:
+      raise UsageError(f"--{name} beside {mode}: expected no other flags than {', '.join(sorted(set(known) - {'metric'}))}")

@@ -66,7 +66,7 @@ def commands() -> dict[str, str]:
   """The first docstring line of each module in ivid/bin that defines `main`, by name; read, not imported."""
   found = {}
   for finder, name, _ in pkgutil.iter_modules(binaries.__path__):
-    tree = ast.parse((pathlib.Path(finder.path) / f"{name}.py").read_text(encoding="utf-8"))
+    tree = ast.parse((pathlib.Path(finder.path) / f"{name}.py").read_text(encoding="utf-8"))  # pyright: ignore[reportAttributeAccessIssue]  the packages are folders, whose finders have a path
     if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
       found[name] = (ast.get_docstring(tree) or "").partition("\n")[0]
   return found

@@ -117,7 +117,7 @@ def read_config(config: str | None) -> dict[str, Any]:
 def _made(path: pathlib.Path, stage: str, said: str) -> Any:
   """What the get_config of a file gives, as plain data. Whatever ends it is the file's doing: a UserError with the line."""
   spec = importlib.util.spec_from_file_location(f"ivid_config_{path.stem}", path)
-  module = importlib.util.module_from_spec(spec)
+  module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]  a path that ends in .py has a loader
   try:
     spec.loader.exec_module(module)
     if not callable(getattr(module, "get_config", None)):

@@ -50,7 +50,7 @@ class Clip:
   prompt: str
   metadata: dict[str, Any]
 
-  def save(self, path: str | os.PathLike) -> pathlib.Path:
+  def save(self, path: str | os.PathLike[str]) -> pathlib.Path:
     """Writes the clip, with its metadata in it and as JSON beside it, in the format of the suffix: .mp4, .webm, .gif, .png (lossless).
 
     Raises:
@@ -107,7 +107,7 @@ class Cascade:
     """As `sample`, every stage's clips as they are finished, stage by stage."""
     return self.run(self.request(prompts, **options), progress=progress)
 
-  def repeat(self, metadata: dict[str, Any] | str | os.PathLike, *, mesh: Meshes | None = None, progress: bool = False) -> Clip:
+  def repeat(self, metadata: dict[str, Any] | str | os.PathLike[str], *, mesh: Meshes | None = None, progress: bool = False) -> Clip:
     """A clip again, to the last bit on the same machine, from its metadata: as a dictionary, the JSON beside it, or the clip itself.
 
     Args:
@@ -131,7 +131,7 @@ class Cascade:
     size: tuple[int, int] | None = None,
     start: str = "",
     stop: str = "",
-    input: str | os.PathLike | np.ndarray | None = None,
+    input: str | os.PathLike[str] | np.ndarray | None = None,
     first_frame: Frames | None = None,
     given: Frames | tuple[Frames, Iterable[int]] | None = None,
     seconds: float | None = None,
@@ -166,7 +166,7 @@ class Cascade:
     draw = Draw((prompts,) if isinstance(prompts, str) else tuple(prompts), seed=seed, count=num_samples, negative=negative_prompt)
     if not draw.prompts:
       raise UserError("no prompt: expected a description of the clip")
-    options = dict(start=start, stop=stop, first=input, first_frame=first_frame, given=given, seconds=seconds)
+    options: dict[str, Any] = dict(start=start, stop=stop, first=input, first_frame=first_frame, given=given, seconds=seconds)
     options |= dict(batch_size=batch_size, mesh=mesh, size=size)
     return make_request(self.folder, draw, overrides=Overrides(**overrides), **options)
 
@@ -178,7 +178,7 @@ class Cascade:
         yield Clip(made.frames, made.stage.output.fps, made.stage.name, request.samples[made.index].prompt, request.metadata(made))
 
 
-def load(name: str | os.PathLike = "nano") -> Cascade:
+def load(name: str | os.PathLike[str] = "nano") -> Cascade:
   """The cascade in a folder, or the one of that name that ships with the package; of a work folder its stage.
 
   Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ class Stage:
   def predict(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning) -> jax.Array:
     """The network's raw output, in the spec's `prediction` space, float32 like z_t [B, T, H, W, 3]; logsnr_t [B]."""
     cond = cond if self.spec.unet.given else cond.replace(given=None)  # others see given frames in z_t alone
-    return self.net.apply({"params": params}, z_t, logsnr_t, **cond.network_inputs())
+    return cast("jax.Array", self.net.apply({"params": params}, z_t, logsnr_t, **cond.network_inputs()))
 
   def denoise(self, params: Any, z_t: jax.Array, logsnr_t: jax.Array, cond: Conditioning) -> jax.Array:
     """x_hat [B, T, H, W, 3], neither guided nor thresholded; given frames are as they are given."""
@@ -215,7 +215,7 @@ class Stage:
 
   def teaching_error(
     self, params: Any, teacher: Any, batch: Batch, key: jax.Array, *, w: jax.Array, u: jax.Array, teacher_stage: Stage
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+  ) -> tuple[jax.Array, ...]:
     """How far a guidance-distilled x_hat is from its teacher's at the weight w and diffusion time u, each scalar or [B].
 
     Args: params, teacher: parameters of this stage and of `teacher_stage`; batch, key: as in `loss`.
@@ -239,8 +239,8 @@ class Stage:
       drop = captions.per_caption(_draw(keys, _DROP, ()) < self.spec.diffusion.text_drop, cond.text, frames=x.shape[1])
       cond = cond.replace(text_mask=cond.text_mask & ~drop[:, :, None])
     if self.spec.unet.given and not pictures:
-      drawn = dict(draw=_draw(keys, _GIVEN, ()), share=self.spec.diffusion.given_share)
-      cond = cond.replace(given=(x, given_frames.draw_given(is_video=cond.is_video, frames=x.shape[1], **drawn)))
+      drawn: dict[str, Any] = dict(draw=_draw(keys, _GIVEN, ()), share=self.spec.diffusion.given_share)
+      cond = cond.replace(given=(x, given_frames.draw_given(is_video=cond.is_video, frames=x.shape[1], **drawn)))  # pyright: ignore[reportArgumentType]  None for pictures alone
     return x, cond if self.spec.lowres is None else self._training_lowres(cond, x, keys), keys
 
   def _training_lowres(self, cond: Conditioning, x: jax.Array, keys: jax.Array) -> Conditioning:
@@ -252,9 +252,9 @@ class Stage:
       noise = _draw(keys, _AUG_NOISE, small.shape[1:], normal=True)
       return self.augmented(small, frames=T, height=H, width=W, logsnr=logsnr, noise=noise)
 
-    grown = seen((lowres_video.shrink_pictures if cond.is_video is None else lowres_video.shrink)(x, lowres, output))
+    grown = seen((lowres_video.shrink_pictures if cond.is_video is None else lowres_video.shrink)(x, lowres, output))  # pyright: ignore[reportArgumentType]  a stage with a low-resolution clip
     if self.spec.time_factor > 1 and batches.CaptionLayout.of(cond.text.shape[:2], batch_size=B, frames=T).images:
-      pictures = seen(lowres_video.shrink_pictures(x, lowres, output))
+      pictures = seen(lowres_video.shrink_pictures(x, lowres, output))  # pyright: ignore[reportArgumentType]  a stage with a low-resolution clip
       grown = jnp.where(cond.is_video[:, None, None, None, None], grown, pictures)
     return cond.replace(lowres=grown, aug_logsnr=logsnr)
 

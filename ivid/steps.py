@@ -14,8 +14,7 @@ import optax
 LossFn = Callable[[Any, Any, jax.Array], tuple[jax.Array, jax.Array]]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """All that training changes.
 
   Attributes:
@@ -26,7 +25,7 @@ class TrainState:
     averages: power-function averages of the parameters, a tree for each width that the run keeps (ivid.weights.averages).
   """
 
-  step: jax.Array
+  step: Any
   params: Any
   ema: Any
   opt_state: Any

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -86,10 +87,11 @@ def _prepare(values: flags.FlagValues, _: Sequence[str]) -> None:
 
   share = read_share(values)
   if values.input:
-    options = {name: values[name].value for name in ("workers", "beam", "strict", "overwrite")}
+    options: dict[str, Any] = {name: values[name].value for name in ("workers", "beam", "strict", "overwrite")}
     print(prepare_files(fields_of(values, PrepareSpec), values.out, process=share, **options))
   else:
-    print(draw(values.out, process=share, **{name: values[name].value for name in ("size", "fps", "num_clips", "num_test", "seed")}))
+    options = {name: values[name].value for name in ("size", "fps", "num_clips", "num_test", "seed")}
+    print(draw(values.out, process=share, **options))
 
 
 def _source(values: flags.FlagValues, what: str) -> str:
@@ -103,7 +105,7 @@ def _import_t5(values: flags.FlagValues, _: Sequence[str]) -> None:
   source = _source(values, "a T5X checkpoint or Hugging Face safetensors")
   from ivid.text.checkpoints.importing import import_encoder  # starts JAX
 
-  kinds = dict(name=values.name * values["name"].present, dtype=values.dtype, param_dtype=values.param_dtype or "")
+  kinds: dict[str, Any] = dict(name=values.name * values["name"].present, dtype=values.dtype, param_dtype=values.param_dtype or "")
   spec = import_encoder(source, values.out, tokenizer=values.tokenizer, size=values.model, max_tokens=values.max_tokens, **kinds)
   print(f"wrote {values.out}: {spec.name}, {spec.layers} layers of {spec.dim}; read it with --config.data.text_encoder={values.out}")
 
@@ -123,8 +125,8 @@ def _embed(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   from ivid.runs.text import embed_captions  # starts JAX
 
   enable_compilation_cache()
-  sizes = dict(length=run.cascade.text.max_tokens, batch_size=values.batch_size, shard_size=values.shard_size)
-  ways = dict(process=read_share(values), workers=values.workers or 1, beam=values.beam)
+  sizes: dict[str, Any] = dict(length=run.cascade.text.max_tokens, batch_size=values.batch_size, shard_size=values.shard_size)
+  ways: dict[str, Any] = dict(process=read_share(values), workers=values.workers or 1, beam=values.beam)
   folder = embed_captions(run.data, values.out, **ways, **sizes)
   print(f"wrote {folder}; read it with --config.data.embeddings={folder}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -29,7 +29,7 @@ DECIDED = (*CHOSEN, *STARTS, *NAMES, *WHOLE)  # by metadata; given beside --from
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds the flags of `ivid sample`."""
-  f = dict(flag_values=values)
+  f: dict[str, Any] = dict(flag_values=values)
   flags.DEFINE_multi_string("prompt", [], "What the clip shows; may be given several times.", **f)
   flags.DEFINE_string("prompts_file", "", "Text file (UTF-8) with a prompt per line; blank lines are skipped.", **f)
   flags.DEFINE_string("cascade", "", f"Folder of a cascade, or the name of one that ships (default: {DEFAULT_CASCADE}).", **f)
@@ -131,7 +131,7 @@ def _save(request: Request, outputs: Outputs, values: flags.FlagValues, process:
       print(path, flush=True)
   except Interrupted as interrupted:
     kept = [name for name in ("out", "format", *WHOLE) if values[name].present]
-    given = {name: values[name].value for name in (*NAMES, *kept)}
+    given: dict[str, Any] = {name: values[name].value for name in (*NAMES, *kept)}
     print(*how_to_go_on(request, outputs, interrupted, given), sep="\n", file=sys.stderr)
     return 130  # as shells have it
   return 0

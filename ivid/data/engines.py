@@ -74,8 +74,8 @@ def _watch(parent: int) -> None:
 
 def _by_beam(work: Callable[[int], None], parts: Sequence[int], options: Sequence[str]) -> None:
   try:
-    import apache_beam
-    from apache_beam.options.pipeline_options import PipelineOptions
+    import apache_beam  # pyright: ignore[reportMissingImports]  an extra that need not be installed
+    from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]  an extra that need not be installed
   except ImportError:
     raise UserError("--beam needs Apache Beam: pip install 'ivid[beam]'") from None
   logging.getLogger("apache_beam").setLevel(logging.WARNING)

@@ -127,12 +127,12 @@ def _describe(plan: Plan, splits: dict[str, tuple[list[int], int]]) -> None:
     identity = dataset_info.DatasetIdentity(plan.spec.name, tfds.core.Version(VERSION), folder, module_name="")
     info = tfds.core.DatasetInfo(builder=identity, features=shards.features(plan), description=f"Clips and images of {plan.spec.input}.")
     info.set_file_format(FORMAT)
-    template = tfds.core.ShardedFileTemplate(dataset_name=plan.spec.name, data_dir=folder, filetype_suffix=FORMAT)
+    template = tfds.core.ShardedFileTemplate(dataset_name=plan.spec.name, data_dir=folder, filetype_suffix=FORMAT)  # pyright: ignore[reportArgumentType]  TFDS declares neither
     infos = [
       tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template.replace(split=split))
       for split, (lengths, size) in splits.items()
     ]
-    info.set_splits(tfds.core.splits.SplitDict(infos))
+    info.set_splits(tfds.core.splits.SplitDict(infos))  # pyright: ignore[reportAttributeAccessIssue]  TFDS declares neither
     info.write_to_directory(folder)
     for file in sorted(pathlib.Path(folder).iterdir()):
       plan.store.write(file.name, file.read_bytes())

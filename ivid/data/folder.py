@@ -98,7 +98,7 @@ def open_builder(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
       raise UserError(f"{folder / FEATURES}: {CLASS}={shown(name)}: expected a feature of TFDS, {CLASSES}...")
   try:
     builder = tfds.builder_from_directory(folder)
-    features = dict(builder.info.features)
+    features = dict(builder.info.features)  # pyright: ignore[reportArgumentType, reportCallIssue]  TFDS declares less than it offers
   except Exception as error:  # TFDS raises many classes for descriptions that are damaged
     raise UserError(f"{folder} cannot be read as a data set: {first_line(error)}") from None
   for one, other in ((records.CLIP, records.SHAPE), (records.MEDIA, records.SECONDS)):
@@ -121,7 +121,7 @@ class Records(Sequence[Mapping[str, Any]]):
     folder = pathlib.Path(builder.data_dir)
     self._said = f"split {split} of {folder}"
     try:
-      self._source = builder.as_data_source(split=split, decoders=decoders)
+      self._source = builder.as_data_source(split=split, decoders=decoders)  # pyright: ignore[reportCallIssue]  TFDS declares less than it offers
       self._count = len(self._source)
     except Exception as error:  # TFDS and array_record raise many classes for files that are damaged
       raise UserError(f"{self._said} cannot be read: {first_line(error)}") from None

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import fsspec
 
@@ -62,7 +62,7 @@ def items(source: str, *, media_column: str = "path", caption_column: str = "cap
       raise UserError(f"--input={source}: {nearest(suffix, LISTS)}, or a folder")
     try:
       with system.open(root, "rb") as file:
-        yield from _listed(source, base(source), _READERS[suffix](file, source), media_column, caption_column)
+        yield from _listed(source, base(source), _READERS[suffix](cast("IO[bytes]", file), source), media_column, caption_column)
     except UserError:
       raise
     except Exception as error:  # each kind of server has errors of its own
@@ -94,7 +94,7 @@ def base(source: str) -> str:
 
 def _beside(source: str, system: fsspec.AbstractFileSystem, root: str) -> Iterator[Item]:
   """Items of a folder and those below it."""
-  found = {path: entry.get("size") or 0 for path, entry in sorted(system.find(root, detail=True).items()) if not _hidden(path, root)}
+  found = {path: entry.get("size") or 0 for path, entry in sorted(system.find(root, detail=True).items()) if not _hidden(path, root)}  # pyright: ignore[reportAttributeAccessIssue]  fsspec gives a dictionary where details are asked for
   texts = {path for path in found if path.lower().endswith(TEXTS)}
   if len(texts) == len(found):
     raise UserError(f"--input={source} holds no clips or images: expected files ending in {', '.join((*CLIPS[:5], *IMAGES[:4]))} ...")

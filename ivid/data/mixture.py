@@ -25,8 +25,11 @@ class Member(Protocol):
     clips, images: how many it has; None: no end of them.
   """
 
-  clips: int | None
-  images: int | None
+  @property
+  def clips(self) -> int | None: ...
+
+  @property
+  def images(self) -> int | None: ...
 
   def clip(self, count: int) -> tuple[np.ndarray, str]:
     """Frames uint8 [T, H, W, 3] of the view, and a caption, of the count-th clip that is drawn from it."""

@@ -49,8 +49,8 @@ def make_pipeline(
   if data.workers:
     return from_workers(feed, data.workers)
   reading = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=max(1, data.prefetch) * len(taken))
-  examples = grain.MapDataset.source(places).to_iter_dataset(reading)
-  return _each(examples.batch(len(taken), drop_remainder=True, batch_fn=places.collate))
+  examples = grain.MapDataset.source(places).to_iter_dataset(reading)  # pyright: ignore[reportArgumentType]  Grain asks for methods and lists alone
+  return _each(examples.batch(len(taken), drop_remainder=True, batch_fn=places.collate))  # pyright: ignore[reportArgumentType]  Grain asks for methods and lists alone
 
 
 def _each(batches: Iterable[dict[str, Any]]) -> Generator[dict[str, Any]]:

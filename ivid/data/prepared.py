@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -85,7 +85,7 @@ class Prepared:
         f"{self._name}: none of its {len(chosen[2])} clips lasts the {want.seconds:.3g} s of {want}: expected longer ones, or "
         "data.short=hold (the last frame stays) or loop (they begin anew)"
       )
-    return tuple(chosen)
+    return chosen[0], chosen[1], chosen[2]
 
   @property
   def _least_seconds(self) -> float:
@@ -113,7 +113,7 @@ class Prepared:
     corner = random_corner(self._view, rng)[1:]
     return self._cropped(self._still(record, rng), corner)[0], self._caption(record, rng, image=True)
 
-  def _window(self, record: dict[str, Any], times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  def _window(self, record: Mapping[str, Any], times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Frames at the view's whole size, at `times` of a window of the view's length."""
     clip, seconds = self._opened(record)
     spare = seconds - self._view.clip.seconds
@@ -127,37 +127,37 @@ class Prepared:
       times = looped(times, seconds)
     return self._frames(record, clip, times)
 
-  def _still(self, record: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
+  def _still(self, record: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
     """One picture, of a clip at a random time."""
     clip, seconds = self._opened(record)
     return self._frames(record, clip, np.array([rng.uniform(0, seconds) if seconds else 0.0]))
 
-  def _opened(self, record: dict[str, Any]) -> tuple[np.ndarray | None, float]:
+  def _opened(self, record: Mapping[str, Any]) -> tuple[np.ndarray | None, float]:
     """The record's frames, None where they are encoded, and the seconds that it lasts."""
     if records.MEDIA in record:
       return None, float(record[records.SECONDS])
     clip = records.clip_of(record)
     return clip, len(clip) / float(record.get(records.FPS, self._view.clip.fps))
 
-  def _frames(self, record: dict[str, Any], clip: np.ndarray | None, times: np.ndarray) -> np.ndarray:
+  def _frames(self, record: Mapping[str, Any], clip: np.ndarray | None, times: np.ndarray) -> np.ndarray:
     want = self._view.clip
     if clip is None:
       behind = colour(records.text_of(record, records.COLOUR) or "#000000")
       source = records.text_of(record, records.SOURCE)
-      return frames_at(record[records.MEDIA], times, want.height, want.width, background=behind, name=source)
+      return frames_at(record[records.MEDIA], times, want.height, want.width, background=behind, name=source)  # pyright: ignore[reportArgumentType]  TFDS declares less than it offers
     if clip.shape[1] < want.height or clip.shape[2] < want.width:
       raise UserError(f"a record has pictures of {clip.shape[1]}x{clip.shape[2]}: expected at least {want.height}x{want.width}")
     rate = float(record.get(records.FPS, want.fps))
     picked = np.clip((times * rate + 1e-3).astype(int), 0, len(clip) - 1)
     return np.stack([fit(clip[n], want.height, want.width) for n in picked])
 
-  def _caption(self, record: dict[str, Any], rng: np.random.Generator, *, image: bool = False) -> str:
+  def _caption(self, record: Mapping[str, Any], rng: np.random.Generator, *, image: bool = False) -> str:
     several = record.get(records.CAPTIONS)
     if several is not None:
       return records.text_of({"caption": several[int(rng.integers(len(several)))]}, "caption")
     return (records.text_of(record, records.IMAGE_CAPTION) if image else "") or records.text_of(record, records.CAPTION)
 
-  def _cropped(self, clip: np.ndarray, corner: list[int]) -> np.ndarray:
+  def _cropped(self, clip: np.ndarray, corner: Sequence[int]) -> np.ndarray:
     top, left = corner
     return clip[:, top : top + self._view.height, left : left + self._view.width]
 
@@ -196,9 +196,9 @@ def all_captions(name: str, dir: str) -> Iterator[str]:
         yield from (text for several in batch.column(0).to_pylist() for text in several if text is not None)
     return
   wanted = (records.CAPTION, records.IMAGE_CAPTION, records.CAPTIONS)
-  if not any(key in builder.info.features for key in (records.CAPTION, records.CAPTIONS)):
-    raise UserError(f"data.name={name!r} has no {records.CAPTION!r}: its records hold {', '.join(sorted(builder.info.features))}")
-  decoders = {key: tfds.decode.SkipDecoding() for key in builder.info.features if key not in wanted}
+  if not any(key in builder.info.features for key in (records.CAPTION, records.CAPTIONS)):  # pyright: ignore[reportOperatorIssue]  TFDS declares less than it offers
+    raise UserError(f"data.name={name!r} has no {records.CAPTION!r}: its records hold {', '.join(sorted(builder.info.features))}")  # pyright: ignore[reportArgumentType]  TFDS declares less than it offers
+  decoders = {key: tfds.decode.SkipDecoding() for key in builder.info.features if key not in wanted}  # pyright: ignore[reportGeneralTypeIssues]  TFDS declares less than it offers
   for split in builder.info.splits:
     for record in Records(builder, split, decoders=decoders):
       yield from (records.text_of(record, key) for key in wanted[:2] if key in record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import IO
+from typing import IO, cast
 
 import fsspec
 
@@ -61,15 +61,15 @@ def read_bytes(address: str, *, seconds: float | None = None, most: int | None =
     if found:
       raise FileNotFoundError(MISSING) if found == MISSING else OSError(found)
     _check_size(os.stat(path).st_size, most)
-    return system.cat_file(path)
+    return cast("bytes", system.cat_file(path))
   if not address.startswith(WEB):
     _check_size(system.info(path).get("size") or 0, most)
-    return system.cat_file(path)
+    return cast("bytes", system.cat_file(path))
   end = time.monotonic() + seconds
   # As a stream, which needs no size in advance: servers may give none, or a wrong one.
   try:
     with system.open(path, "rb", block_size=0, size=1) as file:
-      return _streamed(file, end, most)
+      return _streamed(cast("IO[bytes]", file), end, most)
   except TimeoutError:
     raise TimeoutError(f"did not arrive in {seconds:g} s") from None
 

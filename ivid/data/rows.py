@@ -48,7 +48,7 @@ class Rows:
 
   def __init__(self, feed: Feed):
     self._feed = feed
-    at = dict(first_index=feed.first_index, before=feed.before)
+    at: dict[str, Any] = dict(first_index=feed.first_index, before=feed.before)
     self._source = make_source(data=feed.data, train=feed.train, stage=feed.stage, split=feed.split, **at)
 
   def __len__(self) -> int:

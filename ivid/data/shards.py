@@ -89,7 +89,7 @@ def prepare_shard(plan: Plan, shard: int) -> None:
   usable = [item for item in listed if not item.problem]
   media = iter(fetched([item.media for item in usable], timeout=plan.spec.timeout))
   form = features(plan)
-  serializer = ExampleSerializer(form.get_serialized_info())
+  serializer = ExampleSerializer(form.get_serialized_info())  # pyright: ignore[reportArgumentType]  TFDS declares less than it offers
   kept, rejected = [], []
   with store.writing(part_name(shard)) as path, writing_records(path) as write:
     for item in listed:
@@ -120,14 +120,15 @@ def _record(plan: Plan, item: Item, media: bytes) -> tuple[Kept, dict[str, Any]]
   if not captions:
     return f"no caption is left of {' | '.join(item.captions)!r} (--min_characters, --caption_without)"
   behind = spec.background if colour(spec.background) else item.columns.get(spec.background, "")
-  if colour(behind) is None:
+  background = colour(behind)
+  if background is None:
     return f"{spec.background} is {behind!r}: expected a colour such as #ff8800"
   try:
     facts = examine(media, "it")
     reason = unfit(facts, spec)
     if reason:
       return reason
-    stored, facts = encoded(media, facts, spec, colour(behind))
+    stored, facts = encoded(media, facts, spec, background)
   except UserError as error:
     return str(error)
   except (MemoryError, KeyboardInterrupt):
@@ -135,7 +136,7 @@ def _record(plan: Plan, item: Item, media: bytes) -> tuple[Kept, dict[str, Any]]
   except Exception as error:  # foreign decoders have errors that nobody lists, and one file never ends the job
     return f"it cannot be decoded ({type(error).__name__}): {error}"
   digest = hashlib.sha256(media).hexdigest()  # of the file as it came: the same file is the same clip
-  about = dict(captions=captions, sha256=digest, **dataclasses.asdict(facts))
+  about: dict[str, Any] = dict(captions=captions, sha256=digest, **dataclasses.asdict(facts))
   row = Kept(group=plan.group(item), source=item.media, bytes=len(stored), columns=item.columns, **about)
   example = {records.MEDIA: stored, records.COLOUR: behind, records.SOURCE: item.media, **about}
   if plan.columns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -115,7 +116,7 @@ class MovingShapes:
     two = bool(rng.random() < self._data.two_objects)
     return rng, seeded(two_objects=two, held_out=self._split is Split.HELD_OUT), ""
 
-  def _draw(self, scene: moving_shapes.Scene, times: np.ndarray, corner: list[int]) -> np.ndarray:
+  def _draw(self, scene: moving_shapes.Scene, times: np.ndarray, corner: Sequence[int]) -> np.ndarray:
     view = self.view
     if self._data.draw is Draw.DEVICE:
       return pack(scene, times, corner)

@@ -9,7 +9,7 @@ import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, cast
 
 from ivid.data.remote import file_system
 from ivid.media.files import naming_disk_errors, whole_file
@@ -40,11 +40,11 @@ class Store:
     return sorted(posixpath.basename(path) for path in self._system.ls(place, detail=False))
 
   def read(self, name: str) -> bytes:
-    return self._system.cat_file(self.path(name))
+    return cast("bytes", self._system.cat_file(self.path(name)))
 
   def open(self, name: str) -> IO[bytes]:
     """The file, to be read here and there."""
-    return self._system.open(self.path(name), "rb")
+    return cast("IO[bytes]", self._system.open(self.path(name), "rb"))
 
   @contextlib.contextmanager
   def writing(self, name: str) -> Iterator[pathlib.Path]:

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator
-from typing import Any
+from typing import IO, Any, cast
 
 from ivid.data.rows import Feed
 from ivid.parallel.signals import held_back
@@ -56,13 +56,13 @@ class _Worker:
     with held_back():
       self._process = subprocess.Popen([sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     with contextlib.suppress(BrokenPipeError):  # it has ended already, which `next` finds
-      pickle.dump((feed, number, count), self._process.stdin, PROTOCOL)
+      pickle.dump((feed, number, count), cast("IO[bytes]", self._process.stdin), PROTOCOL)
       self._process.stdin.close()
 
   def next(self) -> dict[str, Any]:
     """Its next batch."""
     try:
-      found = pickle.load(self._process.stdout)
+      found = pickle.load(cast("IO[bytes]", self._process.stdout))
     except (EOFError, pickle.UnpicklingError):
       status = self._process.wait()
       how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

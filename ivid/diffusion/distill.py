@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ivid.diffusion.samplers import ddim_step
+from ivid.diffusion.samplers import Leaf, ddim_step
 from ivid.diffusion.schedule import as_float, broadcast_from_left
 
 
@@ -28,7 +28,7 @@ class Teacher:
   """
 
   params: Any
-  steps: jax.Array
+  steps: Leaf
 
 
 class JumpTimes(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -121,13 +122,16 @@ def is_multistep(kind: SamplerKind) -> bool:
   return kind is SamplerKind.DPM_SOLVER_PP_2M
 
 
+Leaf = Any  # a jax.Array, or what stands for one in a tree of the same structure: NumPy's array, an abstract array, a sharding
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["z", "x_hat"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class SampleState:
   """What one sampling step hands to the next, [B, ...] float32: z_t, and the previous step's x_hat where the sampler reads it."""
 
-  z: jax.Array
-  x_hat: jax.Array | None = None
+  z: Leaf
+  x_hat: Leaf | None = None
 
 
 LEVELS = ("logsnr_t", "logsnr_s", "logsnr_prev", "logsnr_jump")
@@ -146,12 +150,12 @@ class StepInputs:
     last: bool; the step returns x_hat.
   """
 
-  logsnr_t: jax.Array
-  logsnr_s: jax.Array
-  logsnr_prev: jax.Array
-  logsnr_jump: jax.Array
-  w: jax.Array
-  last: jax.Array
+  logsnr_t: Leaf
+  logsnr_s: Leaf
+  logsnr_prev: Leaf
+  logsnr_jump: Leaf
+  w: Leaf
+  last: Leaf
 
 
 def sampler_step(

@@ -52,8 +52,8 @@ def _rates(train: TrainSpec, phase: phases.Phase) -> dict[str, Any]:
   """The learning rate of a phase's first update, after its warm-up and of its last, and the updates of its warm-up."""
   rate, steps = phases.learning_rate(phases.resolve(train)), phase.train.steps
   first, last = phase.first_step, phase.end - 1
-  warmup = phases.warmup_steps(phase.train.optimizer, steps)
-  values = dict(first=float(rate(first)), warm=float(rate(first + warmup)), last=float(rate(last)))
+  warmup = phases.warmup_steps(phase.train.optimizer, steps)  # pyright: ignore[reportArgumentType]  every phase has its updates
+  values = dict(first=float(rate(first)), warm=float(rate(first + warmup)), last=float(rate(last)))  # pyright: ignore[reportArgumentType]  a schedule gives a scalar
   return values | dict(warmup_steps=warmup, decay=phase.train.optimizer.decay.value)
 
 

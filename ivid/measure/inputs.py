@@ -8,13 +8,14 @@ import functools
 import statistics
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ivid.data.view import frame_times
 from ivid.spec.errors import UserError
 from ivid.spec.run import Draw, RunSpec
 
 if TYPE_CHECKING:
+  from ivid.data.sources import MovingShapes
   from ivid.text.embedder import Embedder
 
 EXAMPLES = 32  # timed together
@@ -52,11 +53,12 @@ def _bench_view(run: RunSpec, embedder: Embedder, frames: int, *, repeats: int) 
   stage, tokens = run.cascade.stage(run.stage), run.cascade.text.max_tokens
   crop = dataclasses.replace(run.train.crop, frames=min(run.train.crop.frames, frames))
   train = dataclasses.replace(run.train, frames=frames, image_fraction=0.0, crop=crop)
-  given = dict(train=train, stage=stage, split=Split.TRAIN)
-  source, undrawn = (make_source(data=dataclasses.replace(run.data, draw=where), **given) for where in (Draw.HOST, Draw.DEVICE))
+  given: dict[str, Any] = dict(train=train, stage=stage, split=Split.TRAIN)
+  sources = (make_source(data=dataclasses.replace(run.data, draw=where), **given) for where in (Draw.HOST, Draw.DEVICE))
+  source, undrawn = cast("Iterator[MovingShapes]", sources)
   view = source.view
   by_devices = Program("draw", functools.partial(draw_frames, view=view)).jit()
-  size = dict(height=view.clip.height, width=view.clip.width, crop=(0, 0, view.height, view.width))
+  size: dict[str, Any] = dict(height=view.clip.height, width=view.clip.width, crop=(0, 0, view.height, view.width))
   times = frame_times(view, 0) if frames > 1 else np.array([view.clip.seconds / 2])
   seconds: dict[str, list[float]] = {}
 

@@ -27,7 +27,7 @@ WRITERS: dict[str, Writer] = {
 
 
 def write_clip(
-  path: str | os.PathLike, clip: np.ndarray, fps: float | Fraction, *, metadata: dict | None = None, crf: int | None = None
+  path: str | os.PathLike[str], clip: np.ndarray, fps: float | Fraction, *, metadata: dict | None = None, crf: int | None = None
 ) -> None:
   """Writes `clip` uint8 [T, H, W, 3], RGB; the file appears whole or not at all, with `metadata` as JSON in its comment.
 
@@ -51,7 +51,7 @@ def write_clip(
     WRITERS[suffix](temporary, clip, rate, comment=comment, crf=crf)
 
 
-def read_clip(path: str | os.PathLike, *, max_frames: int | None = None) -> tuple[np.ndarray, Fraction]:
+def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None) -> tuple[np.ndarray, Fraction]:
   """Frames uint8 [T, H, W, 3] and frames per second of any clip FFmpeg reads, or of a .png that `write_clip` made.
 
   Raises:
@@ -69,7 +69,7 @@ class ClipFile:
 
   dtype, ndim = np.dtype(np.uint8), 4
 
-  def __init__(self, path: str | os.PathLike):
+  def __init__(self, path: str | os.PathLike[str]):
     """Raises UserError: as of read_clip."""
     _check_clip(path)
     self._path = path
@@ -91,7 +91,7 @@ class ClipFile:
     return made[0] if np.ndim(frames) == 0 else made
 
 
-def timed_pictures(path: str | os.PathLike) -> Iterator[Picture]:
+def timed_pictures(path: str | os.PathLike[str]) -> Iterator[Picture]:
   """Pictures, with their times, of what `read_clip` reads, or of a still.
 
   Raises:
@@ -103,14 +103,14 @@ def timed_pictures(path: str | os.PathLike) -> Iterator[Picture]:
   yield from decode.pictures(path)
 
 
-def _check_clip(path: str | os.PathLike) -> None:
+def _check_clip(path: str | os.PathLike[str]) -> None:
   """Raises UserError: no file, or a PNG that is no clip."""
   check_file(path, "clip")
   if pathlib.Path(path).suffix.lower() == ".png" and not pictures.is_grid(path):
     raise UserError(f"{path} is a picture, not a clip: expected a .png that ivid wrote, or .mp4, .webm, .gif")
 
 
-def read_metadata(path: str | os.PathLike) -> dict | None:
+def read_metadata(path: str | os.PathLike[str]) -> dict | None:
   """What `write_clip` or `write_png` was given as metadata; None if the file carries none.
 
   Raises:

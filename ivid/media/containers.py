@@ -9,8 +9,11 @@ import io
 import math
 import os
 from collections.abc import Iterator
+from fractions import Fraction
+from typing import cast
 
 import av
+from av.container import InputContainer
 from av.filter import Graph
 from av.format import ContainerFormat
 from av.format import Flags as FormatFlags
@@ -30,18 +33,19 @@ NAMES_OTHERS = {"concat", "dash", "hls", "image2", "imf", "rtp", "rtsp", "sap", 
 COVERS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
-def open_container(source: Source, name: str) -> av.container.InputContainer:
+def open_container(source: Source, name: str) -> InputContainer:
   """Raises UserError: no clip, one without pictures or with too large ones, or a list of other files."""
   try:
     container = av.open(
       io.BytesIO(source) if isinstance(source, bytes) else os.path.abspath(source),  # a path that is no address
+      "r",
       metadata_errors="replace",  # titles in other encodings than UTF-8 are nothing against the pictures
       options={"max_pixels": str(MAX_PIXELS)},  # of the decoders that look into the file now
       container_options={"format_whitelist": _formats(), "protocol_whitelist": "file"},
     )
   except av.ArgumentError:  # not on the list
     raise UserError(f"{name} is a playlist or its like, which names other files: expected the clip itself") from None
-  except av.error.MemoryError:  # of tables that say to be longer than any that FFmpeg takes
+  except av.MemoryError:  # of tables that say to be longer than any that FFmpeg takes
     raise UserError(f"{name} is damaged, or needs more memory than there is") from None
   except (av.FFmpegError, OSError) as error:
     raise UserError(f"{name} is no clip that can be read: {error.strerror}") from None
@@ -67,7 +71,7 @@ def _formats() -> str:
   return ",".join(sorted(found))
 
 
-def video_stream(container: av.container.InputContainer, name: str = "") -> VideoStream:
+def video_stream(container: InputContainer, name: str = "") -> VideoStream:
   """The stream that players show: the first that is flagged as default, else the first, and no cover of a sound.
 
   Raises:
@@ -123,7 +127,7 @@ class _Clip:
     broken_off: after the last picture, whether the file ends before its structure does.
   """
 
-  def __init__(self, container: av.container.InputContainer, source: Source, name: str):
+  def __init__(self, container: InputContainer, source: Source, name: str):
     self._container, self._source, self._name = container, source, name
     self._stream = video_stream(container, name)
     self._clock_jumps = bool(container.format.flags & FormatFlags.ts_discont.value)
@@ -133,7 +137,8 @@ class _Clip:
     self._still_until = -math.inf  # seconds of the clock up to which packets say that nothing new is shown
     self._sought = self._jumped = False
     self.aspect = float(self._stream.sample_aspect_ratio or 1)
-    self.tick = float(self._stream.time_base)
+    self._tick = cast("Fraction", self._stream.time_base)  # every stream of pictures has one
+    self.tick = float(self._tick)
     self.broken_off = False
 
   def seek(self, start: float) -> bool:
@@ -142,10 +147,10 @@ class _Clip:
     if stream.start_time is None or self._clock_jumps:
       return False
     try:
-      self._container.seek(stream.start_time + int(start / stream.time_base), stream=stream)
+      self._container.seek(stream.start_time + int(start / self._tick), stream=stream)
     except av.FFmpegError:
       return False
-    self._zero, self._sought = float(stream.start_time * stream.time_base), True
+    self._zero, self._sought = float(stream.start_time * self._tick), True
     return True
 
   def timed(self) -> Iterator[_Shown]:
@@ -155,7 +160,7 @@ class _Clip:
     for frame in self._decoded():
       time = frame.time
       if time is None:
-        time = 0.0 if last is None else zero + last + gap
+        time = 0.0 if last is None or zero is None else zero + last + gap
       zero = time if zero is None else zero
       if self._clock_jumps and last is not None and not last - gap / 2 < time - zero < last + JUMP:
         zero, self._jumped = time - (last + gap), True  # another part, which counts anew
@@ -165,7 +170,7 @@ class _Clip:
       last = time
       stated = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else gap
       yield self, time, frame
-    still = self._still_until - zero
+    still = self._still_until - cast("float", zero)
     yield self, self._end(max(last + stated, still), max(last + gap, still), gap), None
 
   def _end(self, end: float, seen: float, gap: float) -> float:
@@ -241,4 +246,4 @@ def _through(graph: Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFram
   graph.push(frame)
   with contextlib.suppress(av.BlockingIOError, av.EOFError):
     while True:
-      yield graph.pull()
+      yield cast("av.VideoFrame", graph.pull())

@@ -18,7 +18,7 @@ from ivid.spec.errors import UserError
 ROOM = 1.05  # of a disk, over what is copied to it
 
 
-def local_copy(address: str | os.PathLike, name: str, *, cache: pathlib.Path | None = None) -> pathlib.Path:
+def local_copy(address: str | os.PathLike[str], name: str, *, cache: pathlib.Path | None = None) -> pathlib.Path:
   """The folder itself; of one in a bucket a copy below `cache`, made anew when anything has changed there.
 
   Args:
@@ -36,7 +36,7 @@ def local_copy(address: str | os.PathLike, name: str, *, cache: pathlib.Path | N
     found = system.find(root, detail=True)
   if not found:
     raise UserError(f"{name}={text}: there is nothing, or nothing that may be read")
-  files = {posixpath.relpath(path, root): info for path, info in found.items()}
+  files = {posixpath.relpath(path, root): info for path, info in found.items()}  # pyright: ignore[reportAttributeAccessIssue]  fsspec gives a dictionary where details are asked for
   state = {path: [str(info.get(key)) for key in ("size", "etag", "generation", "mtime", "created")] for path, info in files.items()}
   digest = hashlib.sha256(json.dumps([text, state], sort_keys=True).encode()).hexdigest()[:16]
   cache = cache or user_cache()

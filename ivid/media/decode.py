@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import cast
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def pictures(source: Source, *, start: float = 0.0, background: Colour = BLACK, 
     warnings.warn(said, stacklevel=2)
 
 
-def read(path: str | os.PathLike, max_frames: int | None) -> tuple[np.ndarray, Fraction]:
+def read(path: str | os.PathLike[str], max_frames: int | None) -> tuple[np.ndarray, Fraction]:
   """Frames uint8 [T, H, W, 3] of the first one's size, and frames per second.
 
   Raises:
@@ -65,13 +66,13 @@ def read(path: str | os.PathLike, max_frames: int | None) -> tuple[np.ndarray, F
   return np.stack(frames), _rate(times, end, *_stated(path))
 
 
-def _stated(path: str | os.PathLike) -> tuple[Fraction, Fraction]:
+def _stated(path: str | os.PathLike[str]) -> tuple[Fraction, Fraction]:
   """Frames per second that a file says, or 0, and the seconds that it counts times in."""
   if is_image(path):
     return stated_rate(path), TICK
   with open_container(path, os.fspath(path)) as container:
     stream = video_stream(container)
-    return Fraction(stream.average_rate or 0), stream.time_base
+    return Fraction(stream.average_rate or 0), cast("Fraction", stream.time_base)  # every stream of pictures has one
 
 
 def _rate(times: list[float], end: float, stated: Fraction, tick: Fraction) -> Fraction:

@@ -25,7 +25,7 @@ BLOCK = 1 << 20
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def whole_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """Gives a path of the same name to write to, whose file takes the place of `path` at the end; on failure nothing stays or changes.
 
   A link stays, and its target is replaced. Devices, pipes and descriptors such as /dev/stdout are written in place, at the end.
@@ -61,13 +61,13 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         os.replace(temporary, target)
 
 
-def write_whole(path: str | os.PathLike, contents: str | bytes) -> None:
+def write_whole(path: str | os.PathLike[str], contents: str | bytes) -> None:
   """Writes a small file, whole or not at all; text as UTF-8. Errors as of `whole_file`."""
   with whole_file(path) as temporary:
     temporary.write_bytes(contents.encode("utf-8") if isinstance(contents, str) else contents)
 
 
-def append_line(path: str | os.PathLike, line: str) -> None:
+def append_line(path: str | os.PathLike[str], line: str) -> None:
   """Adds a line, whole or not at all, to a file of lines; where a killed process broke off in its last one, that is ended first.
 
   Raises:
@@ -87,7 +87,7 @@ def append_line(path: str | os.PathLike, line: str) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | os.PathLike, *, keep: bool = False) -> Iterator[pathlib.Path]:
+def whole_folder(path: str | os.PathLike[str], *, keep: bool = False) -> Iterator[pathlib.Path]:
   """Gives a new folder to write into, which takes the place of `path` at the end; on failure that stays as it was.
 
   At every moment one of both is there whole, as ivid.media.scratch.put has it.
@@ -124,7 +124,7 @@ def whole_folder(path: str | os.PathLike, *, keep: bool = False) -> Iterator[pat
 
 
 @contextlib.contextmanager
-def updated_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def updated_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """Gives a folder in which `whole_file` and `whole_folder` are to replace parts; all of them change at once, at the end.
 
   They change one by one in a folder that cannot be exchanged: a mounted disk, one that this process stands in, or one whose parent cannot
@@ -140,7 +140,7 @@ def updated_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def naming_errors(path: str | os.PathLike) -> Iterator[None]:
+def naming_errors(path: str | os.PathLike[str]) -> Iterator[None]:
   """Says an OSError as a UserError: that `path` cannot be written, and why."""
   try:
     yield
@@ -149,7 +149,7 @@ def naming_errors(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def naming_disk_errors(path: str | os.PathLike) -> Iterator[None]:
+def naming_disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
   """As `naming_errors`, of errors of a scratch folder and of the disk alone: others are of files that are read meanwhile."""
   try:
     yield
@@ -246,7 +246,7 @@ def from_comment(comment: str | None) -> dict | None:
   return value if isinstance(value, dict) else None
 
 
-def at_home(path: str | os.PathLike, *, instead: str) -> pathlib.Path:
+def at_home(path: str | os.PathLike[str], *, instead: str) -> pathlib.Path:
   """The path, `~` in it replaced by the user's folder.
 
   Raises:

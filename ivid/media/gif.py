@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from fractions import Fraction
+from typing import IO, cast
 
 import numpy as np
 from PIL import GifImagePlugin, Image
@@ -18,7 +19,7 @@ LONGEST_RATE = 30  # characters
 FASTEST = 50  # players show frames of less than two hundredths for ten
 
 
-def write(path: os.PathLike, clip: np.ndarray, rate: Fraction, *, comment: str, crf: int | None) -> None:
+def write(path: os.PathLike[str], clip: np.ndarray, rate: Fraction, *, comment: str, crf: int | None) -> None:
   """An endless GIF; a frame holds the rectangle that changed, with its own palette, from round(100 i / rate) hundredths on."""
   if rate > FASTEST:
     raise UserError(f"cannot write {float(rate):g} frames a second as .gif: expected at most {FASTEST}")
@@ -43,8 +44,9 @@ def rate_of(image: Image.Image) -> Fraction:
   name, at = image.info.get("extension", (b"", 0)) if image.format == "GIF" else (b"", 0)
   if name != RATE:
     return Fraction(0)
-  image.fp.seek(at)
-  text = image.fp.read(1 + LONGEST_RATE)
+  file = cast("IO[bytes]", cast("GifImagePlugin.GifImageFile", image).fp)
+  file.seek(at)
+  text = file.read(1 + LONGEST_RATE)
   return parse_rate(text[1 : 1 + text[0]].decode("ascii", "replace")) or Fraction(0) if text else Fraction(0)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from ivid.media.fit import fit
 from ivid.spec.errors import UserError
 
-Source = str | os.PathLike | bytes  # a file's path, or its bytes
+Source = str | os.PathLike[str] | bytes  # a file's path, or its bytes
 Colour = tuple[int, int, int]  # red, green and blue of 255
 BLACK = (0, 0, 0)
 MAX_PIXELS = 1 << 28  # of one picture, whatever it is of: 16384x16384

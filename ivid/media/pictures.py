@@ -46,7 +46,7 @@ def parse_rate(text: str) -> Fraction | None:
   return Fraction(int(over), int(under or 1)) if int(over) and int(under or 1) else None
 
 
-def write_png(path: str | os.PathLike, picture: np.ndarray, metadata: dict | None = None) -> None:
+def write_png(path: str | os.PathLike[str], picture: np.ndarray, metadata: dict | None = None) -> None:
   """Writes `picture` uint8 [H, W, 3]; the file appears whole or not at all.
 
   Raises:
@@ -59,7 +59,7 @@ def write_png(path: str | os.PathLike, picture: np.ndarray, metadata: dict | Non
     _save(temporary, picture, {COMMENT: to_comment(metadata)})
 
 
-def write_grid(path: os.PathLike, clip: np.ndarray, rate: Fraction, *, comment: str, crf: int | None) -> None:
+def write_grid(path: os.PathLike[str], clip: np.ndarray, rate: Fraction, *, comment: str, crf: int | None) -> None:
   """All frames in rows of GRID_COLUMNS, without gaps, the last row filled with black; `crf` has no meaning here."""
   frames, height, width, _ = clip.shape
   check_grid(path, frames, height, width)
@@ -70,7 +70,7 @@ def write_grid(path: os.PathLike, clip: np.ndarray, rate: Fraction, *, comment: 
   _save(path, picture, {COMMENT: comment, LAYOUT: f"{frames} {height} {width} {rate}"})
 
 
-def check_grid(path: str | os.PathLike, frames: int, height: int, width: int) -> None:
+def check_grid(path: str | os.PathLike[str], frames: int, height: int, width: int) -> None:
   """Raises UserError: frames of that size that are too many for one picture."""
   pixels = _rows(frames) * height * min(frames, GRID_COLUMNS) * width
   if pixels > MAX_PIXELS:
@@ -102,7 +102,7 @@ def layout_of(image: Image.Image, name: str) -> Layout | None:
   return Layout(frames, height, width, rate)
 
 
-def is_grid(path: str | os.PathLike) -> bool:
+def is_grid(path: str | os.PathLike[str]) -> bool:
   """Whether `write_grid` wrote that picture. Errors as of `opened` and `layout_of`."""
   with opened(path, os.fspath(path)) as image:
     return layout_of(image, os.fspath(path)) is not None
@@ -118,7 +118,7 @@ def cells(image: Image.Image, layout: Layout) -> Iterator[Picture]:
     yield Picture(n / fps, 1 / fps, height, width, 1.0, functools.partial(np.asarray, cell.convert("RGB")))
 
 
-def read_comment(path: str | os.PathLike) -> dict | None:
+def read_comment(path: str | os.PathLike[str]) -> dict | None:
   """Metadata of a PNG (text chunk) or GIF (comment block)."""
   with opened(path, os.fspath(path)) as image:
     try:
@@ -153,7 +153,7 @@ def opened(source: Source, name: str) -> Iterator[Image.Image]:
     yield image
 
 
-def _save(path: os.PathLike, picture: np.ndarray, texts: dict[str, str]) -> None:
+def _save(path: os.PathLike[str], picture: np.ndarray, texts: dict[str, str]) -> None:
   info = PngImagePlugin.PngInfo()
   for key, text in texts.items():
     if text:

@@ -12,7 +12,7 @@ import pathlib
 import posixpath
 import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ivid.spec.errors import UserError, first_line
 
@@ -25,7 +25,7 @@ OPTIONS = {"gs": dict(use_listings_cache=False, finalize_on_close=True)}
 OPTIONS["gcs"] = OPTIONS["gs"]
 
 
-def is_remote(path: str | os.PathLike) -> bool:
+def is_remote(path: str | os.PathLike[str]) -> bool:
   """Whether it is an address, such as gs://bucket/folder, and no path of this machine."""
   return "://" in os.fspath(path)
 
@@ -39,7 +39,7 @@ def file_system(address: str, **options: Any) -> tuple[fsspec.AbstractFileSystem
   import fsspec
 
   for name, values in OPTIONS.items():  # epath makes its own, of the same class and so with the same options
-    fsspec.config.conf.setdefault(name, {}).update(values)
+    fsspec.config.conf.setdefault(name, {}).update(values)  # pyright: ignore[reportAttributeAccessIssue]  fsspec imports it
   try:
     return fsspec.core.url_to_fs(address, **options)
   except ImportError as error:
@@ -48,7 +48,7 @@ def file_system(address: str, **options: Any) -> tuple[fsspec.AbstractFileSystem
     raise UserError(f"{address}: {error}") from None
 
 
-def open_folder(path: str | os.PathLike, name: str) -> pathlib.Path:
+def open_folder(path: str | os.PathLike[str], name: str) -> pathlib.Path:
   """A folder to write into, as pathlib has it here and epath in a bucket.
 
   Args:
@@ -73,10 +73,10 @@ def open_folder(path: str | os.PathLike, name: str) -> pathlib.Path:
     raise UserError(f"{said}: there is no bucket {bucket}, or none that may be read: expected one that `gcloud storage buckets list` shows")
   from etils import epath
 
-  return epath.Path(text)
+  return cast("pathlib.Path", epath.Path(text))  # which has the same methods
 
 
-def local_path(path: str | os.PathLike, name: str) -> pathlib.Path:
+def local_path(path: str | os.PathLike[str], name: str) -> pathlib.Path:
   """A path here; UserError for an address, which would become a folder named `gs:`. `name`: what it is, for the error."""
   scheme, found, rest = os.fspath(path).partition("://")
   if found:
@@ -85,7 +85,7 @@ def local_path(path: str | os.PathLike, name: str) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def naming_remote_errors(address: str | os.PathLike, what: str = "write") -> Iterator[None]:
+def naming_remote_errors(address: str | os.PathLike[str], what: str = "write") -> Iterator[None]:
   """Says whatever a client of a bucket raises as a UserError: that `address` cannot be written, and why."""
   try:
     yield
@@ -95,7 +95,7 @@ def naming_remote_errors(address: str | os.PathLike, what: str = "write") -> Ite
     raise UserError(f"cannot {what} {os.fspath(address)}: {first_line(error)}") from error
 
 
-def upload(file: pathlib.Path, address: str | os.PathLike) -> None:
+def upload(file: pathlib.Path, address: str | os.PathLike[str]) -> None:
   """Gives a finished file of this machine a name in a bucket. UserError if that cannot be."""
   system, target = file_system(os.fspath(address))
   with naming_remote_errors(address):

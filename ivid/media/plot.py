@@ -20,7 +20,7 @@ LOG_RATIO = 20  # a panel whose largest value is so many times its smallest gets
 Series = dict[str, tuple[list[float], list[float]]]  # by metric: steps, values
 
 
-def plot_metrics(jsonl_path: str | os.PathLike, png_path: str | os.PathLike) -> None:
+def plot_metrics(jsonl_path: str | os.PathLike[str], png_path: str | os.PathLike[str]) -> None:
   """Draws every number of metrics.jsonl (lines {"step": n, "train/loss": x, ...}) over the step, one panel for each name before the '/'.
 
   Raises:
@@ -48,7 +48,7 @@ def plot_metrics(jsonl_path: str | os.PathLike, png_path: str | os.PathLike) -> 
     figure.savefig(temporary, format="png", dpi=100)
 
 
-def plot_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], png_path: str | os.PathLike, *, x: str, y: str) -> None:
+def plot_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], png_path: str | os.PathLike[str], *, x: str, y: str) -> None:
   """Draws curves side by side, each over its own places, on one scale of values.
 
   Args:
@@ -76,7 +76,7 @@ def plot_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], p
     figure.savefig(temporary, format="png", dpi=100)
 
 
-def plot_confusion(matrices: Mapping[str, tuple[Sequence[str], np.ndarray]], png_path: str | os.PathLike) -> None:
+def plot_confusion(matrices: Mapping[str, tuple[Sequence[str], np.ndarray]], png_path: str | os.PathLike[str]) -> None:
   """Draws confusion matrices side by side: rows what was asked, columns what was seen, darkness the share of the row, counts in the cells.
 
   Args:
@@ -110,7 +110,7 @@ def plot_confusion(matrices: Mapping[str, tuple[Sequence[str], np.ndarray]], png
     figure.savefig(temporary, format="png", dpi=100, bbox_inches="tight")  # titles and names stay in the picture
 
 
-def read_metrics(jsonl_path: str | os.PathLike) -> dict[str, Series]:
+def read_metrics(jsonl_path: str | os.PathLike[str]) -> dict[str, Series]:
   """Metrics by group (the name before the last '/', or the whole name), then by the rest of the name; lines cut short are left out.
 
   Raises:

@@ -30,7 +30,7 @@ _swept: set[str] = set()  # folders that this process has looked through
 
 
 @contextlib.contextmanager
-def scratch_folder(beside: str | os.PathLike | None) -> Iterator[pathlib.Path]:
+def scratch_folder(beside: str | os.PathLike[str] | None) -> Iterator[pathlib.Path]:
   """A new hidden folder in `beside` (None: the system's folder for such), removed at the end, or after this process's death."""
   if beside is None:
     with tempfile.TemporaryDirectory(prefix=SCRATCH) as place:
@@ -60,7 +60,7 @@ def is_scratch(path: pathlib.Path) -> bool:
   return any(part.startswith(SCRATCH) for part in path.parts[:-1])
 
 
-def sweep(folder: str | os.PathLike) -> None:
+def sweep(folder: str | os.PathLike[str]) -> None:
   """Removes what dead processes were writing in the folder, once per process; what they had renamed and not replaced gets its name back."""
   folder = os.path.realpath(folder)
   if folder in _swept:
@@ -73,7 +73,7 @@ def sweep(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike) -> Iterator[None]:
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
   """Lets one process of this machine at a time go on of those that lock this folder."""
   file = os.open(folder, os.O_RDONLY)
   try:
@@ -85,7 +85,7 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lock_file(path: str | os.PathLike, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def lock_file(path: str | os.PathLike[str], waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
   """Lets one process at a time go on of those that lock this file, on all machines that share the disk; an empty file stays.
 
   Args:

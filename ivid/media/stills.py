@@ -63,7 +63,7 @@ def of_image(source: Source, background: Colour, name: str) -> Iterator[Picture 
       end = picture.end
 
 
-def stated_rate(path: str | os.PathLike) -> Fraction:
+def stated_rate(path: str | os.PathLike[str]) -> Fraction:
   """Frames per second that ivid wrote into a GIF or PNG; 0: it did not. Errors as of `of_image`."""
   with pictures.opened(path, os.fspath(path)) as image:
     layout = pictures.layout_of(image, os.fspath(path))
@@ -85,8 +85,9 @@ def _frames_of_image(source: Source, background: Colour, name: str) -> Generator
     for frame in ImageSequence.Iterator(image) if moves else (image,):
       pixels = _flat(frame, background)  # first, as some formats tell a frame's duration with its pixels alone
       seconds = frame.info.get("duration", 0) / 1000 or (DEFAULT_SECONDS if moves else 0.0)
-      tick = TICKS.get(image.format, TICK) if moves else 0.0
-      yield Picture(time, seconds, *pixels.shape[:2], 1.0, functools.partial(np.asarray, pixels), tick)
+      tick = TICKS.get(image.format or "", TICK) if moves else 0.0
+      height, width = pixels.shape[:2]
+      yield Picture(time, seconds, height, width, 1.0, functools.partial(np.asarray, pixels), tick)
       time += seconds
     if animated and is_cut(source):
       yield BrokenOff(time)
@@ -130,5 +131,5 @@ def _to_srgb(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     with contextlib.suppress(ImageCms.PyCMSError, OSError):  # a broken profile: as if there were none
       mode = "RGBA" if image.has_transparency_data else "RGB"
       transform = ImageCms.buildTransform(io.BytesIO(profile), ImageCms.createProfile("sRGB"), image.mode, mode)
-      return functools.partial(ImageCms.applyTransform, transform=transform)
+      return functools.partial(ImageCms.applyTransform, transform=transform)  # pyright: ignore[reportReturnType]  it gives None only when it changes the picture in place
   return lambda part: part

@@ -28,7 +28,7 @@ class Turn(NamedTuple):
 
 def turn_of(frame: av.VideoFrame) -> Turn:
   """What the display matrix says: it moves (x, y) to (a x + c y, b x + d y). Whole quarters of a turn are what files have."""
-  data = frame.side_data.get(SideData.DISPLAYMATRIX)
+  data = frame.side_data.get(SideData.DISPLAYMATRIX)  # pyright: ignore[reportArgumentType, reportCallIssue]  PyAV's stub knows the names alone
   if data is None:
     return Turn()
   a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()

@@ -66,11 +66,11 @@ def layers(clip: np.ndarray) -> list[Layer]:
   found = _palette(u[strong], unit)
   covers = _unmix(u, strong, found)
   union = strong & (sum((cover for cover in covers), np.zeros((T, H, W), np.float32)) > SOLID)
-  places = ndimage.label(union, EIGHT)[0] if found else None
+  places = ndimage.label(union, EIGHT)[0] if found else None  # pyright: ignore[reportIndexIssue]  SciPy's stubs are narrower than its functions
   out = []
   for colour, cover in zip(found, covers, strict=True):
     solid = union & (cover > SOLID)
-    keep, parts = _parts(solid, cover, places, H * H)
+    keep, parts = _parts(solid, cover, places, H * H)  # pyright: ignore[reportArgumentType]  SciPy's stubs are narrower than its functions
     if parts:
       near = ndimage.binary_dilation(keep, EIGHT, iterations=REACH)
       out.append(Layer(colour, cover * near, near, parts))
@@ -146,7 +146,7 @@ def _unmix(u: np.ndarray, strong: np.ndarray, found: list[int]) -> list[np.ndarr
     cover = faint[..., k].copy()
     cover[strong] = shares[k]
     out.append(cover)
-  reach = np.stack([ndimage.uniform_filter(np.where(strong, cover, 0.0), (1, 5, 5)) for cover in out]).argmax(axis=0)
+  reach = np.stack([ndimage.uniform_filter(np.where(strong, cover, 0.0), (1, 5, 5)) for cover in out]).argmax(axis=0)  # pyright: ignore[reportArgumentType]  SciPy's stubs are narrower than its functions
   return [np.where(strong | (reach == k), cover, 0.0) for k, cover in enumerate(out)]
 
 

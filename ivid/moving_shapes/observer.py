@@ -135,7 +135,7 @@ def score(seen: Observation, said: Attributes) -> dict[str, bool | None]:
   has IMAGE_ATTRIBUTES, and PLAIN_SHAPE and LETTER: the shapes of each kind, None where the prompt has none.
   """
   votes = _matched(seen, said)
-  out = {"count": seen.count == len(said.objects)}
+  out: dict[str, bool | None] = {"count": seen.count == len(said.objects)}
   for name in ATTRIBUTES[1:-1]:
     out[name] = all(vote.get(name, False) for vote in votes)
   out["background"] = seen.background == said.background
@@ -183,7 +183,7 @@ def _shrink(clip: np.ndarray) -> np.ndarray:
 
 def touched(layer: Layer, hidden: np.ndarray) -> np.ndarray:
   """[T] whether others, where `hidden` [T, H, W] says, touch the layer."""
-  return (ndimage.binary_dilation(hidden, EIGHT) & (layer.near & (layer.cover > SOLID / 2))).any(axis=(1, 2))
+  return (ndimage.binary_dilation(hidden, EIGHT) & (layer.near & (layer.cover > SOLID / 2))).any(axis=(1, 2))  # pyright: ignore[reportOperatorIssue, reportReturnType]  NumPy's stubs take an array for a scalar
 
 
 def _seen(layer: Layer, hidden: np.ndarray, time: np.ndarray) -> Seen:
@@ -192,7 +192,7 @@ def _seen(layer: Layer, hidden: np.ndarray, time: np.ndarray) -> Seen:
   shown = layer.near.any(axis=(1, 2))
   if shown.sum() < MIN_FRAMES:
     return Seen(UNCLEAR, layer.colour, UNCLEAR, UNCLEAR, 0.0, 1.0)
-  patch = cut_out(layer, hidden, time, shown)
+  patch = cut_out(layer, hidden, time, shown)  # pyright: ignore[reportArgumentType]  NumPy's stubs take an array for a scalar
   contact = touched(layer, hidden)[shown]
   upright = best_fit(fit_upright, patch, H, contact)
   fit = upright
@@ -222,8 +222,8 @@ def cut_out(layer: Layer, hidden: np.ndarray, time: np.ndarray, shown: np.ndarra
   T, H, W = near.shape
   rows, columns = near.any(axis=2), near.any(axis=1)
   top, left = rows.argmax(axis=1), columns.argmax(axis=1)
-  h = (H - rows[:, ::-1].argmax(axis=1) - top).max()
-  w = (W - columns[:, ::-1].argmax(axis=1) - left).max()
+  h = (H - rows[:, ::-1].argmax(axis=1) - top).max()  # pyright: ignore[reportIndexIssue]  NumPy's stubs take an array for a scalar
+  w = (W - columns[:, ::-1].argmax(axis=1) - left).max()  # pyright: ignore[reportIndexIssue]  NumPy's stubs take an array for a scalar
   top, left = np.minimum(top, H - h), np.minimum(left, W - w)
   y, x = top[:, None, None] + np.arange(h)[:, None], left[:, None, None] + np.arange(w)
   k = np.arange(T)[:, None, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ivid.nets import axes
 from ivid.nets.captions import Captions
-from ivid.nets.layers import Dense, VectorNorm, kernel_init, sinusoids
+from ivid.nets.layers import Dense, VectorNorm, kernel_init, logical, sinusoids
 
 MASKED = -1e30  # logit of a hidden token
 PACKED = 128  # tokens, the side of a TPU's matrix unit
@@ -97,7 +98,7 @@ class Project(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    init = nn.with_logical_partitioning(kernel_init(zero=False), (axes.EMBED_IN, axes.EMBED_OUT))
+    init = logical(kernel_init(zero=False), (axes.EMBED_IN, axes.EMBED_OUT))
     kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
     return project(x.astype(self.dtype), kernel.astype(self.dtype), head_dim=self.head_dim)
 
@@ -113,7 +114,7 @@ class Heads(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    kinds: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     h = checkpoint_name(Project(self.features, self.head_dim, name="dense", **kinds)(x), "heads")
     return VectorNorm(axes.HEAD_DIM, name="norm", **kinds)(h) if self.norm else h
 
@@ -128,9 +129,9 @@ class Out(nn.Module):
   @nn.compact
   def __call__(self, h: jax.Array) -> jax.Array:
     heads, _, head_dim = h.shape[-3:]
-    init = nn.with_logical_partitioning(kernel_init(zero=True), (axes.EMBED_IN, axes.EMBED_OUT))
+    init = logical(kernel_init(zero=True), (axes.EMBED_IN, axes.EMBED_OUT))
     kernel = self.param("kernel", init, (heads * head_dim, self.features), self.param_dtype)
-    init = nn.with_logical_partitioning(nn.initializers.zeros_init(), (axes.CHANNELS,))
+    init = logical(nn.initializers.zeros_init(), (axes.CHANNELS,))
     bias = self.param("bias", init, (self.features,), self.param_dtype)
     return checkpoint_name(join(h, kernel.astype(self.dtype)) + bias.astype(self.dtype), "out")
 
@@ -171,7 +172,7 @@ class JointAttention(Attention):
   def __call__(self, x: jax.Array, time: jax.Array, is_video: jax.Array | None) -> jax.Array:
     """x [B, T, H, W, C], time [B, T, features], is_video [B] bool, None where no row is one -> [B, T, H, W, C]."""
     B, T, H, W, C = x.shape
-    kinds = dict(bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
+    kinds: dict[str, Any] = dict(bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
     when = Dense(C, (axes.FEATURES, axes.EMBED_OUT), name="time", **kinds)(time)
     where = Dense(C, (axes.FEATURES, axes.EMBED_OUT), name="place", **kinds)(_places(H, W))
     # A picture has a place among the frames, but no time.
@@ -216,7 +217,7 @@ class TextAttention(Attention):
     groups, _, length, D = clips.tokens.shape
     query, key, value = (self.heads(name, features=C) for name in ("query", "key", "value"))
     out = self.out(features=C)
-    init = nn.with_logical_partitioning(nn.initializers.normal(1.0), (axes.TEXT,))
+    init = logical(nn.initializers.normal(1.0), (axes.TEXT,))
     null = self.param("null", init, (D,), self.param_dtype).astype(clips.tokens.dtype)[None]
     nothing = dict(null_k=key(null), null_v=value(null))
 

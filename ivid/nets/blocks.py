@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ class Block(nn.Module):
   def _norm(self, name: str) -> FrameNorm:
     return FrameNorm(self.spec.norm, self.spec.norm_groups, name=name, **self._kinds())
 
-  def _kinds(self) -> dict[str, jnp.dtype]:
+  def _kinds(self) -> dict[str, Any]:
     return dict(dtype=jnp.dtype(self.spec.dtype), param_dtype=jnp.dtype(self.spec.param_dtype))
 
   @nn.compact

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ivid.nets import axes, captions
-from ivid.nets.layers import Dense, VectorNorm, sinusoids
+from ivid.nets.layers import Dense, VectorNorm, logical, sinusoids
 from ivid.spec.stage import UNetSpec
 
 FEATURES = 64  # sinusoids of a scalar
@@ -63,7 +63,7 @@ class PooledText(nn.Module):
     pooled = jnp.sum(text.astype(jnp.float32) * weight, axis=2) / jnp.maximum(weight.sum(2), 1.0)
     pooled = VectorNorm(axes.TEXT, center=True, param_dtype=self.param_dtype)(pooled)
     pooled = Dense(self.features, (axes.EMBED_IN, axes.COND), param_dtype=self.param_dtype)(pooled)
-    init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (axes.COND,))
+    init = logical(nn.initializers.normal(0.02), (axes.COND,))
     null = self.param("null", init, (self.features,), self.param_dtype).astype(jnp.float32)
     return jnp.where(text_mask.any(2)[..., None], pooled, null)
 

@@ -32,7 +32,7 @@ def temporal_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Convolution over frames, zero padding: x [B, T, H, W, C], kernel [kt, C, C'] -> [B, T, H, W, C']."""
   B, T, H, W, C = x.shape
   y = conv2d(x.reshape(B, T, H * W, C), kernel[:, None], 1)
-  return y.reshape(B, T, H, W, kernel.shape[-1])
+  return y.reshape(B, T, H, W, kernel.shape[-1])  # pyright: ignore[reportAttributeAccessIssue]  custom_vjp hides what the function returns
 
 
 def _forward(x, kernel, stride):

@@ -9,8 +9,7 @@ import flax.struct
 import jax
 
 
-@flax.struct.dataclass
-class Conditioning:
+class Conditioning(flax.struct.PyTreeNode):
   """All that the denoiser is given besides z_t and its level.
 
   Attributes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -50,14 +51,14 @@ class VideoUNet(nn.Module):
     if w is None and self.spec.second_way_up:
       w = jnp.zeros((B,), jnp.float32)
     conditioner = Conditioner(self.spec, name="condition")
-    told = dict(text=text, is_video=is_video, time=time, fps=fps, aug_logsnr=aug_logsnr, w=w)
+    told: dict[str, Any] = dict(text=text, is_video=is_video, time=time, fps=fps, aug_logsnr=aug_logsnr, w=w)
     context = conditioner(logsnr, text_mask=text_mask, **told)
     x = z
     if self.spec.scale_input:
       x = x * jnp.sqrt(jax.nn.sigmoid(logsnr.astype(jnp.float32)))[:, None, None, None, None]
     if lowres is not None:
       x = jnp.concatenate([x, lowres.astype(z.dtype)], axis=-1)
-    first = dict(kernel=self.spec.io_kernel, names=(axes.PIXELS, axes.EMBED_OUT))
+    first: dict[str, Any] = dict(kernel=self.spec.io_kernel, names=(axes.PIXELS, axes.EMBED_OUT))
     h = pin(self._conv(self.spec.levels[0].channels, "conv_in", **first)(self._patches(x)))
     if given is not None:
       assert self.spec.given, "frames are given to a network without unet.given"
@@ -76,7 +77,7 @@ class VideoUNet(nn.Module):
     if lowres is None:
       return prediction
     if self.spec.residual_std:
-      return self._about_lowres(prediction, z, lowres, logsnr, aug_logsnr)
+      return self._about_lowres(prediction, z, lowres, logsnr, aug_logsnr)  # pyright: ignore[reportArgumentType]  given together with lowres
     return prediction + self._input_path(z, lowres, context)
 
   def _patches(self, x: jax.Array) -> jax.Array:
@@ -110,7 +111,7 @@ class VideoUNet(nn.Module):
     v = alpha2 * s2 + sigma2
     return (jnp.sqrt(alpha2) * s2 / v) * z + (sigma2 / v) * clip + jnp.sqrt(sigma2 * s2 / v) * output
 
-  def _kinds(self) -> dict[str, jnp.dtype]:
+  def _kinds(self) -> dict[str, Any]:
     return dict(dtype=jnp.dtype(self.spec.dtype), param_dtype=jnp.dtype(self.spec.param_dtype))
 
   def _conv(self, features: int, name: str, **options) -> Conv:
@@ -149,7 +150,7 @@ class VideoUNet(nn.Module):
       block,
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=(0, nn.broadcast),
+      in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]  Flax declares less than it takes
       length=level.blocks,
       unroll=min(level.unroll, level.blocks),
       reverse=up,

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -76,16 +77,16 @@ def cluster_sign(environment: Mapping[str, str]) -> str | None:
 
 def _initialize(hosts: Hosts) -> None:
   given = {name: os.environ.get(name) for name in (COORDINATOR, COUNT, INDEX)}
-  arguments = {}
+  arguments: dict[str, Any] = {}
   if given[COUNT] or given[INDEX]:
     missing = [name for name, value in given.items() if not value]
     if missing:
       raise UserError(f"{', '.join(missing)} not set: expected all of {', '.join(given)}, or none where SLURM or a TPU says it")
-    count, index = (_integer(name, given[name]) for name in (COUNT, INDEX))
+    count, index = (_integer(name, given[name] or "") for name in (COUNT, INDEX))
     if not 0 <= index < count:
       raise UserError(f"{INDEX}={index}: expected 0 to {count - 1} ({COUNT}={count})")
     check_count("process", count, hosts.expected_processes)
-    arguments = dict(coordinator_address=given[COORDINATOR], num_processes=count, process_id=index)
+    arguments: dict[str, Any] = dict(coordinator_address=given[COORDINATOR], num_processes=count, process_id=index)
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   waiting = threading.Timer(NOTICE_SECONDS, _say_waiting, [given[COORDINATOR]])
   waiting.daemon = True

@@ -28,7 +28,7 @@ def peak_bytes() -> int:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def memory_metrics(devices: Sequence[jax.Device] | None = None) -> dict[str, float]:
+def memory_metrics(devices: Sequence[jax.Device] | None = None) -> dict[str, float]:  # pyright: ignore[reportInvalidTypeForm]  jax assigns the class to the name
   """GB (1e9 bytes) in the fullest of `devices` (default: this process's): now, at most so far, and as much as it has.
 
   Devices that do not count theirs, as CPUs, give `memory/host_peak_rss_gb` instead, of this process.

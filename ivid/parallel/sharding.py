@@ -69,7 +69,7 @@ def process_rows(mesh: Mesh, batch_size: int) -> list[int]:
   They are asked of the sharding: a pod numbers its devices by their place in the torus, so a host's rows need not be neighbours.
   """
   rows = set()
-  for (part,) in batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values():
+  for (part,) in batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values():  # pyright: ignore[reportGeneralTypeIssues]  devices of this process always have an index
     rows.update(range(*part.indices(batch_size)))
   return sorted(rows)
 
@@ -85,7 +85,7 @@ def param_shardings(mesh: Mesh, boxed: Any) -> Any:
 
   def one(leaf: Any) -> NamedSharding:
     names = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else ()
-    shape = leaf.value.shape if isinstance(leaf, meta.AxisMetadata) else leaf.shape
+    shape = leaf.value.shape if isinstance(leaf, meta.Partitioned) else leaf.shape
     axes = [_mesh_axes(mesh, name, size) for name, size in zip(names, shape, strict=False)]
     return NamedSharding(mesh, PartitionSpec(*axes))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -99,7 +100,7 @@ def _curve(
     results = []
     for start in range(0, len(prompts), batch):
       rows = np.arange(start, start + batch) % len(prompts)  # the last batch is filled up, so that one program serves all
-      given = dict(text=text[rows][:, None], text_mask=mask[rows][:, None], small=small and small(rows))
+      given: dict[str, Any] = dict(text=text[rows][:, None], text_mask=mask[rows][:, None], small=small and small(rows))
       with alone():
         clips = to_uint8(sample_stage(stage, params, keys=keys[rows], sampling=sampling, **given))
       results += [judge(prompts[n], clip) for n, clip in zip(rows[: len(prompts) - start], clips, strict=False)]

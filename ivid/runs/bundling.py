@@ -25,7 +25,9 @@ from ivid.weights.opening import find_cascade, text_encoder_folder
 CASCADE = "cascade"  # in a work folder: what `open_named` bundled there
 
 
-def bundle(run: RunSpec, workdirs: Mapping[str, str], out: str | os.PathLike, *, text: str = "", ema: float | None = None) -> CascadeFolder:
+def bundle(
+  run: RunSpec, workdirs: Mapping[str, str], out: str | os.PathLike[str], *, text: str = "", ema: float | None = None
+) -> CascadeFolder:
   """Writes stages' averaged weights and specs to the cascade folder `out`, new or with other stages in it; `ivid bundle` without its flags.
 
   Args:

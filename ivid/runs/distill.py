@@ -34,7 +34,7 @@ from ivid.weights.opening import open_stage
 from ivid.weights.tensors import tree_hash
 
 
-def distill(run: RunSpec, teacher: str, workdir: str | os.PathLike, *, trackers: str = TENSORBOARD, profile_steps: str = "") -> bool:
+def distill(run: RunSpec, teacher: str, workdir: str | os.PathLike[str], *, trackers: str = TENSORBOARD, profile_steps: str = "") -> bool:
   """Distils the stage of a run as `run.distill` says; `ivid distill` without its flags. The same call resumes.
 
   Args:

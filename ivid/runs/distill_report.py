@@ -188,7 +188,7 @@ class Report:
     spec, params = student
     train = dataclasses.replace(self._run.train, sample_steps=spec.sampling.steps, adherence_prompts=self._run.distill.adherence_prompts)
     judge = make_adherence(Stage(spec), dataclasses.replace(self._run, train=train), self._encoder)
-    rates = judge(0, types.SimpleNamespace(ema=params))
+    rates = judge(0, types.SimpleNamespace(ema=params))  # pyright: ignore[reportArgumentType]  all that is read of the state
     names = {name.rpartition("/")[2] for name in rates if name.startswith("adherence/")}
     return {name: float(np.mean([rate for key, rate in rates.items() if key.endswith(f"/{name}")])) for name in sorted(names)}
 

@@ -60,7 +60,7 @@ def stage_sheet(run: RunSpec, *, phase: str, split: Split, count: int) -> np.nda
 def _conditioning(stage: Stage, x: jax.Array, keys: jax.Array) -> jax.Array:
   """The low-resolution clip made from the real one [B, T, H, W, 3], noised as sampling noises it, grown."""
   lowres = stage.spec.lowres
-  small = lowres_video.shrink(x, lowres, stage.spec.output)
+  small = lowres_video.shrink(x, lowres, stage.spec.output)  # pyright: ignore[reportArgumentType]  only stages with a low-resolution clip come here
   noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), small.shape[1:]))(keys)
   logsnr = jnp.full((len(x),), augment.logsnr_from_snr(lowres.aug_snr))
   _, T, H, W, _ = x.shape

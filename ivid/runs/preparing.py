@@ -17,7 +17,7 @@ from ivid.train.progress import Progress
 CLIPS, TEST_CLIPS = 1000, 100  # that are drawn by default
 
 
-def prepare_files(spec: PrepareSpec, out: str | os.PathLike, **options: Any) -> str:
+def prepare_files(spec: PrepareSpec, out: str | os.PathLike[str], **options: Any) -> str:
   """Prepares a data set with a bar of its shards; returns what to say of it. Options and errors as of ivid.data.prepare.prepare."""
   with contextlib.ExitStack() as stack:
     bar = None  # none where nothing is missing
@@ -39,7 +39,7 @@ def prepare_files(spec: PrepareSpec, out: str | os.PathLike, **options: Any) -> 
 
 
 def draw(
-  out: str | os.PathLike,
+  out: str | os.PathLike[str],
   *,
   size: str,
   fps: float | None,

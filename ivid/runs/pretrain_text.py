@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import time
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -80,7 +80,8 @@ def train_program(spec: TextSpec, optimizer: optax.GradientTransformation) -> Pr
 
   def step(params: Any, opt_state: Any, batch: dict[str, jax.Array]) -> tuple[Any, Any, dict[str, jax.Array]]:
     (_, metrics), gradient = jax.value_and_grad(pretrain.pretrain_loss, has_aux=True)(params, batch, spec=spec)
-    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    changed, opt_state = optimizer.update(gradient, opt_state, params)
+    updates = cast("Any", changed)
     relpos = updates["encoder"]["encoder"]["relpos_bias"]
     relpos["rel_embedding"] = RELPOS_RATE * relpos["rel_embedding"]
     return optax.apply_updates(params, updates), opt_state, metrics

@@ -64,7 +64,7 @@ def go_back(workdir: pathlib.Path, step: int, config_json: str) -> None:
         move(path, target)
       ema.say(f"going back to step {step}: {_told(workdir, later, rows)} set aside in {place}")
     if (workdir / RUN_ID).is_file() and (later or rows):  # the tracker's curves begin anew: those that were drawn stay as they are
-      move(workdir / RUN_ID, place / RUN_ID)
+      move(workdir / RUN_ID, place / RUN_ID)  # pyright: ignore[reportOperatorIssue]  bound by the first `if`
     write_whole(workdir / MARK, json.dumps(formats.stamped(_mark(step, config_json))) + "\n")
 
 

@@ -58,7 +58,7 @@ class HeldOut:
 
   def sample(self, params: Any, spec: StageSpec, sampling: SamplingSpec) -> np.ndarray:
     """Clips [N, T, H, W, 3] uint8 of these parameters; `spec`: at the size of `view`."""
-    text = dict(text=self.text[:, None], text_mask=self.mask[:, None])
+    text: dict[str, Any] = dict(text=self.text[:, None], text_mask=self.mask[:, None])
     return to_uint8(sample_stage(Stage(spec), params, keys=self.keys, sampling=sampling, small=self.small, **text))
 
   def batch(self) -> dict[str, np.ndarray]:

@@ -53,7 +53,7 @@ def open_text(run: RunSpec, *, pool: bool = True) -> Embedder:
   if dim != run.cascade.text.dim:
     raise UserError(f"{name} gives embeddings of width {dim}, cascade {run.cascade.name} reads {run.cascade.text.dim}")
   captions = training_pool(run.data, run.train.seed) if pool and not run.data.embeddings else None
-  return found if captions is None else _pooled(run, found, captions.captions())
+  return found if captions is None else _pooled(run, found, captions.captions())  # pyright: ignore[reportArgumentType]  captions come from a pool only where nothing is stored
 
 
 def _pooled(run: RunSpec, encoder: TextEncoder, captions: list[str]) -> Embedder:
@@ -83,7 +83,7 @@ def encoder_placement(mesh: Mesh) -> Callable[[TextSpec], Placement]:
 
 def embed_captions(
   data: DataSpec,
-  out: str | os.PathLike,
+  out: str | os.PathLike[str],
   *,
   length: int,
   batch_size: int,

@@ -61,7 +61,7 @@ DEFAULTS = Session()
 
 def train(
   run: RunSpec,
-  workdir: str | os.PathLike,
+  workdir: str | os.PathLike[str],
   *,
   max_minutes: float = 0.0,
   resume_step: int = 0,
@@ -149,7 +149,7 @@ def train_stage(
   rate = phases.learning_rate(all_phases)
   make = functools.partial(make_training, stage, mesh=mesh, max_tokens=run.cascade.text.max_tokens, lesson=lesson, rate=rate)
   stop = StopSignal(mesh, seconds=60.0 * session.max_minutes or math.inf)
-  kept = dict(widths=run.train.ema_widths, optimizer=run.train.optimizer.kind.value)
+  kept: dict[str, Any] = dict(widths=run.train.ema_widths, optimizer=run.train.optimizer.kind.value)
   with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
     checkpointer = stack.enter_context(Checkpointer(workdir, run.train.checkpoint, stage, **kept))
     sources = check_sources(run.data, workdir, resuming=checkpointer.latest_step() is not None)
@@ -180,7 +180,7 @@ def train_stage(
         begun = True
       if phase.name:
         say(f"phase {phase.name}: steps {phase.first_step} to {phase.end}")
-      with contextlib.closing(loop.batches):
+      with contextlib.closing(loop.batches):  # pyright: ignore[reportArgumentType]  always a generator
         state = loop.run(state, stop=stop)
       flops = loop.flops_at(int(state.step))
       if int(state.step) < phase.end:
@@ -224,7 +224,7 @@ class _Part:
     train, stage, rows = self.phase.train, self.stage.spec, process_rows(self.training.mesh, self.phase.train.batch_size)
     if split is Split.TRAIN:
       before = phases.drawn_before(self.course.phases, self.phase, stage)
-      counted = dict(first_index=self.phase.first_index, before=before, start_step=step - self.phase.first_step)
+      counted: dict[str, Any] = dict(first_index=self.phase.first_index, before=before, start_step=step - self.phase.first_step)
       host = make_pipeline(data=self.run.data, train=train, stage=stage, rows=rows, **counted)
     else:
       host = make_pipeline(data=self.run.data.in_process(), train=train, stage=stage, rows=rows, split=split)

@@ -41,7 +41,7 @@ def load_text(cascade: CascadeFolder, stages: tuple[str, ...] = ()) -> TextEncod
 
 
 def write_cascade(
-  out: str | os.PathLike, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text_folder: str | os.PathLike
+  out: str | os.PathLike[str], cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text_folder: str | os.PathLike[str]
 ) -> CascadeFolder:
   """Writes EMA weights in bfloat16, specs and the text encoder; a folder that exists is updated, and keeps its other stages.
 
@@ -62,7 +62,7 @@ def write_cascade(
 
 
 def _written(
-  out: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text_folder: str | os.PathLike
+  out: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text_folder: str | os.PathLike[str]
 ) -> CascadeFolder:
   encoder = load_encoder(text_folder)
   for name, (spec, _, step) in stages.items():
@@ -97,7 +97,9 @@ def _with_students(cascade: CascadeSpec, trained: Mapping[str, StageSpec]) -> Ca
   return dataclasses.replace(cascade, stages=tuple(map(one, cascade.stages)))
 
 
-def _update(folder: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text: str | os.PathLike) -> None:
+def _update(
+  folder: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text: str | os.PathLike[str]
+) -> None:
   text = pathlib.Path(text)
   if not _same_encoder(text, folder / TEXT_FOLDER):
     with whole_folder(folder / TEXT_FOLDER) as fresh:

@@ -30,7 +30,7 @@ class Entry:
 
 
 def read_entry(
-  path: str | os.PathLike, want: ClipShape, *, aspect: float = 0.0, max_seconds: float = math.inf, most: int | None = None
+  path: str | os.PathLike[str], want: ClipShape, *, aspect: float = 0.0, max_seconds: float = math.inf, most: int | None = None
 ) -> Entry:
   """Reads a clip of any size, rate, length and codec; frame k of the result is the picture that is shown at k / want.fps seconds.
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from ivid.spec.record import GivenMethod, GivenRecord, GivenSource
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import file_sha256
 
-Frames = str | os.PathLike | np.ndarray  # a file, or uint8 [t, h, w, 3] at the base's rate
+Frames = str | os.PathLike[str] | np.ndarray  # a file, or uint8 [t, h, w, 3] at the base's rate
 _LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 
@@ -172,11 +173,11 @@ def _read(wish: Wish, want: ClipShape, aspect: float) -> tuple[np.ndarray, Given
     if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or 0 in clip.shape:
       raise UserError(f"{wish.said}: expected uint8 [frames, height, width, 3]")
     made = np.stack([fit(frame, want.height, want.width, aspect=aspect) for frame in clip[:most]])
-    source = dict(file="", sha256=hashlib.sha256(np.ascontiguousarray(clip).tobytes()).hexdigest(), changes=())
+    source: dict[str, Any] = dict(file="", sha256=hashlib.sha256(np.ascontiguousarray(clip).tobytes()).hexdigest(), changes=())
   else:
     entry = read_entry(wish.clip, want, aspect=aspect, most=most)
     made = entry.frames
-    source = dict(file=os.fspath(wish.clip), sha256=file_sha256(pathlib.Path(wish.clip)), changes=entry.changes)
+    source: dict[str, Any] = dict(file=os.fspath(wish.clip), sha256=file_sha256(pathlib.Path(wish.clip)), changes=entry.changes)
   frames = tuple(range(len(made))) if wish.frames is None else wish.frames
   if frames[-1] >= len(made):
     has = f"0 to {len(made) - 1}" if len(made) > 1 else "0 alone"

@@ -96,7 +96,7 @@ class _JaxCacheOff:
   def __enter__(self) -> None:
     with self._lock:
       if not self._inside:
-        self._before = jax.config.jax_enable_compilation_cache
+        self._before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]  jax makes its options when it starts
         self._turn(False)
       self._inside += 1
 
@@ -138,7 +138,7 @@ def _save(path: pathlib.Path, compiled: jax.stages.Compiled) -> None:
 
 def _path(made_from: str) -> pathlib.Path | None:
   """In the folder of JAX's own cache; None where there is none."""
-  folder = jax.config.jax_compilation_cache_dir
+  folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]  jax makes its options when it starts
   if not folder:
     return None
   return pathlib.Path(folder) / "programs" / (hashlib.sha256(f"{_machine()}\n{made_from}".encode()).hexdigest()[:32] + SUFFIX)
@@ -154,6 +154,6 @@ def _machine() -> str:
   device = jax.local_devices()[0]
   threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
   options = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(("XLA_", "LIBTPU_"))]
-  config = [jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64, jax.config.jax_threefry_partitionable]
+  config = [jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64, jax.config.jax_threefry_partitionable]  # pyright: ignore[reportAttributeAccessIssue]  jax makes its options when it starts
   where = [device.platform, device.device_kind, device.id, jax.local_device_count(), threads]
   return repr([source.hexdigest(), jax.__version__, jaxlib.__version__, device.client.platform_version, where, options, config])

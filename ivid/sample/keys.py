@@ -31,4 +31,4 @@ def key_words(sample: Sample, stage: str) -> np.ndarray:
 
 def sample_keys(samples: Sequence[Sample], stage: str) -> jax.Array:
   """[B] keys, one a sample."""
-  return jax.random.wrap_key_data(np.stack([key_words(sample, stage) for sample in samples]), impl=IMPL)
+  return jax.random.wrap_key_data(np.stack([key_words(sample, stage) for sample in samples]), impl=IMPL)  # pyright: ignore[reportArgumentType]  JAX takes arrays of NumPy

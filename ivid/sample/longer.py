@@ -172,8 +172,8 @@ def sample_length(
   """
   if stage.spec.lowres is not None:
     if is_streamed(stage.spec, options["tiling"]):
-      return stream_stage(stage, params, keys=keys, small=small, **options)
-    return to_uint8(sample_stage(stage, params, keys=keys, small=from_uint8(np.stack(small)), **options))
+      return stream_stage(stage, params, keys=keys, small=small, **options)  # pyright: ignore[reportArgumentType]  a stage with `lowres` has a small clip
+    return to_uint8(sample_stage(stage, params, keys=keys, small=from_uint8(np.stack(small)), **options))  # pyright: ignore[reportArgumentType, reportCallIssue]  a stage with `lowres` has a small clip
   if given is None:
     return to_uint8(sample_stage(stage, params, keys=keys, **options))
   length, rows = stage.spec.output.frames, len(keys)
@@ -182,7 +182,7 @@ def sample_length(
   clips[:, :frames] = given.frames
   for window in found:
     here = clips[:, window.start : window.start + length]
-    told = (from_uint8(here), np.broadcast_to(window.known, here.shape[:2])) if window.known.any() else None
-    told = dict(given=told, resamplings=given.record.resamplings)
+    known = (from_uint8(here), np.broadcast_to(window.known, here.shape[:2])) if window.known.any() else None
+    told: dict[str, Any] = dict(given=known, resamplings=given.record.resamplings)
     here[:] = to_uint8(sample_stage(stage, params, keys=window_keys(keys, window.number), **told, **options))
   return clips[:, :frames]

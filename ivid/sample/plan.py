@@ -192,7 +192,7 @@ def _override(spec: StageSpec, values: Mapping[str, Any]) -> StageSpec:
   spec = dataclasses.replace(spec, sampling=dataclasses.replace(spec.sampling, **sampling))
   if "aug_snr" not in values:
     return spec
-  return dataclasses.replace(spec, lowres=dataclasses.replace(spec.lowres, aug_snr=_number("aug_snr", values["aug_snr"])))
+  return dataclasses.replace(spec, lowres=dataclasses.replace(spec.lowres, aug_snr=_number("aug_snr", values["aug_snr"])))  # pyright: ignore[reportArgumentType]  only stages with a low-resolution clip have the option
 
 
 def _steps(value: Any) -> int:

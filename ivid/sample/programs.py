@@ -63,7 +63,7 @@ def make_noise_program(
 
   specs = (PartitionSpec(rows), PartitionSpec(), PartitionSpec())
   fn = jax.shard_map(noise_of_part, mesh=mesh, in_specs=specs, out_specs=placed.spec)
-  return Program(name, fn, args, out_shardings=placed, mesh=mesh)
+  return Program(name, fn, args, out_shardings=placed, mesh=mesh)  # pyright: ignore[reportArgumentType]  placed on a mesh of devices
 
 
 def make_lowres_program(stage: Stage, args: tuple[Any, ...] = (), *, mesh: Mesh | None = None) -> Program:
@@ -125,7 +125,7 @@ def sample_args(
 
   sizes = spec.output.array if window is None else (*window, 3)
   clip, lowres = shaped(b, *sizes, placed=clips), spec.lowres is not None
-  told = {
+  told: dict[str, Any] = {
     batches.TEXT: shaped(b, 1, max_tokens, spec.unet.text_dim, dtype="bfloat16"),
     batches.TEXT_MASK: shaped(b, 1, max_tokens, dtype="bool"),
     batches.IS_VIDEO: shaped(b, dtype="bool"),
@@ -134,7 +134,7 @@ def sample_args(
   cond = stage.conditioning(told, pictures=batches.holds_pictures(spec.output.frames))
   cond = cond.replace(lowres=clip, aug_logsnr=shaped(b)) if lowres else cond
   noise = clip if samplers.adds_noise(sampling.sampler) else None
-  levels = {name: scalar() for name in ("logsnr_t", "logsnr_s", "logsnr_prev", "logsnr_jump", "w")}
+  levels: dict[str, Any] = {name: scalar() for name in ("logsnr_t", "logsnr_s", "logsnr_prev", "logsnr_jump", "w")}
   step = StepInputs(**levels, last=scalar("bool"))
   if params is None:
     params = unbox(stage.abstract_params())

@@ -78,7 +78,8 @@ class Request:
   def run_group(self, group: list[int], *, quiet: bool = False) -> Iterator[Clip]:
     """Every stage's clip of the samples of one group, stage by stage."""
     samples = [self.samples[n] for n in group]
-    options = dict(batch_size=self.batch_size, first_input=self.first_input, tiles=self.tiles, given=self.given, mesh=self.mesh)
+    options: dict[str, Any] = dict(first_input=self.first_input, tiles=self.tiles, given=self.given)
+    options |= dict(batch_size=self.batch_size, mesh=self.mesh)
     for clip in run_cascade(self.cascade, self.stages, samples, quiet=quiet, **options):
       yield dataclasses.replace(clip, index=group[clip.index])
 
@@ -125,7 +126,7 @@ def make_request(
   start: str = "",
   stop: str = "",
   overrides: plan.Overrides | None = None,
-  first: str | os.PathLike | np.ndarray | None = None,
+  first: str | os.PathLike[str] | np.ndarray | None = None,
   first_frame: Frames | None = None,
   given: Frames | tuple[Frames, Iterable[int]] | None = None,
   seconds: float | str | None = None,
@@ -205,7 +206,7 @@ def repeat_request(
 
 
 def enter(
-  cascade: CascadeFolder, stages: tuple[StageSpec, ...], first: str | os.PathLike | np.ndarray | None
+  cascade: CascadeFolder, stages: tuple[StageSpec, ...], first: str | os.PathLike[str] | np.ndarray | None
 ) -> tuple[tuple[StageSpec, ...], np.ndarray | None, dict[str, Any] | None]:
   """The stages for the length of the clip `first`, that clip as the first of them takes it, and where it comes from."""
   given = first is not None and not (isinstance(first, str) and not first)
@@ -222,8 +223,8 @@ def enter(
     if first.dtype != np.uint8 or first.ndim != 4 or first.shape[-1] != 3 or not len(first):
       raise UserError(f"input of {first.dtype} {list(first.shape)}: expected uint8 [frames, height, width, 3]")
     frames = np.stack([fit(frame, want.height, want.width, aspect=aspect) for frame in first])
-    source = {"file": "", "sha256": hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest(), "changes": []}
+    source: dict[str, Any] = {"file": "", "sha256": hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest(), "changes": []}
     return plan.plan_length(stages, len(frames)), frames, source
-  entry = read_entry(first, want, aspect=aspect, max_seconds=plan.longest_seconds(stages))
-  source = {"file": os.fspath(first), "sha256": file_sha256(pathlib.Path(first)), "changes": list(entry.changes)}
+  entry = read_entry(first, want, aspect=aspect, max_seconds=plan.longest_seconds(stages))  # pyright: ignore[reportArgumentType]  something is given, and it is no array
+  source: dict[str, Any] = {"file": os.fspath(first), "sha256": file_sha256(pathlib.Path(first)), "changes": list(entry.changes)}  # pyright: ignore[reportArgumentType, reportCallIssue]  something is given, and it is no array
   return plan.plan_length(stages, len(entry.frames)), entry.frames, source

@@ -97,7 +97,7 @@ def run_cascade(
   with Ahead(program for spec in coming for program in programs_of(spec, tilings[spec.name], **told)):
     text, text_mask, negative = _embed_samples(cascade, stages, samples)
     each = first_input is not None and first_input.ndim == 5
-    clips: list[np.ndarray | None] = list(first_input) if each else [first_input] * len(samples)
+    clips: list[np.ndarray | None] = list(first_input) if each else [first_input] * len(samples)  # pyright: ignore[reportArgumentType]  a first input with a clip for each sample
     steps = {spec.name: count_steps(cascade, spec, given) for spec in stages}
     work = {spec.name: len(batches) * evaluation_work(spec, tilings[spec.name]) * steps[spec.name] for spec in stages}
     with CascadeProgress(work, quiet=quiet) as progress:
@@ -119,7 +119,7 @@ def run_cascade(
             text=text[rows.start : rows.stop, None],
             text_mask=text_mask[rows.start : rows.stop, None],
             negative=negative and tuple(array[rows.start : rows.stop, None] for array in negative),
-            small=small,
+            small=small,  # pyright: ignore[reportArgumentType]  every stage before has made its clips
             sampling=spec.sampling,
             tiling=cut(spec, len(rows)),
             progress=progress.step,

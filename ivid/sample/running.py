@@ -100,7 +100,7 @@ def start_run(
   """
   spec, B, (rows, clips) = stage.spec, keys.shape[0], (place := _placement(mesh))
   keys = rows(keys)
-  told = {
+  told: dict[str, Any] = {
     batches.TEXT: rows(text),
     batches.TEXT_MASK: rows(text_mask),
     batches.IS_VIDEO: rows(np.ones(B, bool)),

@@ -51,7 +51,7 @@ def resized(stages: Sequence[StageSpec], size: Sequence[int] | None) -> tuple[St
     return tuple(stages)
   _check_networks(stages, own, said)
   _check_grid(stages, size, said)
-  factors = dict(zip(SIDES, map(Fraction, size, own), strict=True))
+  factors: dict[str, Fraction] = dict(zip(SIDES, map(Fraction, size, own), strict=True))
   return tuple(_scaled_stage(spec, factors) for spec in stages)
 
 

@@ -71,7 +71,7 @@ def sample_stage(
     if tiling is not None and tiling.count > 1 and meshes.cuts_clips(meshes.mesh_spec(mesh)):
       raise UserError(f"{tiling.count} tiles of stage {spec.name} on a mesh that cuts its clips: expected whole clips")
   times = resamplings if given is not None and not spec.unet.given else 1
-  told = dict(keys=keys, text=text, text_mask=text_mask, negative=negative, given=given)
+  told: dict[str, Any] = dict(keys=keys, text=text, text_mask=text_mask, negative=negative, given=given)
   run = start_run(stage, params, sampling=sampling, progress=progress, mesh=mesh, times=times, **told)
   if small is not None:
     noise = draw_noise(run.keys, small.shape[1:], AUGMENT, mesh=mesh)

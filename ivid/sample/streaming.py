@@ -81,7 +81,7 @@ def stored(shape: tuple[int, ...]) -> np.ndarray:
 def forget(clip: np.ndarray) -> None:
   """Lets go of the memory that holds what is in a file anyway."""
   if isinstance(clip, np.memmap):
-    clip._mmap.madvise(mmap.MADV_DONTNEED)
+    clip._mmap.madvise(mmap.MADV_DONTNEED)  # pyright: ignore[reportAttributeAccessIssue]  the only way to its mapping
 
 
 class _Level:
@@ -157,7 +157,7 @@ def _slab_step(run: Run, small: Sequence[np.ndarray], tiling: Tiling) -> Callabl
     origin = np.array([start, 0, 0], np.int32)
     noise = draw_noise(run.keys, clip.shape[1:], running.AUGMENT, origin=origin, aligned=False, mesh=run.mesh)
     noised = compiled.noised(clip, run.cond.aug_logsnr, noise)
-    return noised if noised.shape[1] == count + 1 else np.concatenate([noised, noised[:, -1:]], axis=1)
+    return noised if noised.shape[1] == count + 1 else np.concatenate([noised, noised[:, -1:]], axis=1)  # pyright: ignore[reportReturnType]  the only way to its mapping
 
   def step(turn: running.Turn, slab: Sequence[Tile], held: _Level) -> SampleState:
     (start, stop), clip = slab[0].core[0], noisy(slab[0].origin[0] // spec.time_factor)

@@ -70,8 +70,8 @@ def tile_stage(spec: StageSpec, tile: Sequence[int] = (), *, clips: int = 1) -> 
   wanted = list(tile) or [_auto_frames(spec, AUTO_PIXELS // clips), 0, 0]
   cuts = [_cut(spec, *axis) for axis in zip(AXES, sizes, steps, wanted, strict=True)]
   slabs = tuple(tuple(_tile(frames, *place) for place in itertools.product(*cuts[1:])) for frames in cuts[0])
-  window = tuple(stop - start for start, stop in slabs[0][0].window)
-  return Tiling(window, slabs)
+  frames, height, width = (stop - start for start, stop in slabs[0][0].window)
+  return Tiling((frames, height, width), slabs)
 
 
 def stage_tiling(spec: StageSpec, tile: Sequence[int] = (), *, clips: int = 1, cut: bool = False) -> Tiling:
@@ -129,7 +129,7 @@ def stretched(spec: StageSpec, frames: int) -> StageSpec:
     raise UserError(f"stage {spec.name} attends over {spec.lowres.input.frames} input frames: expected as many or more, not {frames}")
   small = dataclasses.replace(spec.lowres.input, frames=frames)
   output = dataclasses.replace(spec.output, frames=frames * spec.time_factor)
-  return dataclasses.replace(spec, output=output, lowres=dataclasses.replace(spec.lowres, input=small))
+  return dataclasses.replace(spec, output=output, lowres=dataclasses.replace(spec.lowres, input=small))  # pyright: ignore[reportArgumentType]  only stages with a low-resolution clip are streamed
 
 
 def _auto_frames(spec: StageSpec, pixels: int) -> int:

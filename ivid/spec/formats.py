@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from ivid.spec.clip import ClipShape, resolution_logsnr_shift
 from ivid.spec.errors import UserError, nearest
@@ -44,7 +44,7 @@ def stamped(mapping: Mapping[str, Any]) -> dict[str, Any]:
   return {KEY: FORMAT, **mapping}
 
 
-def migrate(mapping: Mapping[str, Any], kind: Kind, *, source: Any) -> dict[str, Any]:
+def migrate(mapping: Any, kind: Kind, *, source: Any) -> dict[str, Any]:
   """What a file says, as a file of today's format would say it, without its `format`; `mapping` is left as it is.
 
   Args:
@@ -55,12 +55,13 @@ def migrate(mapping: Mapping[str, Any], kind: Kind, *, source: Any) -> dict[str,
   """
   if not isinstance(mapping, Mapping):
     raise UserError(f"{source} holds a {type(mapping).__name__}: expected a JSON object, as ivid writes it")
-  found = mapping.get(KEY, 0)
+  said = cast("Mapping[str, Any]", mapping)
+  found = said.get(KEY, 0)
   if isinstance(found, bool) or not isinstance(found, int) or found < 0:
     raise UserError(f"{source}: format={found!r}: expected a whole number from 0 to {FORMAT}")
   if found > FORMAT:
     raise UserError(f"{source} was written by a newer ivid: format {found}, this one reads up to {FORMAT}: expected an ivid as new")
-  result = {key: value for key, value in mapping.items() if key != KEY}
+  result = {key: value for key, value in said.items() if key != KEY}
   for step in _STEPS[found:]:
     try:
       result = step(result, kind)
@@ -78,10 +79,13 @@ def _with_stages(mapping: dict[str, Any], kind: Kind, change: Callable[[dict[str
   """The file with every spec of a stage changed. What is not there or is no mapping is left for the reader of specs to refuse."""
 
   def one(stage: Any) -> Any:
-    return change(stage) if isinstance(stage, dict) else stage
+    return change(cast("dict[str, Any]", stage)) if isinstance(stage, dict) else stage
 
-  if kind is Kind.CASCADE and isinstance(cascade := mapping.get("cascade"), dict) and isinstance(stages := cascade.get("stages"), list):
-    return mapping | {"cascade": cascade | {"stages": [one(stage) for stage in stages]}}
+  cascade = mapping.get("cascade")
+  if kind is Kind.CASCADE and isinstance(cascade, dict):
+    section = cast("dict[str, Any]", cascade)
+    if isinstance(stages := section.get("stages"), list):
+      return mapping | {"cascade": section | {"stages": [one(stage) for stage in cast("list[Any]", stages)]}}
   key = {Kind.STAGE: "spec", Kind.CHECKPOINT: "stage"}.get(kind)
   return mapping | {key: one(mapping[key])} if key in mapping else mapping
 
@@ -100,14 +104,15 @@ def _with_number(stage: dict[str, Any]) -> dict[str, Any]:
   diffusion = stage.get("diffusion")
   if not isinstance(diffusion, dict) or "resolution_shift" not in diffusion:
     return stage
-  shifted = diffusion["resolution_shift"]
+  section = cast("dict[str, Any]", diffusion)
+  shifted = section["resolution_shift"]
   if not isinstance(shifted, bool):
     raise UserError(f"diffusion.resolution_shift={shifted!r}: expected true or false")
   try:
     shift = resolution_logsnr_shift(ClipShape(**stage["output"])) if shifted else 0.0
   except (KeyError, TypeError):
     raise UserError("diffusion.resolution_shift=True: expected the stage's output beside it, with frames, height, width and fps") from None
-  kept = {key: value for key, value in diffusion.items() if key != "resolution_shift"}
+  kept = {key: value for key, value in section.items() if key != "resolution_shift"}
   return stage | {"diffusion": kept | {"logsnr_shift": shift}}
 
 

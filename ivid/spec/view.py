@@ -74,7 +74,7 @@ def make_view(train: TrainSpec, stage: StageSpec) -> View:
     best = min(divisors, key=lambda n: abs(n - count))
     raise UserError(f"train.frames={count} does not divide the {output.frames} frames of stage {stage.name}: nearest {best}, or 0 for all")
   clip = dataclasses.replace(output, frames=count, fps=output.fps * count / output.frames)
-  sizes = {}
+  sizes: dict[str, int] = {}
   for side in ("frames", "height", "width"):
     size, limit = getattr(train.crop, side), getattr(clip, side)
     if not 0 <= size <= limit:
@@ -83,7 +83,7 @@ def make_view(train: TrainSpec, stage: StageSpec) -> View:
   if sizes["frames"] % stage.time_factor and sizes["frames"] != 1:
     raise UserError(f"training on {sizes['frames']} frames: stage {stage.name} needs a multiple of {stage.time_factor}, or 1 for pictures")
   small = output if stage.lowres is None else stage.lowres.input
-  align = tuple(_period(getattr(output, side), getattr(small, side)) for side in ("frames", "height", "width"))
+  align = (_period(output.frames, small.frames), _period(output.height, small.height), _period(output.width, small.width))
   return View(clip, **sizes, align=align)
 
 

@@ -165,7 +165,7 @@ class TextEncoder:
       return self._on_device
 
 
-def save_encoder(folder: str | os.PathLike, spec: TextSpec, params: Any) -> None:
+def save_encoder(folder: str | os.PathLike[str], spec: TextSpec, params: Any) -> None:
   """Writes spec.json and weights.safetensors (in param_dtype), and a copy of the SentencePiece model if there is one: all at once.
 
   Args:
@@ -187,7 +187,9 @@ def save_encoder(folder: str | os.PathLike, spec: TextSpec, params: Any) -> None
     write_whole(fresh / SPEC_FILE, json.dumps(formats.stamped(convert.to_dict(spec)), indent=1) + "\n")
 
 
-def load_encoder(folder: str | os.PathLike, *, placement: Callable[[TextSpec], Placement] | None = None, **options: Any) -> TextEncoder:
+def load_encoder(
+  folder: str | os.PathLike[str], *, placement: Callable[[TextSpec], Placement] | None = None, **options: Any
+) -> TextEncoder:
   """The encoder that `save_encoder` wrote. Its parameters are read one by one: for the hash now, onto the devices at the first caption.
 
   Args:
@@ -203,7 +205,7 @@ def load_encoder(folder: str | os.PathLike, *, placement: Callable[[TextSpec], P
   return TextEncoder(spec, leaves, **options)
 
 
-def open_encoder(folder: str | os.PathLike) -> tuple[TextSpec, dict[str, Any]]:
+def open_encoder(folder: str | os.PathLike[str]) -> tuple[TextSpec, dict[str, Any]]:
   """Spec and Leaves of the encoder in the folder; of the weights only the header is read. Raises as `load_encoder`."""
   folder = pathlib.Path(folder)
   path = folder / SPEC_FILE

@@ -22,7 +22,7 @@ from ivid.text.tokenizer import BYTES
 def check_params(spec: TextSpec, params: Any) -> None:
   """UserError naming the first parameter that is missing, unknown or of another shape than the spec's."""
   want = _abstract(spec)
-  have = traverse_util.flatten_dict(params, sep="/")
+  have: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
   for name in sorted(want.keys() | have.keys()):
     if name not in have:
       raise UserError(f"text encoder {spec.name}: parameter {name} is missing, expected shape {want[name].shape}")

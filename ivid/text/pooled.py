@@ -27,7 +27,7 @@ LOCK_FILE = "lock"
 
 
 def write_pool(
-  out: str | os.PathLike,
+  out: str | os.PathLike[str],
   encoder: TextEncoder,
   captions: Iterable[str],
   *,
@@ -69,7 +69,7 @@ def write_pool(
 class PooledEmbedder:
   """An Embedder of what `write_pool` wrote, and by the encoder of all other captions and lengths. May be called from several threads."""
 
-  def __init__(self, folder: str | os.PathLike, encoder: TextEncoder, captions: Iterable[str]):
+  def __init__(self, folder: str | os.PathLike[str], encoder: TextEncoder, captions: Iterable[str]):
     """Args: captions: those that `folder` was written with, in any order.
 
     Raises:
@@ -105,7 +105,7 @@ class PooledEmbedder:
       return self._encoder.embed(captions, length=length)
     embeddings = np.zeros((len(captions), length, self._key.dim), BITS)
     mask = np.zeros((len(captions), length), bool)
-    others = []
+    others: list[int] = []
     for n, caption in enumerate(captions):
       rows = self._places.get(caption)
       if rows is None:

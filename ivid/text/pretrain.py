@@ -9,7 +9,7 @@ still pictures, without motion, are included and carry the class "none".
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ def init_pretrain(key: jax.Array, spec: TextSpec) -> dict[str, Any]:
 
 def attribute_logits(params: Any, ids: jax.Array, mask: jax.Array, spec: TextSpec) -> dict[str, dict[str, jax.Array]]:
   """Per attribute the float32 logits [N, classes] of the head on the mean ("mean") and on the one-query pooling ("token")."""
-  h = t5.T5Encoder(spec).apply({"params": params["encoder"]}, ids, mask).astype(jnp.float32)
+  h = cast("jax.Array", t5.T5Encoder(spec).apply({"params": params["encoder"]}, ids, mask)).astype(jnp.float32)
   weight = mask.astype(jnp.float32)[..., None]
   mean = MEAN_GAIN * jnp.sum(h * weight, axis=1) / jnp.sum(weight, axis=1)
   logits = {}

@@ -59,7 +59,7 @@ def _key(encoder: TextEncoder, captions: int, digest: str, *, length: int, shard
 
 
 def write_embeddings(
-  out: str | os.PathLike,
+  out: str | os.PathLike[str],
   encoder: TextEncoder,
   captions: Iterable[str],
   *,
@@ -88,7 +88,7 @@ def write_embeddings(
 
 
 def index_captions(
-  out: str | os.PathLike, encoder: TextEncoder, captions: Iterable[str], *, length: int, shard_size: int, write: bool = True
+  out: str | os.PathLike[str], encoder: TextEncoder, captions: Iterable[str], *, length: int, shard_size: int, write: bool = True
 ) -> pathlib.Path:
   """The folder of these captions' embeddings, with its key and index if it has none yet. Arguments and errors as write_embeddings."""
   pairs = _different(captions)
@@ -176,13 +176,13 @@ def _of_shards(captions: Iterable[str], bounds: Sequence[np.ndarray], chosen: Se
 def _write_shard(path: pathlib.Path, captions: Sequence[str], rows: dict[str, np.ndarray]) -> None:
   with writing_records(path) as write:
     for caption in captions:
-      write(msgpack.packb({"caption": caption, "rows": np.ascontiguousarray(rows[caption]).tobytes()}))
+      write(msgpack.packb({"caption": caption, "rows": np.ascontiguousarray(rows[caption]).tobytes()}))  # pyright: ignore[reportArgumentType]  msgpack gives None only to a file
 
 
 class StoredEmbeddings:
   """Reads what `write_embeddings` wrote; an Embedder that needs no T5. A blank caption is no text: its mask is False throughout."""
 
-  def __init__(self, folder: str | os.PathLike):
+  def __init__(self, folder: str | os.PathLike[str]):
     """Args: folder: one with key.json, or one that holds exactly one such folder.
 
     Raises:
@@ -239,9 +239,8 @@ class StoredEmbeddings:
       record = msgpack.unpackb(self._records[place])
     except (RuntimeError, ValueError, msgpack.UnpackException) as error:
       raise UserError(f"record {place} of {self.folder} is damaged: {first_line(error)}") from None
-    rows = record.get("rows") if isinstance(record, dict) else None
-    whole = isinstance(rows, bytes) and isinstance(record.get("caption"), str)
-    if not whole or len(rows) % (2 * self.key.dim) or not 0 < len(rows) <= 2 * self.key.dim * self.key.length:
+    rows = record.get("rows") if isinstance(record, dict) and isinstance(record.get("caption"), str) else None
+    if not isinstance(rows, bytes) or len(rows) % (2 * self.key.dim) or not 0 < len(rows) <= 2 * self.key.dim * self.key.length:
       raise UserError(f"record {place} of {self.folder} is damaged: expected a caption, and rows of {self.key.dim} values")
     return record
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ivid.nets.layers import logical
 from ivid.spec.cascade import TextSpec
 
 NORM_EPS = 1e-6
@@ -48,7 +49,7 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    init = nn.with_logical_partitioning(_dense_init(self.scale), self.axes)
+    init = logical(_dense_init(self.scale), self.axes)
     kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
     return jnp.dot(x, kernel.astype(self.dtype))
 
@@ -60,7 +61,7 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (x.shape[-1],), jnp.float32)
+    scale = self.param("scale", logical(nn.initializers.ones, ("embed",)), (x.shape[-1],), jnp.float32)
     x = x.astype(jnp.float32)
     normed = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + NORM_EPS)
     return normed.astype(self.dtype) * scale.astype(self.dtype)
@@ -74,7 +75,7 @@ class RelativeBias(nn.Module):
   @nn.compact
   def __call__(self, length: int) -> jax.Array:
     spec = self.spec
-    init = nn.with_logical_partitioning(nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"), ("heads", "relpos_buckets"))
+    init = logical(nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"), ("heads", "relpos_buckets"))
     table = self.param("rel_embedding", init, (spec.heads, spec.relative_buckets), jnp.float32)
     place = np.arange(length)
     buckets = relative_buckets(place[None, :] - place[:, None], buckets=spec.relative_buckets, max_distance=spec.relative_distance)
@@ -149,7 +150,7 @@ class TokenEmbedder(nn.Module):
 
   @nn.compact
   def __call__(self, ids: jax.Array) -> jax.Array:
-    init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
+    init = logical(nn.initializers.normal(1.0), ("vocab", "embed"))
     table = self.param("embedding", init, (self.spec.vocab_size, self.spec.dim), jnp.float32)
     return jnp.take(table.astype(self.spec.dtype), ids, axis=0)
 

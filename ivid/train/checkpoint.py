@@ -93,7 +93,7 @@ class Checkpointer:
     kept = [keeping.LatestN(spec.max_to_keep), self._protected]
     if spec.keep_period:
       kept.append(keeping.EveryNSteps(spec.keep_period))
-    options = dict(cleanup_tmp_directories=True)  # of killed processes
+    options: dict[str, Any] = dict(cleanup_tmp_directories=True)  # of killed processes
     policy = keeping.AnyPreservationPolicy(kept)
     self._manager = ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(preservation_policy=policy, **options))
     # Barriers of its own: both managers may be writing the same step, each in a thread.
@@ -119,7 +119,7 @@ class Checkpointer:
       return
     trees = _trees(state)
     meta = {"step": step, "stage": convert.to_dict(self._stage), "optimizer": self._optimizer, SUMS: device_sums(trees)}
-    items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+    items: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
     told = {name: value for name, value in dataclasses.asdict(seen).items() if name != "drawn" or value is not None}
     items[DATA] = ocp.args.JsonSave(formats.stamped(told))
     items[META] = ocp.args.JsonSave(formats.stamped(meta))
@@ -135,7 +135,7 @@ class Checkpointer:
       return
     averages = list(state.averages)
     widths = {"widths": list(self._widths), SUMS: device_sums({AVERAGES: averages})}
-    items = {AVERAGES: ocp.args.StandardSave(averages), WIDTHS: ocp.args.JsonSave(formats.stamped(widths))}
+    items: dict[str, Any] = {AVERAGES: ocp.args.StandardSave(averages), WIDTHS: ocp.args.JsonSave(formats.stamped(widths))}
     with self._written():
       self._snapshots.save(step, args=ocp.args.Composite(**items))
 

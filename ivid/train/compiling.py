@@ -41,9 +41,9 @@ def compile_clock() -> CompileClock:
   """The clock of this process, which runs from the first call on."""
   clock = CompileClock()
 
-  def listen(event: str, start: float, end: float, **_: Any) -> None:
+  def listen(event: str, start_time: float, end_time: float, **_: Any) -> None:
     if event in EVENTS:
-      clock.add(start, end)
+      clock.add(start_time, end_time)
 
   monitoring.register_event_time_span_listener(listen)
   return clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from ivid.spec.compare import stage_difference
 from ivid.spec.distill import DistillSpec
@@ -46,9 +47,9 @@ def plan_phases(spec: DistillSpec, teacher: StageSpec) -> tuple[Phase, ...]:
   if have is not None:
     _check_student(have, spec, teacher.name)
     steps = have.steps or steps
-  w = dict(w_min=spec.w_min, w_max=spec.w_max)
+  w: dict[str, Any] = dict(w_min=spec.w_min, w_max=spec.w_max)
   guides = have is None and spec.w_max > 0
-  net = dict(second_way_up=spec.second_way_up if guides else teacher.unet.second_way_up)
+  net: dict[str, Any] = dict(second_way_up=spec.second_way_up if guides else teacher.unet.second_way_up)
   phases: list[Phase] = []
   if guides:
     phases.append(Phase(GUIDANCE, StudentSpec("", **w), "", steps, spec.total_guidance_updates, **net))

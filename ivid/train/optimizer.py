@@ -55,7 +55,7 @@ def _matrix_axes(boxed: Any) -> Any:
 
   def one(leaf: Any) -> contrib.MuonDimensionNumbers | None:
     named = isinstance(leaf, nn.LogicallyPartitioned)
-    shape = leaf.value.shape if isinstance(leaf, meta.AxisMetadata) else leaf.shape
+    shape = leaf.value.shape if isinstance(leaf, meta.Partitioned) else leaf.shape
     stacked = 1 if named and leaf.names and leaf.names[0] == "layers" else 0
     if len(shape) - stacked < 2:
       return None

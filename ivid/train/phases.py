@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -36,7 +37,7 @@ class Phase:
   @property
   def end(self) -> int:
     """Updates made when it is over."""
-    return self.first_step + self.train.steps
+    return self.first_step + self.train.steps  # pyright: ignore[reportOperatorIssue]  `resolve` gives every phase its updates
 
   def index_at(self, step: int) -> int:
     """Index of the first example of update number `step` of the run."""
@@ -49,7 +50,8 @@ def resolve(train: TrainSpec) -> tuple[Phase, ...]:
     return (Phase("", dataclasses.replace(train, steps=train.total_steps)),)
   phases: list[Phase] = []
   for spec in train.phases:
-    given = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "name" and getattr(spec, f.name) is not None}
+    said: dict[str, Any] = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "name"}
+    given = {name: value for name, value in said.items() if value is not None}
     rate, neighbours = given.pop("learning_rate", None), given.pop("neighbours", False)
     optimizer = train.optimizer if rate is None else dataclasses.replace(train.optimizer, learning_rate=rate)
     if given.get("frames"):  # the phase's own choice in time; what it leaves of the run's crop is space
@@ -58,7 +60,7 @@ def resolve(train: TrainSpec) -> tuple[Phase, ...]:
       given["crop"] = dataclasses.replace(train.crop, frames=given.pop("frames", train.frames))
       given["frames"] = 0
     before = phases[-1] if phases else None
-    at = dict(first_step=before.end, first_index=before.index_at(before.end)) if before else {}
+    at: dict[str, Any] = dict(first_step=before.end, first_index=before.index_at(before.end)) if before else {}
     phases.append(Phase(spec.name, dataclasses.replace(train, phases=(), optimizer=optimizer, **given), **at))
   return tuple(phases)
 
@@ -146,7 +148,7 @@ def learning_rate(phases: tuple[Phase, ...]) -> optax.Schedule:
   """By update: in each phase a linear warm-up from where the one before ended, then the spec's decay over the phase's steps."""
   schedules, end = [], 0.0
   for phase in phases:
-    schedules.append(_warmup_and_decay(phase.train.optimizer, phase.train.steps, start=end))
+    schedules.append(_warmup_and_decay(phase.train.optimizer, phase.train.steps, start=end))  # pyright: ignore[reportArgumentType]  `resolve` gives every phase its updates
     end = float(schedules[-1](phase.train.steps))
   return optax.join_schedules(schedules, [phase.end for phase in phases[:-1]])
 

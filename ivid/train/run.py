@@ -236,7 +236,7 @@ def make_evaluation(
 
 def bucket_means(stage: Stage, losses: np.ndarray, times: np.ndarray, buckets: int = 4) -> dict[str, float]:
   """Mean loss in all and per bucket of u, each bucket named by its range of logsnr."""
-  sums, counts = logsnr_buckets(loss=losses, level=times, low=0.0, high=1.0, buckets=buckets)
+  sums, counts = logsnr_buckets(loss=losses, level=times, low=0.0, high=1.0, buckets=buckets)  # pyright: ignore[reportArgumentType]  JAX takes arrays of NumPy
   levels = np.asarray(stage.schedule(np.linspace(0.0, 1.0, buckets + 1, dtype=np.float32)))
   result = {"eval/loss": float(losses.mean())}
   for i, (total, count) in enumerate(zip(np.asarray(sums), np.asarray(counts), strict=True)):

@@ -25,7 +25,7 @@ class TensorBoard:
     from tensorboardX import event_file_writer, summary  # slow to import, and only process 0 needs it
     from tensorboardX.proto import event_pb2
 
-    self._event, self._log, self._summary = event_pb2.Event, event_pb2.SessionLog, summary
+    self._event, self._log, self._summary = event_pb2.Event, event_pb2.SessionLog, summary  # pyright: ignore[reportAttributeAccessIssue]  made by protobuf when it is imported
     folder = workdir / BOARD
     folder.mkdir(exist_ok=True)
     self._writer = event_file_writer.EventsWriter(str(folder / "events"))

@@ -54,7 +54,7 @@ class Wandb:
 
   def __init__(self, workdir: pathlib.Path, from_step: int, *, config: Mapping[str, Any]):
     """Raises UserError: it cannot be reached, or nobody is logged in."""
-    import wandb  # an extra
+    import wandb  # an extra  # pyright: ignore[reportMissingImports]  an extra that need not be installed
 
     del from_step  # later points of a process that was killed are drawn over
     self._wandb = wandb

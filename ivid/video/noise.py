@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def block_noise(
   return jax.lax.dynamic_slice(covering, (*(offset for _, _, offset in spans), 0), shape)
 
 
-def _span(start: int | jax.Array, size: int, edge: int, aligned: bool) -> tuple[int | jax.Array, int, int | jax.Array]:
+def _span(start: int | jax.Array, size: int, edge: int, aligned: bool) -> tuple[Any, int, Any]:
   """First covering block, how many there are, and where `start` lies in the first."""
   first, offset = start // edge, start % edge
   if aligned:
@@ -50,4 +51,4 @@ def _span(start: int | jax.Array, size: int, edge: int, aligned: bool) -> tuple[
   if isinstance(start, jax.Array):  # the count must not depend on the value: enough for the worst offset
     return first, (size + edge - 2) // edge + 1, offset
   assert start >= 0, f"origin {start} lies before the clip"
-  return first, -(-(offset + size) // edge), offset
+  return first, -(-(offset + size) // edge), offset  # pyright: ignore[reportReturnType]  a start of numbers has an offset of numbers

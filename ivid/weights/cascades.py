@@ -105,7 +105,7 @@ class CascadeFolder:
     return read_weights(path, dtype=dtype)
 
 
-def open_cascade(folder: str | os.PathLike) -> CascadeFolder:
+def open_cascade(folder: str | os.PathLike[str]) -> CascadeFolder:
   """The cascade in the folder; only cascade.json is read.
 
   Raises:

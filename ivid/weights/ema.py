@@ -173,8 +173,8 @@ def read_arrays(path: pathlib.Path, item: str, target: Any = None) -> Any:
   try:
     if target is None:
       sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-      target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), handler.metadata(path / item).tree)
-    return handler.restore(path / item, args=ocp.args.StandardRestore(target))
+      target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), handler.metadata(path / item).tree)  # pyright: ignore[reportArgumentType]  Orbax takes paths of pathlib too
+    return handler.restore(path / item, args=ocp.args.StandardRestore(target))  # pyright: ignore[reportArgumentType]  Orbax takes paths of pathlib too
   except Exception as error:  # Orbax and TensorStore raise many classes for damaged files
     raise Damaged(f"checkpoint {path} cannot be read: {first_line(error)}") from None
   finally:
@@ -186,7 +186,7 @@ def read_shapes(path: pathlib.Path, item: str) -> dict[str, tuple[int, ...]]:
   quiet_orbax()
   _check_described(path, item)
   try:
-    tree = ocp.StandardCheckpointHandler().metadata(path / item).tree
+    tree = ocp.StandardCheckpointHandler().metadata(path / item).tree  # pyright: ignore[reportArgumentType]  Orbax takes paths of pathlib too
     return {name: tuple(leaf.shape) for name, leaf in named_leaves({item: tree}).items()}
   except Exception as error:  # as above
     raise Damaged(f"checkpoint {path} cannot be read: {first_line(error)}") from None

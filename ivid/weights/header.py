@@ -30,7 +30,7 @@ HEADER_LIMIT = 100_000_000  # bytes, the format's own
 MOST_AXES = 16  # of a parameter: ours have up to 6, and numpy counts up to 64
 
 
-def read_header(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str], int]:
+def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str], int]:
   """Entries of a safetensors file by name, its metadata, and where its data start.
 
   Raises:

@@ -1,4 +1,4 @@
-"""What training takes of a stage's output: fewer frames spread over the clip, or a crop."""
+"""The part of a stage's output that training uses: fewer frames spread over the clip, or a crop."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ivid.spec.stage import StageSpec
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """What training takes of a stage's output.
+  """The part of a stage's output that training uses.
 
   Attributes:
-    clip: the stage's output with the frames that are kept: every k-th one, at the rate that follows.
+    clip: the stage's output with only every k-th frame, at the correspondingly lower rate.
     frames, height, width: of the crop.
-    align: crops start at multiples of these in time, y and x: where a position of the low-resolution clip starts.
+    align: crops start at multiples of these in time, y and x, where a position of the low-resolution clip starts.
   """
 
   clip: ClipShape
@@ -36,7 +36,7 @@ def training_view(spec: StageSpec, train: TrainSpec) -> StageSpec:
   """The stage at the size that it is trained on (as `of_clips` has it); its parameters are the same.
 
   Raises:
-    UserError: as make_view.
+    UserError: as in make_view.
   """
   view = make_view(of_clips(train, spec), spec)
   size = dict(frames=view.frames, height=view.height, width=view.width, fps=view.clip.fps)
@@ -55,7 +55,7 @@ def training_view(spec: StageSpec, train: TrainSpec) -> StageSpec:
 
 
 def of_clips(train: TrainSpec, spec: StageSpec) -> TrainSpec:
-  """As `train`; of a temporal stage that learns from single pictures, what it makes of one input frame: a picture has nothing between."""
+  """`train`, except if a temporal stage learns from single pictures: then with the output frames of one input frame."""
   if make_view(train, spec).frames > 1 or spec.time_factor == 1:
     return train
   return dataclasses.replace(train, frames=spec.time_factor, crop=dataclasses.replace(train.crop, frames=0))
@@ -88,5 +88,5 @@ def make_view(train: TrainSpec, stage: StageSpec) -> View:
 
 
 def _period(big: int, small: int) -> int:
-  """Positions of the large axis after which it meets the small one's grid again."""
+  """The number of positions on the large axis after which its grid meets that of the small axis again."""
   return big // math.gcd(big, small)

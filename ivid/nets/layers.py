@@ -29,9 +29,9 @@ def logical(init: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., A
 
 
 def pin(h: jax.Array) -> jax.Array:
-  """Holds an activation [B, T, H, W, C] to its mesh axes; nothing without logical axis rules, or without a mesh (jax.set_mesh).
+  """Constrains an activation [B, T, H, W, C] to its mesh axes. Does nothing without logical axis rules or a mesh (jax.set_mesh).
 
-  A mesh axis that does not divide its dimension is left out: the coarse levels of a clip that is cut by rows have too few of them.
+  A mesh axis that does not divide its dimension is dropped: where a clip is split by rows, its coarse levels may have too few of them.
   """
   rules, sizes = dict(nn.get_logical_axis_rules()), dict(jax.sharding.get_abstract_mesh().shape)
   spec = [_dividing(rules.get(name), size, sizes) for name, size in zip(axes.ACTIVATION_AXES, h.shape, strict=True)]
@@ -57,7 +57,7 @@ class Dense(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     init = logical(kernel_init(self.zero), self.names)
     kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
-    # One product of two matrices: the CPU is twice as fast at it as at the same product with leading axes.
+    # One product of two matrices: on the CPU it is twice as fast as the same product with leading axes.
     y = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
     y = y.reshape(*x.shape[:-1], self.features)
     if self.bias:
@@ -111,7 +111,7 @@ class FrameNorm(nn.Module):
   """Normalises each frame by itself, optionally followed by (1 + scale) h + shift; statistics in float32.
 
   GROUP: mean and variance over height, width and the channels of a group of one frame (arXiv 1803.08494).
-  RMS: root mean square over the channels of one position (arXiv 1910.07467), so that a tile gives what the frame gives.
+  RMS: root mean square over the channels of one position (arXiv 1910.07467), so that a tile gives the same result as the frame.
   """
 
   kind: Norm
@@ -141,7 +141,7 @@ class FrameNorm(nn.Module):
     return (x * gain[:, :, None, None] + offset[:, :, None, None]).astype(self.dtype)
 
   def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance [B, T, C] of each frame, equal inside a group of channels."""
+    """Mean and variance [B, T, C] of each frame, equal within a group of channels."""
     B, T, _, _, C = x.shape
     moments = jnp.stack([jnp.mean(x, axis=(2, 3)), jnp.mean(jnp.square(x), axis=(2, 3))])
     moments = moments.reshape(2, B, T, self.groups, C // self.groups).mean(-1)
@@ -150,7 +150,7 @@ class FrameNorm(nn.Module):
 
 
 class VectorNorm(nn.Module):
-  """RMS or layer norm of the last axis in float32, learned gain; `name_axis` is its logical axis."""
+  """RMS or layer norm over the last axis, in float32, with a learned gain whose logical axis is `name_axis`."""
 
   name_axis: str = axes.CHANNELS
   center: bool = False

@@ -23,10 +23,10 @@ from ivid.text import t5
 # motion (a still picture); count and background have no such class.
 SLOT = {"size": 3, "colour": 9, "shape": 33, "motion": 10}
 CLASSES = {"count": 2, **{f"{name}_{slot}": n for slot in (1, 2) for name, n in SLOT.items()}, "background": 5}
-LOCAL_OFFSETS = (-1, 1, -2, 2, -3, 3)  # one head each looks at that neighbour at first
+LOCAL_OFFSETS = (-1, 1, -2, 2, -3, 3)  # one head each starts by looking at this neighbour
 LOCAL_BIAS = 6.0
-DIRECTED_BIAS = 4.0  # of the last two heads: the one before the last looks at everything behind, the last at everything ahead
-MEAN_GAIN = 8.0  # about the root of a caption's tokens: the mean of that many vectors is small, and the heads' logits should not be
+DIRECTED_BIAS = 4.0  # for the last two heads: the second to last looks at everything behind, the last at everything ahead
+MEAN_GAIN = 8.0  # about the square root of a caption's tokens: the mean of so many vectors is small, but the heads' logits should not be
 
 
 def init_pretrain(key: jax.Array, spec: TextSpec) -> dict[str, Any]:

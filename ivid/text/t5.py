@@ -16,11 +16,11 @@ from ivid.nets.layers import logical
 from ivid.spec.cascade import TextSpec
 
 NORM_EPS = 1e-6
-MASKED_LOGIT = -1e9  # exp() of it is exactly 0 in float32, so padding never reaches a real token
+MASKED_LOGIT = -1e9  # its exp() is exactly 0 in float32, so padding never affects a real token
 
 
 def relative_buckets(relative: np.ndarray, *, buckets: int, max_distance: int) -> np.ndarray:
-  """Bucket of each relative position (key minus query), as T5's bidirectional rule.
+  """Bucket of each relative position (key minus query), by T5's bidirectional rule.
 
   Half of the buckets are for keys behind the query. Within a half, distances below a quarter of `buckets` have their own bucket,
   farther ones share logarithmically growing ones up to `max_distance`; everything beyond falls into the last.
@@ -164,7 +164,7 @@ class T5Encoder(nn.Module):
   def __call__(self, ids: jax.Array, mask: jax.Array) -> jax.Array:
     """ids int32 [N, L], mask bool [N, L] True on tokens (EOS included); returns [N, L, D] in the spec's dtype.
 
-    Rows of padding hold numbers without meaning; they never influence the others.
+    Rows of padding hold meaningless numbers, which never influence other rows.
     """
     assert ids.shape == mask.shape, (ids.shape, mask.shape)
     x = TokenEmbedder(self.spec, name="token_embedder")(ids)
@@ -173,7 +173,7 @@ class T5Encoder(nn.Module):
 
 @functools.lru_cache(maxsize=32)
 def abstract_params(spec: TextSpec) -> dict[str, Any]:
-  """Shapes, dtypes and logical axis names of the parameters; nothing is computed, whatever the size. Not to be changed: it is cached."""
+  """Shapes, dtypes and logical axis names of the parameters; nothing is computed. It is cached: callers must not change it."""
   ids = jnp.zeros((1, 1), jnp.int32)
   one = dataclasses.replace(spec, layers=1)  # the layers are alike, and tracing dozens takes seconds
   params = jax.eval_shape(lambda: T5Encoder(one).init(jax.random.key(0), ids, jnp.ones((1, 1), bool)))["params"]

@@ -24,7 +24,7 @@ from ivid.parallel.signals import held_back
 
 # No signals from the very first, then what takes time to import.
 CODE = "from signal import *; signal(SIGTERM, SIG_IGN), signal(SIGINT, SIG_IGN); from ivid.data.workers import serve; serve()"
-END_SECONDS = 5  # a worker that is told to end is in the middle of a batch
+END_SECONDS = 5  # a worker that is told to end may be in the middle of a batch
 PROTOCOL = 5
 
 
@@ -38,7 +38,7 @@ def from_workers(feed: Feed, count: int) -> Generator[dict[str, Any]]:
   with contextlib.ExitStack() as stack:
     workers = [_Worker(feed, number, count) for number in range(count)]
     for worker in workers:
-      stack.callback(worker.wait)  # called last: by then all have been told
+      stack.callback(worker.wait)  # called last, when all of them have been told
     for worker in workers:
       stack.callback(worker.tell)
     for worker in itertools.cycle(workers):

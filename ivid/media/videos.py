@@ -19,31 +19,31 @@ from ivid.media.files import from_comment
 from ivid.media.upright import EXACT
 from ivid.spec.errors import UserError
 
-SMALL_PIXELS = 192 * 320  # up to this size a frame gets the better quality: a few kilobytes buy clean edges
-TICKS = 90_000  # a second, where frames come at uneven times
+SMALL_PIXELS = 192 * 320  # frames up to this size get the better quality, since a few kilobytes buy clean edges
+TICKS = 90_000  # per second, for frames at uneven times
 MOST_TICKS = 2**31 - 1  # of one picture
 SMALL_CRF, LARGE_CRF = 12, 18
 
 
 def write_mp4(path: os.PathLike[str], clip: np.ndarray, rate: Fraction, *, comment: str, crf: int | None) -> None:
-  """H.264, index in front of the pictures so that browsers start at once."""
+  """Writes H.264, with the index before the pictures so that browsers start at once."""
   options: dict[str, Any] = {"crf": _crf(path, clip, crf, 51), "preset": "medium"}
   _write(path, clip, rate, codec="libx264", codec_options=options, comment=comment, container_options={"movflags": "+faststart"})
 
 
 def write_webm(path: os.PathLike[str], clip: np.ndarray, rate: Fraction, *, comment: str, crf: int | None) -> None:
-  """VP9 at constant quality."""
+  """Writes VP9 at constant quality."""
   options: dict[str, Any] = {"crf": _crf(path, clip, crf, 63), "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
   _write(path, clip, rate, codec="libvpx-vp9", codec_options=options, comment=comment, container_options={})
 
 
 def encode_mp4(shown: Iterable[tuple[float, float, np.ndarray]], rate: Fraction) -> bytes:
-  """H.264 of (seconds at which it appears, seconds for which it is shown, uint8 [H, W, 3] of even sides); a key frame for every second.
+  """H.264 from (start in seconds, duration in seconds, uint8 [H, W, 3] with even sides), with one key frame per second.
 
   The same pictures give the same bytes: the encoder uses one thread.
 
   Raises:
-    UserError: a picture that is shown for longer than an MP4 can say.
+    UserError: a picture is shown for longer than an MP4 can express.
   """
   file = io.BytesIO()
   tick = Fraction(1, TICKS)
@@ -63,7 +63,7 @@ def encode_mp4(shown: Iterable[tuple[float, float, np.ndarray]], rate: Fraction)
         stream.time_base = stream.codec_context.time_base = tick  # the encoder would round times to the rate
         stream.codec_context.thread_count = 1
         _describe(stream, height, width)
-      at = max(round(time / tick), at + 1)  # files may have several at one time
+      at = max(round(time / tick), at + 1)  # a file may have several pictures at the same time
       container.mux(stream.encode(_frame(picture, at, 1 / tick, round(seconds / tick))))
     container.mux(stream.encode(None))
   return file.getvalue()

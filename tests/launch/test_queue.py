@@ -149,7 +149,7 @@ def test_a_stop_is_not_an_end(folder, number, adopted):
     queue.kill()
     queue.wait()
     queue = folder.start(*runs)
-    folder.until(lambda: "runs already" in folder.printed)
+    folder.until(lambda: "is already running" in folder.printed)
   queue.send_signal(number)
   assert queue.wait(timeout=60) == 0, folder.printed
   assert folder.column("status") == ["stopped", "waiting"] and not folder.starts("b")

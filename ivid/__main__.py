@@ -1,7 +1,7 @@
 """`ivid NAME args`: runs `main(argv)` of ivid/bin/NAME.py; user errors become one line.
 
 A binary is a module of ivid/bin with `define_flags(values)`, which adds its absl flags, and `main(argv)`, which parses them;
-argv is the program's name and all that was typed behind it.
+argv is the program's name and everything that was typed after it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TUNABLES, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 EXIT_ERROR = 1  # a value was wrong
 EXIT_USAGE = 2  # the command line was wrong
 EXIT_PIPE = 141  # 128 + SIGPIPE
-GO_ON = ("train", "distill", "data")  # commands that go on with what they have done when they are called again
+GO_ON = ("train", "distill", "data")  # commands that continue their work when they are called again
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -43,22 +43,22 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 def entry() -> int:
   """The console script."""
   ask_for_huge_pages()
-  if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
+  if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in processes that shells start in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
   return main()
 
 
 def ask_for_huge_pages() -> None:
-  """Starts this process again with memory in huge pages where Linux gives them, unless the user has tuned malloc.
+  """Restarts this process with memory in huge pages if Linux offers them, unless the user has tuned malloc.
 
-  XLA asks for all of a program's temporaries anew each time it runs on a CPU; with small pages a large network's step spends up to half
-  of its time on page faults. The setting is read when a process starts.
+  On a CPU, XLA allocates a program's temporaries again at each run; with small pages, a step of a large network spends up to half of its
+  time on page faults. The setting is read when a process starts.
   """
   if sys.platform != "linux" or TUNABLES in os.environ or "glibc" not in platform.libc_ver()[0]:
     return
   os.environ[TUNABLES] = HUGE_PAGES
   sys.stdout.flush()
-  with contextlib.suppress(OSError):  # cannot start again: then it just takes longer
+  with contextlib.suppress(OSError):  # if it cannot restart, it just takes longer
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
@@ -66,7 +66,7 @@ def commands() -> dict[str, str]:
   """The first docstring line of each module in ivid/bin that defines `main`, by name; read, not imported."""
   found = {}
   for finder, name, _ in pkgutil.iter_modules(binaries.__path__):
-    tree = ast.parse((pathlib.Path(finder.path) / f"{name}.py").read_text(encoding="utf-8"))
+    tree = ast.parse((pathlib.Path(finder.path) / f"{name}.py").read_text(encoding="utf-8"))  # pyright: ignore[reportAttributeAccessIssue]  the packages are folders, whose finders have a path
     if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
       found[name] = (ast.get_docstring(tree) or "").partition("\n")[0]
   return found
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _fail("ivid", f"unknown command {name!r}: {nearest(name, known)}", EXIT_USAGE)
   try:
     status = _run(name, rest)
-    sys.stdout.flush()  # here, where it can be caught
+    sys.stdout.flush()  # here, where errors can be caught
     return status
   except BrokenPipeError:
     if not _is_unread(sys.stdout):
@@ -100,14 +100,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.environ.get(TRACEBACK) == "1" or not caused_by_user(error):
       raise
     return _fail(f"ivid {name}", f"error: {_one_line(error)}", EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR)
-  except (RuntimeError, AssertionError):  # what JAX raises of platforms that it does not find
+  except (RuntimeError, AssertionError):  # JAX raises these for platforms that it does not find
     if os.environ.get(TRACEBACK) == "1" or not (missing := missing_platform()):
       raise
     return _fail(f"ivid {name}", f"error: {missing}", EXIT_ERROR)
 
 
 def caused_by_user(error: UserError | OSError) -> bool:
-  """Whether it is a UserError, a file of theirs that cannot be read or written, or a full disk. Our own faults keep their traceback."""
+  """Whether it is a UserError, a user's file that cannot be read or written, or a full disk. Our own faults keep their traceback."""
   if isinstance(error, UserError) or error.errno in FULL:
     return True
   if error.filename is None or isinstance(error.filename, int):
@@ -116,7 +116,7 @@ def caused_by_user(error: UserError | OSError) -> bool:
 
 
 def missing_platform() -> str:
-  """What is wrong with the platforms that JAX was told to take; empty if it has devices of one, or was told nothing."""
+  """What is wrong with the platforms that JAX was told to use; empty if it has devices of one of them, or was told nothing."""
   told = os.environ.get(PLATFORMS, "")
   if not told or "jax" not in sys.modules:
     return ""
@@ -145,7 +145,7 @@ def _run(name: str, args: list[str]) -> int:
 
 @contextlib.contextmanager
 def _plain_warnings(name: str) -> Iterator[None]:
-  """Ours as one line each, without the place in the code; those of libraries, of other kinds, as they are."""
+  """Shows our warnings as one line each, without the place in the code; warnings of libraries stay as they are."""
   shown = warnings.showwarning
 
   def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
@@ -162,12 +162,12 @@ def _plain_warnings(name: str) -> Iterator[None]:
 
 
 def _is_unread(stream: TextIO) -> bool:
-  """Whether nobody reads it any more, as when `head` has seen enough; what is left in it then goes nowhere."""
+  """Whether nobody reads the stream any more, as after `head`; what is left in it is then discarded."""
   poll = select.poll()
   poll.register(stream.fileno(), 0)
   if not any(event & select.POLLERR for _, event in poll.poll(0)):
     return False
-  os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else Python complains when it ends
+  os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # otherwise Python complains when it ends
   return True
 
 

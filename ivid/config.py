@@ -31,7 +31,7 @@ from ivid.spec.stage import StageSpec, Task
 
 @dataclasses.dataclass(frozen=True)
 class CascadeSection:
-  """CascadeSpec as a config writes it. The order is asked for, as a ConfigDict sorts its keys."""
+  """CascadeSpec as a config writes it. It needs `order`, because a ConfigDict sorts its keys."""
 
   name: str
   order: tuple[str, ...]
@@ -55,7 +55,7 @@ def load_run(config: str | None, overrides: Sequence[str] = ()) -> RunSpec:
   """The RunSpec of `--config=<config>` with overrides such as `train.batch_size=4`, of any field of the specs.
 
   Raises:
-    UserError: no such config, stage or key (naming the nearest), or a spec that does not hold together.
+    UserError: there is no such config, stage or key (the nearest is named), or the spec is inconsistent.
   """
   plain = read_config(config)
   for override in overrides:
@@ -74,11 +74,11 @@ def load_run(config: str | None, overrides: Sequence[str] = ()) -> RunSpec:
 
 
 def _check_phases_keep(key: str, override: str, where: str, phases: Sequence[PhaseSpec]) -> None:
-  """UserError where every phase has a value of its own for what is overridden; a warning where some have.
+  """Raises UserError if every phase has its own value for what is overridden; warns if some phases have.
 
   Args:
-    key: SECTION.NAME, with the name that a phase has for it.
-    where: the phases' key, of the same section.
+    key: SECTION.NAME, with the name that phases use.
+    where: key of the phases in the same section.
   """
   section, _, name = key.partition(".")
   known = {field.name for field in dataclasses.fields(PhaseSpec)} - {"name", "steps"}
@@ -92,13 +92,13 @@ def _check_phases_keep(key: str, override: str, where: str, phases: Sequence[Pha
 
 
 def read_config(config: str | None) -> dict[str, Any]:
-  """What a config file says about a stage, as plain dictionaries; a config that differs little from another can start from it.
+  """What a config file says about a stage, as plain dictionaries. A config that differs little from another can start from this.
 
   Args:
     config: as in --config: a file or the name of a config that ships, a colon and a stage.
 
   Raises:
-    UserError: no such config, or one that is none.
+    UserError: there is no such config, or it is not a config.
   """
   if not config:
     names = ", ".join(shipped_configs())
@@ -115,9 +115,9 @@ def read_config(config: str | None) -> dict[str, Any]:
 
 
 def _made(path: pathlib.Path, stage: str, said: str) -> Any:
-  """What the get_config of a file gives, as plain data. Whatever ends it is the file's doing: a UserError with the line."""
+  """The result of a file's get_config, as plain data. Any exception in it is the file's fault and becomes a UserError with the line."""
   spec = importlib.util.spec_from_file_location(f"ivid_config_{path.stem}", path)
-  module = importlib.util.module_from_spec(spec)
+  module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]  a path that ends in .py has a loader
   try:
     spec.loader.exec_module(module)
     if not callable(getattr(module, "get_config", None)):
@@ -157,9 +157,9 @@ def _plain(node: Any) -> Any:
 
 
 def _in_order(section: dict[str, Any]) -> dict[str, Any]:
-  """The `cascade` section with its stages in their order and named, their input that of the stage before unless they say otherwise.
+  """The `cascade` section with its stages named and in order. By default, the input of each is the output of the stage before.
 
-  A section of wrong types is left for the reader of specs to refuse.
+  If a section has wrong types, the reader of specs refuses it.
   """
   order, stages = section.get("order"), section.get("stages")
   if not isinstance(order, list) or not isinstance(stages, dict):

@@ -41,7 +41,7 @@ def peak_flops(kind: str) -> float | None:
 
 
 def count_flops(fn: Callable[..., Any], *args: Any) -> int:
-  """Floating-point operations (two a multiply-add) of one call of `fn` on abstract arguments; elementwise work is left out."""
+  """Floating-point operations (two per multiply-add) of one call of `fn` on abstract arguments; elementwise work is left out."""
   return _jaxpr_flops(jax.make_jaxpr(fn)(*args).jaxpr)
 
 

@@ -40,8 +40,8 @@ class Clip:
     frames: [T, H, W, 3] uint8.
     fps: frames per second.
     stage: name of the stage.
-    prompt: what it was asked to show; empty where nothing was said.
-    metadata: everything that it follows from; `Cascade.repeat` makes it again.
+    prompt: what it was asked to show, or empty.
+    metadata: everything that determines it; `Cascade.repeat` makes it again from this.
   """
 
   frames: np.ndarray
@@ -50,11 +50,11 @@ class Clip:
   prompt: str
   metadata: dict[str, Any]
 
-  def save(self, path: str | os.PathLike) -> pathlib.Path:
+  def save(self, path: str | os.PathLike[str]) -> pathlib.Path:
     """Writes the clip, with its metadata in it and as JSON beside it, in the format of the suffix: .mp4, .webm, .gif, .png (lossless).
 
     Raises:
-      UserError: a suffix or a size that cannot be written, or a folder that cannot be.
+      UserError: the suffix, the size or the folder cannot be written.
     """
     path = pathlib.Path(path)
     write_clip(path, self.frames, self.fps, metadata=self.metadata)
@@ -63,7 +63,7 @@ class Clip:
 
 
 class Cascade:
-  """An opened cascade; weights are read stage by stage when it samples, and are not kept."""
+  """An opened cascade. Weights are read stage by stage while sampling, and are not kept."""
 
   def __init__(self, folder: CascadeFolder):
     self.folder = folder
@@ -87,34 +87,34 @@ class Cascade:
     progress: bool = False,
     **options: Any,
   ) -> list[Clip]:
-    """The last stage's clips: `num_samples` of each prompt, prompt by prompt.
+    """The last stage's clips: `num_samples` per prompt, prompt by prompt.
 
-    A clip depends on its prompt, the seed and its number among the samples, and on nothing else that is in the call.
+    A clip only depends on its prompt, the seed and its sample number, not on what else is in the call.
 
     Args:
-      prompts: what the clips show; an empty string is no text.
+      prompts: what the clips show; an empty string means no text.
       progress: whether to show a bar.
-      options: as of `request`.
+      options: as in `request`.
 
     Raises:
-      UserError: before anything is computed: a stage or an option that cannot be.
+      UserError: before anything is computed, if a stage or an option is impossible.
     """
     request = self.request(prompts, seed=seed, num_samples=num_samples, **options)
     last = request.stages[-1].name
     return [clip for clip in self.run(request, progress=progress) if clip.stage == last]
 
   def stages(self, prompts: str | Sequence[str], *, progress: bool = False, **options: Any) -> Iterator[Clip]:
-    """As `sample`, every stage's clips as they are finished, stage by stage."""
+    """Like `sample`, but yields the clips of every stage as they are finished, stage by stage."""
     return self.run(self.request(prompts, **options), progress=progress)
 
-  def repeat(self, metadata: dict[str, Any] | str | os.PathLike, *, mesh: Meshes | None = None, progress: bool = False) -> Clip:
+  def repeat(self, metadata: dict[str, Any] | str | os.PathLike[str], *, mesh: Meshes | None = None, progress: bool = False) -> Clip:
     """A clip again, to the last bit on the same machine, from its metadata: as a dictionary, the JSON beside it, or the clip itself.
 
     Args:
-      mesh: other devices than it was made on, as of `request`; the same to float32 rounding.
+      mesh: other devices than those on which it was made, as in `request`; the result is the same to float32 rounding.
 
     Raises:
-      UserError: no metadata of ivid, other weights than it was made with, another clip to start from, or fewer devices.
+      UserError: there are no metadata of ivid, the weights or the clip to start from have changed, or there are fewer devices.
     """
     said_by = "the metadata" if isinstance(metadata, dict) else os.fspath(metadata)
     metadata = metadata if isinstance(metadata, dict) else load_metadata(said_by)
@@ -131,7 +131,7 @@ class Cascade:
     size: tuple[int, int] | None = None,
     start: str = "",
     stop: str = "",
-    input: str | os.PathLike | np.ndarray | None = None,
+    input: str | os.PathLike[str] | np.ndarray | None = None,
     first_frame: Frames | None = None,
     given: Frames | tuple[Frames, Iterable[int]] | None = None,
     seconds: float | None = None,
@@ -139,22 +139,22 @@ class Cascade:
     mesh: Meshes | None = None,
     **overrides: Any,
   ) -> Request:
-    """What `sample` would run, checked, with nothing computed.
+    """What `sample` would run, checked, but without computing anything.
 
     Args:
-      negative_prompt: what guidance leads away from, instead of from no text; empty: no text.
-      size: height and width of the last stage's clips, of those that its network and the ones before allow; None: its own.
+      negative_prompt: what guidance leads away from, instead of from empty text.
+      size: height and width of the last stage's clips, if its network and those before allow it; None: its own size.
       start, stop: first and last stage; default: the first one, and the last trained one of the chain.
-      input: clip that a super-resolution stage starts from: a file of any size, rate and length, or frames uint8 [t, h, w, 3] at the
+      input: clip from which a super-resolution stage starts: a file of any size, rate and length, or frames uint8 [t, h, w, 3] at the
         stage's own rate.
-      first_frame: picture that the clip starts with: a file, or uint8 [h, w, 3]. The base keeps it as it is, at its own size.
-      given: frames that the base is given: a clip's file, "clip.mp4:0-4,12" or (clip, numbers), where the clip may be frames uint8
-        [t, h, w, 3] at the base's rate, and the numbers are those of the base's frames; without them all that the clip has.
-      seconds: that the clip lasts, to a frame of the base; None: as long as the base was trained for.
-      batch_size: clips computed together; 0: one on each local device, or for each part that the mesh cuts a batch into.
+      first_frame: picture with which the clip starts: a file, or uint8 [h, w, 3]. The base keeps it unchanged, at the base's size.
+      given: frames that are given to the base: a clip's file, "clip.mp4:0-4,12" or (clip, numbers), where the clip may be frames uint8
+        [t, h, w, 3] at the base's rate, and the numbers are those of the base's frames; without numbers, all frames of the clip.
+      seconds: length of the clip, to a frame of the base; None: the length that the base was trained for.
+      batch_size: clips computed together; 0: one per local device, or per part into which the mesh cuts a batch.
       mesh: devices that share a batch or, by frames and height, each clip: {"frames": 4}, "frames=4", an ivid.spec.run.MeshSpec, or a
-        mesh of ivid.parallel.mesh.make_mesh; None: as many local ones as divide a batch.
-      overrides: steps, sampler, guidance, threshold, aug_snr, tile, of ivid.sample.plan.Overrides: a value for all stages, or by stage.
+        mesh of ivid.parallel.mesh.make_mesh; None: as many local devices as divide a batch.
+      overrides: steps, sampler, guidance, threshold, aug_snr, tile, as in ivid.sample.plan.Overrides: a value for all stages, or a mapping.
 
     Raises:
       UserError: as `sample`.
@@ -166,20 +166,20 @@ class Cascade:
     draw = Draw((prompts,) if isinstance(prompts, str) else tuple(prompts), seed=seed, count=num_samples, negative=negative_prompt)
     if not draw.prompts:
       raise UserError("no prompt: expected a description of the clip")
-    options = dict(start=start, stop=stop, first=input, first_frame=first_frame, given=given, seconds=seconds)
+    options: dict[str, Any] = dict(start=start, stop=stop, first=input, first_frame=first_frame, given=given, seconds=seconds)
     options |= dict(batch_size=batch_size, mesh=mesh, size=size)
     return make_request(self.folder, draw, overrides=Overrides(**overrides), **options)
 
   def run(self, request: Request, *, progress: bool = False) -> Iterator[Clip]:
-    """The clips of a request as they are finished, stage by stage."""
+    """Yields the clips of a request as they are finished, stage by stage."""
     enable_compilation_cache()
     for made in request.run(quiet=not progress):
       if made.index in request.keep:
         yield Clip(made.frames, made.stage.output.fps, made.stage.name, request.samples[made.index].prompt, request.metadata(made))
 
 
-def load(name: str | os.PathLike = "nano") -> Cascade:
-  """The cascade in a folder, or the one of that name that ships with the package; of a work folder its stage.
+def load(name: str | os.PathLike[str] = "nano") -> Cascade:
+  """The cascade in a folder, the shipped one of that name or, for a work folder, a cascade with its stage.
 
   Raises:
     UserError: there is none.

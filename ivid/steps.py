@@ -14,19 +14,18 @@ import optax
 LossFn = Callable[[Any, Any, jax.Array], tuple[jax.Array, jax.Array]]
 
 
-@flax.struct.dataclass
-class TrainState:
-  """All that training changes.
+class TrainState(flax.struct.PyTreeNode):
+  """Everything that training changes.
 
   Attributes:
-    step: int32, updates made so far.
+    step: int32 scalar, the number of updates so far.
     params: float32 parameters.
-    ema: their exponential moving average, what is sampled from and shipped.
+    ema: exponential moving average of the parameters, which is used for sampling and shipped.
     opt_state: the optimizer's.
-    averages: power-function averages of the parameters, a tree for each width that the run keeps (ivid.weights.averages).
+    averages: power-function averages of the parameters, one tree per width that the run keeps (ivid.weights.averages).
   """
 
-  step: jax.Array
+  step: Any
   params: Any
   ema: Any
   opt_state: Any
@@ -34,7 +33,7 @@ class TrainState:
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation, *, averages: int = 0) -> TrainState:
-  """The state before the first update; the EMA and so many power-function averages start at the parameters."""
+  """The state before the first update. The EMA and `averages` power-function averages start at the parameters."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -55,10 +54,10 @@ def train_step(
   accumulation: int,
   exponents: Sequence[float] = (),
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  """One update. A step whose loss or gradient is not finite changes nothing but the counter, so the state stays usable.
+  """One update. If the loss or the gradient is not finite, only the counter changes, so the state stays usable.
 
   Args:
-    exponents: gamma of each of the state's power-function averages.
+    exponents: the gamma of each power-function average in the state.
 
   Returns: the state and scalars: loss, grad_norm.
   """
@@ -66,7 +65,7 @@ def train_step(
   grad_norm = optax.tree.norm(grads)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  # The average follows quickly at first, else it would remember the initial values for 1 / (1 - decay) steps.
+  # The average follows quickly at first; otherwise it would remember the initial values for 1 / (1 - decay) steps.
   decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
   ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, params)
   averages = tuple(_power_average(a, params, gamma, state.step) for a, gamma in zip(state.averages, exponents, strict=True))
@@ -85,7 +84,7 @@ def distill_step(
   loss_fn: Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, jax.Array]],
   **options: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  """train_step against a frozen `teacher` (ivid.stage.Teacher); loss_fn(params, teacher, batch, key) -> (loss [B], u [B])."""
+  """train_step with a frozen `teacher` (ivid.stage.Teacher); loss_fn(params, teacher, batch, key) -> (loss [B], u [B])."""
 
   def loss_of_lesson(params: Any, rows: Any, step_key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return loss_fn(params, teacher, rows, step_key)
@@ -94,26 +93,26 @@ def distill_step(
 
 
 def eval_step(params: Any, batch: Any, key: jax.Array, *, loss_fn: LossFn) -> tuple[jax.Array, jax.Array]:
-  """Loss [B] and diffusion time u [B] of a batch, to be averaged by level."""
+  """Loss [B] and diffusion time u [B] of a batch, to be averaged per level."""
   return loss_fn(params, batch, key)
 
 
 def _power_average(average: Any, params: Any, gamma: float, step: jax.Array) -> Any:
   """The average after one more update, `step` of them before: beta a + (1 - beta) p, beta = (1 - 1 / t)^(gamma + 1) (EDM2, section 3.1)."""
   t = step.astype(jnp.float32) + 1.0
-  share = -jnp.expm1((gamma + 1.0) * jnp.log1p(-1.0 / t))  # 1 - beta, which is small: not by a difference
+  share = -jnp.expm1((gamma + 1.0) * jnp.log1p(-1.0 / t))  # 1 - beta is small, so it is not computed as a difference
   return jax.tree.map(lambda a, p: a + share * (p - a), average, params)
 
 
 def _gradients(params: Any, batch: Any, key: jax.Array, *, loss_fn: LossFn, accumulation: int) -> tuple[jax.Array, Any]:
-  """Mean loss of the batch and its gradient, one microbatch after another."""
+  """The mean loss of the batch and its gradient, computed one microbatch after another."""
 
   def mean_loss(p: Any, rows: Any) -> jax.Array:
     return jnp.mean(loss_fn(p, rows, key)[0])
 
   if accumulation == 1:
     return jax.value_and_grad(mean_loss)(params, batch)
-  # Groups of rows are dealt out in turn, so that each microbatch keeps the batch's mixture and stays spread over the devices.
+  # Groups of rows are dealt out in turn, so that each microbatch has the mixture of the whole batch and stays spread over the devices.
   turns = min(a.shape[0] for a in jax.tree.leaves(batch)) // accumulation
 
   def deal(a: jax.Array) -> jax.Array:

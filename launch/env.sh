@@ -1,48 +1,48 @@
 # shellcheck shell=bash
-# The environment of a run on accelerators, each setting with its reason:  source launch/env.sh tpu|gpu|cpu
-# What is set outside already wins, as it stands behind these and the last one counts.
+# Sets the environment for a run on accelerators; each setting states its reason.  Usage: source launch/env.sh tpu|gpu|cpu
+# Flags that are already set outside win: they are appended to these, and the last one counts.
 
 tpu_flags=(
-  # A stage sharded over fsdp gathers every block's weights before use. These gathers then run beside the block before, not between the two.
+  # A stage sharded over fsdp gathers the weights of every block before use. With this flag, the gather overlaps with the preceding block.
   --xla_enable_async_all_gather=true
-  # Lets a collective go on while fusions compute, instead of waiting for it where it starts.
+  # Lets a collective proceed while fusions compute, instead of waiting for it as soon as it starts.
   --xla_tpu_enable_async_collective_fusion=true
   # The same for all-gathers, which are most of what fsdp sends.
   --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true
-  # One collective may be hidden behind several fusions: a block's weights take longer than one of its convolutions.
+  # Lets one collective overlap with several fusions: gathering a block's weights takes longer than one of its convolutions.
   --xla_tpu_enable_async_collective_fusion_multiple_steps=true
-  # Allows both at once on a TensorCore; without it the settings above have little to work with.
+  # Lets a TensorCore compute and communicate at once; without it, the settings above have little effect.
   --xla_tpu_overlap_compute_collective_tc=true
-  # Gradients are summed over the data axis once a step: this pipelines those sums with the backward pass.
+  # Gradients are summed over the data axis once per step; this pipelines the sums with the backward pass.
   --xla_tpu_enable_data_parallel_all_reduce_opt=true
-  # Also where the sums differ in size, as the parameters of a U-Net's levels do.
+  # Also if the sums differ in size, as the parameters of the levels of a U-Net do.
   --xla_tpu_data_parallel_opt_different_sized_ops=true
 )
 
 gpu_flags=(
   # Orders operations so that collectives overlap with kernels.
   --xla_gpu_enable_latency_hiding_scheduler=true
-  # Small gradients are summed together, up to 128 MiB at a time: fewer, longer messages between nodes.
+  # Sums small gradients together, up to 128 MiB at a time, which makes fewer and longer messages between nodes.
   --xla_gpu_all_reduce_combine_threshold_bytes=134217728
   # The same for the weights that fsdp gathers,
   --xla_gpu_all_gather_combine_threshold_bytes=134217728
-  # and for the gradients that it scatters; less, as these wait for the backward pass to have produced them.
+  # and for the gradients that it scatters; less here, because they must wait until the backward pass has produced them.
   --xla_gpu_reduce_scatter_combine_threshold_bytes=67108864
 )
 
 cpu_flags=(
-  # Virtual devices share a few cores: one that waits long for its turn is not lost, and must not end the process. Lost processes are what
-  # heartbeats are for.
+  # Virtual devices share a few cores. A device that waits long for its turn is not lost and must not end the process; heartbeats
+  # detect lost processes.
   --xla_cpu_collective_call_warn_stuck_timeout_seconds=300
-  # The time after which XLA would end it.
+  # The time after which XLA ends the process.
   --xla_cpu_collective_call_terminate_timeout_seconds=1800
 )
 
 case ${1:-tpu} in
   tpu)
-    # The TPU compiler reads its flags here, not in XLA_FLAGS; one that it does not know ends the process.
+    # The TPU compiler reads its flags from here, not from XLA_FLAGS; an unknown flag ends the process.
     export LIBTPU_INIT_ARGS="${tpu_flags[*]} ${LIBTPU_INIT_ARGS:-}"
-    # libtpu's log otherwise buries the run's own lines.
+    # Otherwise libtpu's log buries the lines of the run.
     export TPU_MIN_LOG_LEVEL=${TPU_MIN_LOG_LEVEL:-2} TPU_STDERR_LOG_LEVEL=${TPU_STDERR_LOG_LEVEL:-2}
     ;;
   gpu)
@@ -54,10 +54,10 @@ case ${1:-tpu} in
   *) printf 'env.sh: error: %s: expected tpu, gpu or cpu\n' "$1" >&2 && return 2 ;;
 esac
 
-# Compiled programs. Process 0 alone writes them, so hosts share a folder where there is one (IVID_SHARED); otherwise ivid's default holds,
-# the user's cache folder.
+# Where compiled programs are kept. Only process 0 writes them, so hosts share a folder if there is one (IVID_SHARED); otherwise ivid uses
+# its default, the user's cache folder.
 if [[ -n ${IVID_SHARED:-} ]]; then
   export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$IVID_SHARED/jax_cache}
 fi
-# Lines appear when they are written, also those before a crash.
+# Lines appear as soon as they are written, including those just before a crash.
 export PYTHONUNBUFFERED=1

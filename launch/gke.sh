@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A TPU slice on GKE with XPK (pip install xpk). launch/README.md says what has to be there.
+# Manages a TPU slice on GKE with XPK (pip install xpk). launch/README.md lists what is needed.
 #
 #   launch/gke.sh create --cluster=ivid --type=v5p-256 --zone=us-east5-a --project=PROJECT --bucket=BUCKET [--spot=1] [--reservation=NAME]
 #   launch/gke.sh run    --cluster=ivid --type=v5p-256 --zone=us-east5-a --project=PROJECT --name=base -- train --config=... --workdir=...
@@ -34,7 +34,7 @@ start() {
   local wanted line
   read -ra wanted <<<"$(expected)"
   line=$(printf '%q ' "${command[@]}" "${wanted[@]}")
-  # XPK lays this checkout over the image. exec, so that SIGTERM reaches host.sh. Restarts are the job's: a pod that is gone starts elsewhere.
+  # XPK copies this checkout over the image. exec lets SIGTERM reach host.sh. GKE does the restarts, since a lost pod starts elsewhere.
   run xpk workload create "${place[@]}" "--workload=${flag[name]}" "--tpu-type=${flag[type]}" --num-slices=1 "--max-restarts=${flag[restarts]}" \
     "--base-docker-image=${flag[image]}" "--script-dir=$here/.." --storage=ivid \
     "--command=pip install -q '.[cloud,tpu]' && export IVID_SHARED=$(printf '%q' "${flag[mount]}") && exec bash launch/host.sh run --platform=tpu --restarts=0 $(numbered) -- $line"

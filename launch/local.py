@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs one ivid command in several processes of this machine, as a pod's hosts would, and says in plain words when one dies.
+"""Runs one ivid command in several processes of this machine, as a pod's hosts would, and says in plain words when one of them dies.
 
   python launch/local.py --processes=2 --devices=4 -- train --config=nano:base --workdir=runs/base
 
@@ -26,12 +26,12 @@ import time
 from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# Sources env.sh for the platform that is named first, and becomes what follows.
+# Sources env.sh for the platform named first, then replaces itself with the command that follows.
 IN_ENVIRONMENT = ["bash", "-c", 'source "$0" "$1" && shift && exec "$@"', str(ROOT / "launch" / "env.sh")]
 JOINING = ("train", "distill")  # the commands whose processes work together
-SHARING = ("sample", "evaluate", "data prepare", "data embed")  # those whose processes make a share each
+SHARING = ("sample", "evaluate", "data prepare", "data embed")  # the commands whose processes work on a share each
 POLL_SECONDS = 0.05
-TOGETHER_SECONDS = 0.5  # deaths within this time are one event: the cause is looked for among them
+TOGETHER_SECONDS = 0.5  # deaths within this time are one event, and the cause is sought among them
 PLAIN_SIGNALS = {signal.SIGKILL: "killed by SIGKILL (kill -9, or out of memory: see dmesg)", signal.SIGSEGV: "crashed (SIGSEGV)"}
 
 
@@ -60,13 +60,13 @@ def is_shared(command: Sequence[str]) -> bool:
 
 
 def expected(options: argparse.Namespace) -> list[str]:
-  """Flags that make another number of processes or devices an error."""
+  """Flags that make any other number of processes or devices an error."""
   flags = ["--multihost=on", f"--expected_processes={options.processes}"]
   return flags + ([f"--expected_devices={options.processes * options.devices}"] if options.devices else [])
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-  """The launcher's options, and the ivid command behind `--`."""
+  """The launcher's options, and the ivid command after `--`."""
   parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], usage="local.py [options] -- COMMAND FLAGS")
   parser.add_argument("--processes", type=int, default=2, help="how many (2)")
   parser.add_argument("--devices", type=int, default=0, help="virtual CPU devices of each process; 0: one GPU each")
@@ -81,12 +81,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.error(f"--processes={options.processes} --devices={options.devices}: expected 1 or more processes, 0 or more devices")
   if options.module == "ivid" and not is_shared(command) and " ".join(command[:1]) not in JOINING:
     known = ", ".join((*JOINING, *SHARING))
-    parser.error(f"behind -- stands {' '.join(command[:2]) or 'nothing'!r}: expected an ivid command of {known} and its flags")
+    parser.error(f"the command after -- is {' '.join(command[:2]) or 'missing'!r}: expected an ivid command of {known} and its flags")
   return options, command
 
 
 def environment(options: argparse.Namespace, address: str, index: int) -> dict[str, str]:
-  """What process `index` gets beside this process's own environment; without an address it is to join nobody."""
+  """Variables that process `index` gets in addition to this process's environment; without an address it joins no other process."""
   variables = {"JAX_COORDINATOR_ADDRESS": address} if address else {}
   variables |= {"JAX_NUM_PROCESSES": str(options.processes), "JAX_PROCESS_ID": str(index)}
   if options.devices:
@@ -102,7 +102,7 @@ def environment(options: argparse.Namespace, address: str, index: int) -> dict[s
 
 
 def free_port() -> int:
-  """A port that nothing listens on at this moment."""
+  """A port on which nothing listens at the moment."""
   with socket.socket() as listener:
     listener.bind(("127.0.0.1", 0))
     return listener.getsockname()[1]
@@ -140,7 +140,7 @@ class Group:
       return 0
     after = time.monotonic() - started
     time.sleep(TOGETHER_SECONDS)
-    # A process that ends because another is gone aborts or says so: who was killed from outside is the cause.
+    # A process that ends because another is gone aborts or says so. The cause is therefore the one that was killed from outside.
     cause = min(self._dead(), key=lambda i: (self._processes[i].returncode != -signal.SIGKILL, i))
     say(f"process {cause} {how(self._processes[cause].returncode)} after {after:.0f} s; the run cannot go on without it")
     deadline = time.monotonic() + grace
@@ -161,7 +161,7 @@ class Group:
     return 1
 
   def wait_for_each(self) -> int:
-    """As `wait` for processes with shares, none of which needs the others: all go on to their end."""
+    """Like `wait`, but for processes with shares: none needs the others, so all of them run to their end."""
     said: set[int] = set()
     while self._running() or set(self._dead()) - said:
       for i in sorted(set(self._dead()) - said):

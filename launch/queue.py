@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs several ivid commands on this machine, one after the other; the same command again goes on at the first that is not done.
+"""Runs several ivid commands on this machine, one after the other. The same command again continues with the first that is not done.
 
   python launch/queue.py --state=runs/queue.json --cores=0 -- \\
     "train --config=nano:base --workdir=runs/base" "train --config=nano:tsr1 --workdir=runs/tsr1"
@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[Run]]:
-  """The queue's options, and the runs of --runs_file and behind `--`."""
+  """The queue's options, and the runs in --runs_file and after `--`."""
   parser = Parser(description=(__doc__ or "").partition("\n")[0], usage='queue.py [options] -- "train FLAGS" "train FLAGS" ...')
   parser.add_argument("--state", type=pathlib.Path, required=True, help="JSON file that holds what became of each run")
-  parser.add_argument("--runs_file", type=pathlib.Path, help="a file with one run a line, before those behind --; # starts a comment")
+  parser.add_argument("--runs_file", type=pathlib.Path, help="a file with one run per line, run before those after --; # starts a comment")
   parser.add_argument("--cores", type=cores, default=(), help="such as 0,1 or 2-5: one virtual CPU device each; without it what JAX finds")
   parser.add_argument("--nice", type=int, default=0, choices=range(20), metavar="N", help="of the runs: 0 to 19 (0)")
   parser.add_argument("--retries", type=int, default=2, help="how often a run that fails is started again (2)")
@@ -77,11 +77,11 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[Run]]:
     texts = [line for line in lines if line] + texts
   runs = [read_run(text, number, options) for number, text in enumerate(texts, 1)]
   if not runs:
-    raise ValueError('no runs: expected some behind --, such as "train --config=nano:base --workdir=runs/base", or --runs_file')
+    raise ValueError('no runs: expected some after --, such as "train --config=nano:base --workdir=runs/base", or --runs_file')
   for i, run in enumerate(runs):
     for other in runs[:i]:
       if (run.workdir or run.command) == (other.workdir or other.command):
-        raise ValueError(f"{run.command!r} has the work folder of {other.command!r}: expected one for each run")
+        raise ValueError(f"{run.command!r} has the same work folder as {other.command!r}: expected one per run")
   return options, runs
 
 
@@ -98,21 +98,21 @@ def read_run(text: str, number: int, options: argparse.Namespace) -> Run:
   flags.add_argument("--workdir", "-workdir", default="")
   workdir = flags.parse_known_args(words)[0].workdir
   if "://" in workdir:
-    raise ValueError(f"run {number}, --workdir={workdir}: expected a folder of this machine")
+    raise ValueError(f"run {number}, --workdir={workdir}: expected a folder on this machine")
   log = pathlib.Path(workdir, "log.txt") if workdir else options.state.with_suffix(f".{number}.log")
   return Run(shlex.join(words), os.path.realpath(workdir) if workdir else "", os.path.realpath(log))
 
 
 def cores(text: str) -> tuple[int, ...]:
-  """The cores that a text such as 0,2-4 names."""
+  """The cores named by a text such as 0,2-4."""
   if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
     raise argparse.ArgumentTypeError(f"{text!r}: expected numbers, such as 0,1 or 2-5")
   if not hasattr(os, "sched_setaffinity"):
-    raise argparse.ArgumentTypeError(f"{text}: this system ties no process to cores; without --cores a run has all of them")
+    raise argparse.ArgumentTypeError(f"{text}: this system cannot tie a process to cores; without --cores a run uses all of them")
   pairs = [part.partition("-") for part in text.split(",")]
   wanted = {core for low, _, high in pairs for core in range(int(low), min(int(high or low), MOST_CORES) + 1)}
   before = os.sched_getaffinity(0)
-  os.sched_setaffinity(0, range(MOST_CORES))  # what this process may have, whatever it has now
+  os.sched_setaffinity(0, range(MOST_CORES))  # all that this process may use, whatever it uses now
   have = os.sched_getaffinity(0)
   os.sched_setaffinity(0, before)
   if not wanted or wanted - have:
@@ -122,10 +122,10 @@ def cores(text: str) -> tuple[int, ...]:
 
 
 class Queue:
-  """The runs in their order, one at a time, and the file that says what became of them."""
+  """Runs the commands in their order, one at a time, and keeps a file that says what became of them."""
 
   def __init__(self, options: argparse.Namespace, runs: Sequence[Run]):
-    """Takes up what --state holds of the runs. ValueError: a run that is not among them still runs."""
+    """Takes over what --state holds about the runs. Raises ValueError if a run that is not among them is still running."""
     self._options, self._runs, self._asked = options, runs, False
     left = left_running(options.state)
     self._left = next((run for run in runs if left and left == Left(left.pid, run.command, run.workdir)), None)
@@ -150,7 +150,7 @@ class Queue:
         signal.signal(number, self._ask)
 
   def work(self) -> int:
-    """Runs all that are not done; 1 if one failed, else 0."""
+    """Runs all commands that are not done; returns 1 if one failed, else 0."""
     waiting = [run for run in self._runs if run.status is Status.WAITING]
     say(f"{len(waiting)} of {len(self._runs)} runs to start; --state={self._options.state} --status shows them")
     for run in [self._left, *waiting] if self._left else waiting:
@@ -165,7 +165,7 @@ class Queue:
     return int(counts[Status.FAILED] > 0)
 
   def _finish(self, run: Run) -> None:
-    """Starts it, again if it fails, until it has another ending or no try is left."""
+    """Starts the run, again if it fails, until it ends in another way or no try is left."""
     tries = 1 + self._options.retries
     for number in range(1, tries + 1):
       self._once(run)
@@ -179,12 +179,12 @@ class Queue:
         return
 
   def _once(self, run: Run) -> None:
-    """From its start to its end; the run that a killed queue left is waited for instead."""
+    """Starts the run and waits for its end. If a killed queue left the run behind, this only waits for it."""
     if run is self._left:
       self._left = None
-      say(f"{run.name}: runs already, as process {run.pid}; waiting for it")
+      say(f"{run.name}: is already running, as process {run.pid}; waiting for it")
       self._watch(run, lambda: left_running(self._options.state) is not None)
-      code = None  # only its parent is told
+      code = None  # only the parent process learns the code
     else:
       try:
         process = self._start(run)
@@ -203,11 +203,11 @@ class Queue:
       say(f"{run.name}: {run.log} ends with: {run.last_words()}")
 
   def _became(self, run: Run, code: int | None) -> Status:
-    """What a run is that ended with this status; a command that saves early as it was asked to ends with 0 as well."""
+    """The status of a run that ended with this code. A command that was asked to stop and has saved also ends with 0."""
     ending = run.ending()
     if ending and not code:
       return ending
-    if self._asked and code in (None, 0, -signal.SIGTERM):  # before it could save, or one that writes no status.json
+    if self._asked and code in (None, 0, -signal.SIGTERM):  # it ended before it could save, or it writes no status.json
       return Status.STOPPED
     return Status.DONE if code == 0 else Status.FAILED
 
@@ -215,7 +215,7 @@ class Queue:
     os.makedirs(os.path.dirname(run.log), exist_ok=True)
     run.restarts += run.started is not None
     run.started, run.ended, run.exit_status, run.status = now(), None, None, Status.RUNNING
-    self._write()  # before it runs: a queue that is killed now has said when
+    self._write()  # before it runs, so that the time is known even if the queue is killed now
     process = spawn(run, self._options)
     run.pid = process.pid
     self._write()
@@ -223,12 +223,12 @@ class Queue:
     return process
 
   def _watch(self, run: Run, running: Callable[[], bool]) -> None:
-    """Returns when it has ended; passes a stop on once."""
+    """Waits until the run has ended; passes a request to stop on once."""
     passed, wrote, said, told = False, time.monotonic(), time.monotonic(), None
     while running():
       if self._asked and not passed:
         passed = True
-        with contextlib.suppress(ProcessLookupError):  # not our child, and it has just ended
+        with contextlib.suppress(ProcessLookupError):  # it is not our child, and it has just ended
           os.kill(run.pid, signal.SIGTERM)
         say(f"{self._asked}: passed on to {run.name}, process {run.pid}, which saves and ends")
       time.sleep(POLL_SECONDS)

@@ -18,12 +18,12 @@ from local import IN_ENVIRONMENT, ROOT
 from queue_state import FORMAT, Run, alive
 
 POLL_SECONDS = 0.1
-# XLA's temporaries in large pages: a training step of nano's base took 13% less processor time (glibc 2.35 and later, Linux).
+# Puts XLA's temporaries into large pages: a training step of nano's base took 13% less processor time (glibc 2.35 and later, Linux).
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 class Left(NamedTuple):
-  """A run that a queue which was killed left running."""
+  """A run that is still running although its queue was killed."""
 
   pid: int
   command: str
@@ -35,12 +35,12 @@ def _new_lock(state: pathlib.Path) -> IO:
   temporary = f"{state}.run.new"
   file = open(temporary, "w", encoding="utf-8")
   fcntl.flock(file, fcntl.LOCK_EX)
-  os.replace(temporary, f"{state}.run")  # a new file each time: a helper that an earlier run left behind may hold the old one
+  os.replace(temporary, f"{state}.run")  # a new file each time, because a helper left behind by an earlier run may hold the old one
   return file
 
 
 def left_running(state: pathlib.Path) -> Left | None:
-  """The run that holds the lock; None where it has ended. A process number alone may be another process's by now.
+  """The run that holds the lock; None if it has ended. A process number alone may by now belong to another process.
 
   The lock alone may be held by a helper that outlived the run, so both count.
   """
@@ -56,7 +56,7 @@ def left_running(state: pathlib.Path) -> Left | None:
     if text:
       left = _read_left(text, state)
       return left if alive(left.pid) else None
-    time.sleep(POLL_SECONDS)  # it was started this very moment and has not written yet
+    time.sleep(POLL_SECONDS)  # it has only just started and has not written yet
 
 
 def _read_left(text: str, state: pathlib.Path) -> Left:
@@ -102,7 +102,7 @@ def spawn(run: Run, options: argparse.Namespace) -> subprocess.Popen:
 
 
 def environment(cores: Sequence[int]) -> dict[str, str]:
-  """What a run gets: with cores, as many virtual devices of one thread each.
+  """The environment of a run; with cores, it has as many virtual devices of one thread each.
 
   XLA on the CPU (jax 0.10) computes for all devices in one pool of max(NPROC, devices) threads, NPROC being the number of cores where it
   is not set. --xla_cpu_multi_thread_eigen=false does not change that, and intra_op_parallelism_threads is no flag of XLA's.

@@ -1,4 +1,4 @@
-"""What launch/queue.py knows of its runs: the state file, its lock, and what a run writes into its work folder and its log."""
+"""What launch/queue.py knows about its runs: the state file, its lock, and what a run writes into its work folder and its log."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 FORMAT = 1
-TAIL_BYTES = 65536  # of metrics.jsonl or a log: the newest line lies in them
-LATE = 3  # a state that is older than so many times its write_seconds is of a queue that was killed
+TAIL_BYTES = 65536  # at the end of metrics.jsonl or a log; the newest line lies within them
+LATE = 3  # a state older than so many times its write_seconds belongs to a queue that was killed
 
 
 class Status(enum.StrEnum):
@@ -24,7 +24,7 @@ class Status(enum.StrEnum):
   RUNNING = "running"
   DONE = "done"
   FAILED = "failed"
-  STOPPED = "stopped"  # saved before its end, as it was asked to
+  STOPPED = "stopped"  # it was asked to stop, and saved before its end
 
 
 @dataclasses.dataclass
@@ -54,11 +54,11 @@ class Run:
     return os.path.basename(self.workdir) or self.command
 
   def look(self) -> None:
-    """Reads how far it is; a distillation's newest line is in the folder of one of its students."""
+    """Reads the progress of the run. The newest line of a distillation is in the folder of one of its students."""
     if not self.workdir:
       return
     folder = pathlib.Path(self.workdir)
-    with contextlib.suppress(OSError, ValueError):  # nothing there yet, or half written: the next look finds it
+    with contextlib.suppress(OSError, ValueError):  # nothing there yet, or half written: it is found the next time
       path = max([*folder.glob("metrics.jsonl"), *folder.glob("*/metrics.jsonl")], key=os.path.getmtime)
       with path.open("rb") as file:
         file.seek(max(os.path.getsize(path) - TAIL_BYTES, 0))
@@ -77,14 +77,14 @@ class Run:
     return None
 
   def last_words(self) -> str:
-    """The last line of its log, which says why it failed."""
+    """The last line of the log, which says why the run failed."""
     with contextlib.suppress(OSError), open(self.log, "rb") as file:
       file.seek(max(os.path.getsize(self.log) - TAIL_BYTES, 0))
       return file.read().decode(errors="replace").rstrip().rpartition("\n")[2].rpartition("\r")[2]
     return ""
 
   def where(self) -> str:
-    """Its progress in words."""
+    """The progress of the run in words."""
     if "step" not in self.progress:
       return ""
     steps, student = self.progress.get("steps"), self.progress.get("student")
@@ -102,7 +102,7 @@ def _steps(folder: pathlib.Path) -> int | None:
 
 @contextlib.contextmanager
 def lock(state: pathlib.Path) -> Iterator[None]:
-  """Keeps other queues from the state; the system lets go of it however this process ends."""
+  """Locks the state against other queues. The system releases the lock however this process ends."""
   try:
     state.parent.mkdir(parents=True, exist_ok=True)
     file = open(f"{state}.lock", "a+", encoding="utf-8")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Once on each host of a slice: Python's packages into ~/ivid_env, and the bucket as a folder.  setup_host.sh BUCKET MOUNT
-# Running it again changes nothing that is there. --dry_run behind the two prints the commands.
+# Sets up one host of a slice: installs the Python packages into ~/ivid_env and mounts the bucket.  Usage: setup_host.sh BUCKET MOUNT
+# Running it again leaves what is already there. --dry_run after the two arguments prints the commands.
 set -euo pipefail
 
 bucket=${1:?expected BUCKET MOUNT} mount=${2:?expected BUCKET MOUNT}
@@ -15,7 +15,7 @@ run() {
 }
 if [[ ${3:-} == --dry_run ]]; then dry_run=1; fi
 
-# Slices come with a Python that may be older than ours; uv brings one.
+# The Python of a slice may be too old; uv installs a newer one.
 if [[ ! -x $HOME/ivid_env/bin/python ]]; then
   run python3 -m pip install --quiet --user uv
   run python3 -m uv venv --quiet --python 3.12 "$HOME/ivid_env"
@@ -32,7 +32,7 @@ if [[ -n ${dry_run:-} ]] || ! command -v gcsfuse >/dev/null; then
 fi
 run sudo mkdir -p "$mount"
 run sudo chown "$(id -u):$(id -g)" "$mount"
-# Other hosts' new files show at once (no caching of what is there and what not), and folders need no marker objects.
+# New files of other hosts are visible at once (neither existing nor missing names are cached), and folders need no marker objects.
 if [[ -n ${dry_run:-} ]] || ! mountpoint -q "$mount"; then
   run gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 "$bucket" "$mount"
 fi

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A run on GPUs under SLURM, one process a GPU.
+# Starts a run on GPUs under SLURM, with one process per GPU.
 #
 #   launch/slurm.sh run --nodes=4 --gpus=8 --time=24:00:00 [--name=base] [--partition=P] [--account=A] -- train --config=... --workdir=...
 #   launch/slurm.sh status|logs|stop --name=base
 #
-# The work folder and this checkout lie on a file system that all nodes see. JAX takes host, count and rank from SLURM's variables.
+# The work folder and this checkout must lie on a file system that all nodes see. JAX reads host, count and rank from SLURM's variables.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "$0")/common.sh"
@@ -25,8 +25,8 @@ start() {
   read -ra own <<<"$(numbered)"
   # --cpus-per-task: since Slurm 22.05 srun takes none from sbatch. --kill-on-bad-exit: one dead task ends the step at once, instead of leaving the others to their heartbeats.
   step=$(printf '%q ' srun "--kill-on-bad-exit=$together" --label "--cpus-per-task=${flag[cpus]}" "$here/host.sh" run --platform=gpu "--restarts=${flag[restarts]}" "${own[@]}" -- "${command[@]}" "${wanted[@]}")
-  # --signal: SIGTERM to the tasks so many seconds before the time is up; they save and end. --requeue: after a node has failed, resume.
-  # No binding of GPUs to tasks: JAX picks each its own by its local rank, and NCCL wants to see its neighbours.
+  # --signal: sends SIGTERM to the tasks so many seconds before the time is up; they save and end. --requeue: resumes after a node failed.
+  # GPUs are not bound to tasks: JAX picks one per task by local rank, and NCCL needs to see its neighbours.
   job=(
     sbatch "--job-name=${flag[name]}" "--nodes=${flag[nodes]}" "--ntasks-per-node=${flag[gpus]}" "--gpus-per-node=${flag[gpus]}"
     "--cpus-per-task=${flag[cpus]}" "--time=${flag[time]}" "--signal=TERM@${flag[grace]}" --requeue --open-mode=append "--output=${flag[name]}.log"

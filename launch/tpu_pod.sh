@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A TPU slice with gcloud, from nothing to logs. launch/README.md has the whole way.
+# Manages a TPU slice with gcloud, from creation to logs. launch/README.md describes all steps.
 #
 #   launch/tpu_pod.sh create --name=base --type=v5p-256 --zone=us-east5-a --project=PROJECT [--spot=1] [--queued=1] [--reserved=1]
 #   launch/tpu_pod.sh setup  --name=base --zone=us-east5-a --project=PROJECT --bucket=BUCKET
 #   launch/tpu_pod.sh run    --name=base --type=v5p-256 --zone=us-east5-a --project=PROJECT -- train --config=... --workdir=...
 #   launch/tpu_pod.sh status|logs|stop|delete --name=base --zone=us-east5-a --project=PROJECT
 #
-# --dry_run prints the commands and runs none.
+# --dry_run prints the commands instead of running them.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "$0")/common.sh"
@@ -20,7 +20,7 @@ need name zone project
 place=("--zone=${flag[zone]}" "--project=${flag[project]}")
 tpu=(gcloud compute tpus tpu-vm)
 
-# The images that come with each family's driver.
+# The images that contain the driver of each TPU family.
 runtime() {
   case ${flag[type]} in
     v4-*) echo tpu-ubuntu2204-base ;;
@@ -30,7 +30,7 @@ runtime() {
   esac
 }
 
-# on WORKER COMMAND: in a shell of one host, or of all.
+# on WORKER COMMAND: runs the command in a shell on one host or on all hosts.
 on() { run "${tpu[@]}" ssh "${flag[name]}" "${place[@]}" "--worker=$1" "--command=$2"; }
 
 create() {
@@ -51,7 +51,7 @@ setup() {
   need bucket
   local archive
   archive=$(mktemp --suffix=.tar.gz)
-  # shellcheck disable=SC2064  # the name as it is now
+  # shellcheck disable=SC2064  # expand the name now
   trap "rm -f '$archive'" EXIT
   run tar -C "$here/.." --exclude=./.git --exclude=./runs --exclude=./out --exclude=__pycache__ -czf "$archive" .
   run "${tpu[@]}" scp "$archive" "${flag[name]}:ivid.tar.gz" "${place[@]}" --worker=all

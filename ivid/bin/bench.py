@@ -28,19 +28,19 @@ Table = tuple[str, Iterable[dict[str, Any]], Callable[[dict[str, Any]], str]]  #
 def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
   flags.DEFINE_list("stages", [], "unet: stages to time; all by default.", flag_values=values)
-  flags.DEFINE_integer("repeats", 5, "unet, text, data: timed runs of each; the median counts.", lower_bound=1, flag_values=values)
-  flags.DEFINE_integer("batch_size", None, "unet: clips (or crops) a run (1). text: captions (64).", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("repeats", 5, "unet, text, data: number of timed runs; the median counts.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("batch_size", None, "unet: clips (or crops) per run (1). text: captions (64).", lower_bound=1, flag_values=values)
   flags.DEFINE_list("encoders", ["t5_v1_1_small"], "text: published sizes to time, with random weights.", flag_values=values)
   flags.DEFINE_string("cascade", "nano", "sample: folder of a cascade, or the name of one that ships.", flag_values=values)
   define_options(values, ("steps", "tile"))
   flags.DEFINE_string("mesh", "", f"sample: {MESH}", flag_values=values)
   for name in ("start_stage", "stop_stage"):
-    flags.DEFINE_string(name, "", f"sample: as --{name} of ivid sample.", flag_values=values)
+    flags.DEFINE_string(name, "", f"sample: like --{name} of ivid sample.", flag_values=values)
   flags.DEFINE_string("json", None, "Write the table to this file as well.", flag_values=values)
 
 
 def main(argv: Sequence[str]) -> None:
-  """Measures as argv (program name first) says, and prints a row of figures for each subject."""
+  """Measures as argv (program name first) says, and prints one row of figures per subject."""
   line = parse_flags(argv, define_flags, overrides=True, words=True)
   subject = line.words[0] if line.words else ""
   if subject not in SUBJECTS or len(line.words) > 1:
@@ -88,7 +88,7 @@ def _text(values: flags.FlagValues, overrides: Sequence[str]) -> Table:
   from ivid.spec.t5 import t5_spec
 
   for name in values.encoders:
-    t5_spec(name)  # refuses before the first is timed
+    t5_spec(name)  # fails before the first one is timed
   rows = text.bench_text(values.encoders, batch_size=values.batch_size or 64, repeats=values.repeats)
   return text.format_header(), rows, text.format_row
 

@@ -1,4 +1,4 @@
-"""Compile a stage's program for a TPU slice that need not be there: memory, arithmetic, traffic between chips, estimated time.
+"""Compile a stage's program for a TPU slice that need not exist: memory, arithmetic, traffic between chips, estimated time.
 
 ivid compile --config=imagen_video:base --topology=v5p:4x4x8
 ivid compile --config=imagen_video:ssr3 --topology=v5p:2x2x1 --program=sample --fit
@@ -27,7 +27,7 @@ def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
   flags.DEFINE_string("topology", None, "TPU slice, such as v5p:4x4x8, v5e:4x4, v4:2x2x4, v6e:4x8.", flag_values=values)
   flags.DEFINE_string("program", "train", "train, distill, or sample (one step on one whole clip).", flag_values=values)
-  flags.DEFINE_bool("fit", False, "Memory alone, several times faster.", flag_values=values)
+  flags.DEFINE_bool("fit", False, "Only find the memory, which is several times faster.", flag_values=values)
   flags.DEFINE_string("json", None, "Write the figures to this file as well.", flag_values=values)
 
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
   from ivid.measure.compiling import compile_report, format_report, refuse_too_small
 
   if values.program == "sample" and not any(o.startswith("mesh.") for o in line.overrides):
-    run = dataclasses.replace(run, mesh=RunMeshSpec(data=1, frames=-1))  # one clip, a run of frames on each chip
+    run = dataclasses.replace(run, mesh=RunMeshSpec(data=1, frames=-1))  # one clip, with a run of frames on each chip
   report = compile_report(run, found, program=values.program, fit=values.fit)
   print(format_report(report))
   if values.json:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -28,19 +29,19 @@ OUT = {"inspect": "a .png file", "export-t5": "a new folder, such as T5X/checkpo
 
 def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
-  flags.DEFINE_string("out", None, "What to write: a .png (inspect), else a folder; of prepare data.dir.", flag_values=values)
+  flags.DEFINE_string("out", None, "What to write: a .png (inspect), else a folder; for prepare, it is data.dir.", flag_values=values)
   flags.DEFINE_integer("num_clips", None, "inspect: rows to show (4). prepare: clips to draw (1000).", flag_values=values)
   flags.DEFINE_string("size", "16x24x40", "prepare without --input: frames x height x width of drawn clips.", flag_values=values)
   flags.DEFINE_float("fps", None, "prepare without --input: frames per second (default: the clip lasts 5.33 s).", flag_values=values)
-  flags.DEFINE_integer("seed", 0, "prepare without --input: of the scenes.", flag_values=values)
+  flags.DEFINE_integer("seed", 0, "prepare without --input: seed of the scenes.", flag_values=values)
   define_fields(values, PrepareSpec, prefix="prepare: ")
-  flags.DEFINE_integer("workers", 0, "prepare, embed: processes; 0: one for each core, or alone.", lower_bound=0, flag_values=values)
+  flags.DEFINE_integer("workers", 0, "prepare, embed: processes; 0: one per core, or alone.", lower_bound=0, flag_values=values)
   flags.DEFINE_list(
     "beam", None, "prepare, embed: options of an Apache Beam pipeline that does it, such as --beam=--runner=...", flag_values=values
   )
-  flags.DEFINE_bool("strict", False, "prepare: end where anything cannot be used.", flag_values=values)
-  flags.DEFINE_bool("overwrite", False, "prepare: what was prepared there from something else makes way.", flag_values=values)
-  flags.DEFINE_string("phase", "", "inspect: of train.phases (default: the last one).", flag_values=values)
+  flags.DEFINE_bool("strict", False, "prepare: stop if anything cannot be used.", flag_values=values)
+  flags.DEFINE_bool("overwrite", False, "prepare: replace what was prepared there from something else.", flag_values=values)
+  flags.DEFINE_string("phase", "", "inspect: name in train.phases (default: the last phase).", flag_values=values)
   flags.DEFINE_enum("split", "train", ["train", "eval", "held_out"], "inspect: what to show.", flag_values=values)
   flags.DEFINE_string(
     "from",
@@ -48,13 +49,13 @@ def define_flags(values: flags.FlagValues) -> None:
     "import-t5: T5X folder (local or gs://...) or msgpack file, or Hugging Face safetensors. export-t5: an encoder, or a shipped cascade.",
     flag_values=values,
   )
-  flags.DEFINE_string("tokenizer", "", "import-t5: a SentencePiece .model, or bytes; default: what lies beside.", flag_values=values)
-  flags.DEFINE_string("model", "", "import-t5: the published size it must be, such as t5_v1_1_xxl; default: any.", flag_values=values)
-  flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "import-t5: what the network computes in.", flag_values=values)
-  flags.DEFINE_enum("param_dtype", None, DTYPES, "import-t5: what weights are kept in (default: like dtype).", flag_values=values)
-  flags.DEFINE_integer("max_tokens", 256, "import-t5: tokens a caption is truncated to.", lower_bound=1, flag_values=values)
-  flags.DEFINE_integer("batch_size", 64, "embed: captions a call of the encoder.", lower_bound=1, flag_values=values)
-  flags.DEFINE_integer("shard_size", 1024, "embed: captions a file.", lower_bound=1, flag_values=values)
+  flags.DEFINE_string("tokenizer", "", "import-t5: a SentencePiece .model, or bytes; default: what is beside it.", flag_values=values)
+  flags.DEFINE_string("model", "", "import-t5: the published size it must have, such as t5_v1_1_xxl; default: any.", flag_values=values)
+  flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "import-t5: type in which the network computes.", flag_values=values)
+  flags.DEFINE_enum("param_dtype", None, DTYPES, "import-t5: type in which weights are stored (default: dtype).", flag_values=values)
+  flags.DEFINE_integer("max_tokens", 256, "import-t5: number of tokens to which captions are truncated.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("batch_size", 64, "embed: captions per call of the encoder.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("shard_size", 1024, "embed: captions per file.", lower_bound=1, flag_values=values)
   define_shares(values)  # of prepare and embed
 
 
@@ -86,10 +87,11 @@ def _prepare(values: flags.FlagValues, _: Sequence[str]) -> None:
 
   share = read_share(values)
   if values.input:
-    options = {name: values[name].value for name in ("workers", "beam", "strict", "overwrite")}
+    options: dict[str, Any] = {name: values[name].value for name in ("workers", "beam", "strict", "overwrite")}
     print(prepare_files(fields_of(values, PrepareSpec), values.out, process=share, **options))
   else:
-    print(draw(values.out, process=share, **{name: values[name].value for name in ("size", "fps", "num_clips", "num_test", "seed")}))
+    options = {name: values[name].value for name in ("size", "fps", "num_clips", "num_test", "seed")}
+    print(draw(values.out, process=share, **options))
 
 
 def _source(values: flags.FlagValues, what: str) -> str:
@@ -103,7 +105,7 @@ def _import_t5(values: flags.FlagValues, _: Sequence[str]) -> None:
   source = _source(values, "a T5X checkpoint or Hugging Face safetensors")
   from ivid.text.checkpoints.importing import import_encoder  # starts JAX
 
-  kinds = dict(name=values.name * values["name"].present, dtype=values.dtype, param_dtype=values.param_dtype or "")
+  kinds: dict[str, Any] = dict(name=values.name * values["name"].present, dtype=values.dtype, param_dtype=values.param_dtype or "")
   spec = import_encoder(source, values.out, tokenizer=values.tokenizer, size=values.model, max_tokens=values.max_tokens, **kinds)
   print(f"wrote {values.out}: {spec.name}, {spec.layers} layers of {spec.dim}; read it with --config.data.text_encoder={values.out}")
 
@@ -123,8 +125,8 @@ def _embed(values: flags.FlagValues, overrides: Sequence[str]) -> None:
   from ivid.runs.text import embed_captions  # starts JAX
 
   enable_compilation_cache()
-  sizes = dict(length=run.cascade.text.max_tokens, batch_size=values.batch_size, shard_size=values.shard_size)
-  ways = dict(process=read_share(values), workers=values.workers or 1, beam=values.beam)
+  sizes: dict[str, Any] = dict(length=run.cascade.text.max_tokens, batch_size=values.batch_size, shard_size=values.shard_size)
+  ways: dict[str, Any] = dict(process=read_share(values), workers=values.workers or 1, beam=values.beam)
   folder = embed_captions(run.data, values.out, **ways, **sizes)
   print(f"wrote {folder}; read it with --config.data.embeddings={folder}")
 

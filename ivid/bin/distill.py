@@ -1,8 +1,8 @@
-"""Distil a trained stage: guidance into one evaluation per step, then half the steps again and again; the same command resumes.
+"""Distil a trained stage: guidance into one evaluation per step, then repeated halvings of the steps; the same command resumes.
 
   ivid distill --config=nano:base --teacher=runs/base --workdir=runs/base_distilled
 
-Every student has a folder of its own in the work folder, such as ddim_0008, which `ivid bundle` takes like any run's. report.md and the
+Every student has its own folder in the work folder, such as ddim_0008, which `ivid bundle` takes like that of any run. report.md and the
 pictures beside it compare each with its teacher.
 """
 
@@ -26,7 +26,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "teacher", None, "Work folder of the stage's training, or a cascade: a folder, or one that ships.", flag_values=values
   )
-  flags.DEFINE_string("workdir", None, "Folder of the distillation: a folder for each student, and the report.", flag_values=values)
+  flags.DEFINE_string("workdir", None, "Folder of the distillation, with one folder per student and the report.", flag_values=values)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ ivid evaluate --metrics=adherence,fvd --watch=runs/base --out=runs/base/eval
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -29,7 +29,7 @@ OVERRIDES = ("steps", "sampler", "guidance", "threshold", "aug_snr")
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  f = dict(flag_values=values)
+  f: dict[str, Any] = dict(flag_values=values)
   flags.DEFINE_list("metrics", [ADHERENCE], f"What to measure: {', '.join(METRICS)}.", **f)
   flags.DEFINE_alias("metric", "metrics", **f)
   flags.DEFINE_bool("images", False, "With adherence: single images of the base stage, of prompts without motion.", **f)
@@ -49,8 +49,9 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(argv: Sequence[str]) -> None:
   """Measures as argv (program name first) says. Wrong input is a UserError before any work is done."""
   values = parse_flags(argv, define_flags).flags
-  given = ("clips", "cascade", "start_stage", "stop_stage", "images", "batch_size")
-  check_measures(values.metrics, **{name: values[name].value for name in given})
+  names = ("clips", "cascade", "start_stage", "stop_stage", "images", "batch_size")
+  given: dict[str, Any] = {name: values[name].value for name in names}
+  check_measures(values.metrics, **given)
   typed = {name: values[name].value for name in values if values[name].present}
   fields_of(values, EvaluationOptions).check(list(typed))
   if values.watch:

@@ -40,4 +40,4 @@ def read_options(values: flags.FlagValues, names: tuple[str, ...] = NAMES) -> Ov
   from ivid.sample.option_texts import read_option  # starts JAX
   from ivid.sample.plan import Overrides
 
-  return Overrides(**{name: read_option(name, values[name].value) for name in names})
+  return Overrides(**{name: read_option(name, values[name].value) for name in names})  # pyright: ignore[reportArgumentType]  flags of text are never None

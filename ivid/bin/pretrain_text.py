@@ -17,8 +17,8 @@ from ivid.spec.errors import UsageError
 
 def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string("out", None, "Folder of the run.", flag_values=values)
-  flags.DEFINE_integer("steps", 500, "Steps in all.", lower_bound=1, flag_values=values)
-  flags.DEFINE_integer("batch_size", 16, "Captions a step.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("steps", 500, "Total number of steps.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("batch_size", 16, "Captions per step.", lower_bound=1, flag_values=values)
   flags.DEFINE_float("learning_rate", 1.2e-3, "Peak learning rate of Adam.", flag_values=values)
   flags.DEFINE_integer("seed", 0, "Seed of parameters and captions.", lower_bound=0, flag_values=values)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -29,28 +29,28 @@ DECIDED = (*CHOSEN, *STARTS, *NAMES, *WHOLE)  # by metadata; given beside --from
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds the flags of `ivid sample`."""
-  f = dict(flag_values=values)
+  f: dict[str, Any] = dict(flag_values=values)
   flags.DEFINE_multi_string("prompt", [], "What the clip shows; may be given several times.", **f)
   flags.DEFINE_string("prompts_file", "", "Text file (UTF-8) with a prompt per line; blank lines are skipped.", **f)
   flags.DEFINE_string("cascade", "", f"Folder of a cascade, or the name of one that ships (default: {DEFAULT_CASCADE}).", **f)
-  flags.DEFINE_integer("seed", 0, "A clip depends on seed, prompt and sample number, on nothing else that is in the run.", **f)
-  flags.DEFINE_integer("num_samples", 1, "Clips of each prompt.", **f)
-  flags.DEFINE_integer("first_sample", 0, "Number of the first of them; samples n to n + k are the same in every run.", **f)
+  flags.DEFINE_integer("seed", 0, "A clip only depends on seed, prompt and sample number, not on what else is in the run.", **f)
+  flags.DEFINE_integer("num_samples", 1, "Clips per prompt.", **f)
+  flags.DEFINE_integer("first_sample", 0, "Number of the first sample; samples n to n + k are the same in every run.", **f)
   define_options(values, (*NAMES, *STARTS))
   define_fields(values, RequestOptions)
   define_shares(values)
   flags.DEFINE_string("start_stage", "", "First stage to run; one that has an input takes it from --input.", **f)
   flags.DEFINE_string("stop_stage", "", "Last stage to run (default: the last trained one of the chain).", **f)
-  flags.DEFINE_string("input", "", "Clip that --start_stage starts from, of any size, rate and length: resampled, cut and resized.", **f)
+  flags.DEFINE_string("input", "", "Clip from which --start_stage starts, of any size, rate and length: it is fitted to the stage.", **f)
   flags.DEFINE_string("caption", "", "What --input shows; may be left out.", **f)
-  flags.DEFINE_string("out", "out", "Folder, or a file for one clip. No file is lost: a name that is taken gets a number.", **f)
+  flags.DEFINE_string("out", "out", "Folder, or a file for one clip. No file is lost: if a name is taken, the new file gets a number.", **f)
   flags.DEFINE_string("format", "", "mp4, webm, gif or png (all frames in one picture, lossless); default: that of --out, else mp4.", **f)
   flags.DEFINE_bool("overwrite", False, "Replace files that are in the way instead of numbering the new ones.", **f)
-  flags.DEFINE_bool("save_stages", False, "Save every stage's clip; with --format=png going on from one is exact.", **f)
+  flags.DEFINE_bool("save_stages", False, "Save the clip of every stage; with --format=png, continuing from one is exact.", **f)
   flags.DEFINE_bool("contact_sheet", False, "Also save one picture with frames of all clips.", **f)
   flags.DEFINE_string("from_metadata", "", "Make a clip again, bit for bit on the same machine: its .json, or the clip itself.", **f)
-  flags.DEFINE_integer("batch_size", 0, "Clips computed together; 0: one on each device.", **f)
-  flags.DEFINE_string("mesh", "", f"{MESH} Beside --from_metadata: other devices, the same clip to rounding.", **f)
+  flags.DEFINE_integer("batch_size", 0, "Clips computed together; 0: one per device.", **f)
+  flags.DEFINE_string("mesh", "", f"{MESH} With --from_metadata: other devices, for the same clip up to rounding.", **f)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -131,7 +131,7 @@ def _save(request: Request, outputs: Outputs, values: flags.FlagValues, process:
       print(path, flush=True)
   except Interrupted as interrupted:
     kept = [name for name in ("out", "format", "names", *WHOLE) if values[name].present]
-    given = {name: values[name].value for name in (*NAMES, *kept)}
+    given: dict[str, Any] = {name: values[name].value for name in (*NAMES, *kept)}
     print(*how_to_go_on(request, outputs, interrupted, given), sep="\n", file=sys.stderr)
     return 130  # as shells have it
   return 0

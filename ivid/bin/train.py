@@ -22,7 +22,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, samples.", flag_values=values)
   define_fields(values, Session)
   flags.DEFINE_bool("dry_run", False, "Print shapes, parameters, GFLOP and bytes per device, and stop.", flag_values=values)
-  flags.DEFINE_string("json", None, "With --dry_run: write what it prints to this file as well.", flag_values=values)
+  flags.DEFINE_string("json", None, "With --dry_run: also write the figures to this file.", flag_values=values)
 
 
 def main(argv: Sequence[str]) -> None:

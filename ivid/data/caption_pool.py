@@ -1,4 +1,4 @@
-"""A fixed set of captions that training draws from, so that each has to be embedded only once."""
+"""A fixed set of captions from which training draws, so that each only has to be embedded once."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from ivid.moving_shapes import grammar
 from ivid.moving_shapes.grammar import Attributes
 from ivid.spec.run import DataSpec
 
-_STREAM = 3 << 16  # apart from ivid.data.example.STREAMS
+_STREAM = 3 << 16  # differs from all of ivid.data.example.STREAMS
 
 
 class Entry(NamedTuple):
-  """What a scene shows, and the words for it."""
+  """The contents of a scene, and its caption."""
 
   attributes: Attributes
   caption: str
 
 
 class CaptionPool(NamedTuple):
-  """As many captions of single moments, which name no motion, as of clips."""
+  """Captions, one half for clips and one half for single moments, which name no motion."""
 
   images: tuple[Entry, ...]
   clips: tuple[Entry, ...]
 
   def pick(self, rng: np.random.Generator, *, motion: bool) -> Entry:
-    """A random entry: of a clip with `motion`, else of a single moment."""
+    """A random entry: for a clip if `motion`, else for a single moment."""
     entries = self.clips if motion else self.images
     return entries[int(rng.integers(len(entries)))]
 
   def captions(self) -> list[str]:
-    """All captions in order; what is said of few attributes is said several times."""
+    """All captions in order. Captions of few attributes occur several times."""
     return [entry.caption for entry in (*self.images, *self.clips)]
 
 
 def training_pool(data: DataSpec, seed: int) -> CaptionPool | None:
-  """The pool of a run of this train.seed; None where every caption is made anew, or comes with a prepared data set."""
+  """The pool of a run with this train.seed; None if every caption is new or comes from a prepared data set."""
   if not data.caption_pool or data.name != "moving_shapes":
     return None
   return make_pool(seed, data.caption_pool, data.paraphrase, data.two_objects)
@@ -47,11 +47,11 @@ def training_pool(data: DataSpec, seed: int) -> CaptionPool | None:
 
 @functools.lru_cache(maxsize=4)
 def make_pool(seed: int, size: int, paraphrase: float, two_objects: float) -> CaptionPool:
-  """The pool that these numbers name; the same one for every process and host.
+  """The pool that these numbers determine; it is the same for every process and host.
 
   Args:
-    size: entries, half of them of single moments; an even number.
-    paraphrase, two_objects: shares of the entries, as in DataSpec. Held-out objects are in none.
+    size: number of entries, half of them for single moments; an even number.
+    paraphrase, two_objects: shares of the entries, as in DataSpec. No entry contains held-out objects.
   """
   share = (paraphrase, two_objects)
   return CaptionPool(*(tuple(_entries(seed, size // 2, *share, motion=motion)) for motion in (False, True)))
@@ -65,7 +65,7 @@ def _entries(seed: int, count: int, paraphrase: float, two_objects: float, *, mo
 
 
 def training_caption(said: Attributes, rng: np.random.Generator, *, paraphrase: float, motion: bool) -> str:
-  """A caption in other words in `paraphrase` of all cases, else in the template's."""
+  """A caption that is a paraphrase with probability `paraphrase`, and otherwise follows the template."""
   if rng.random() < paraphrase:
     return grammar.paraphrase(said.objects, said.background, rng, motion=motion)
   return (grammar.caption if motion else grammar.image_caption)(said.objects, said.background)

@@ -1,4 +1,4 @@
-"""Work in numbered parts, each of which writes what it makes unless that is there, by processes of this machine or by Apache Beam."""
+"""Work in numbered parts, done by processes on this machine or by Apache Beam. Each part writes its result unless it already exists."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def run(
   """Does all parts.
 
   Args:
-    work: what does one; it is sent to other processes, and may be called again for a part that is done.
-    workers: processes of this machine; 0: one for each of its cores.
-    beam: options of an Apache Beam pipeline that does them instead.
-    progress: called with (parts done, parts); never by Beam, which has its own.
+    work: function that does one part; it is sent to other processes, and may be called again for a finished part.
+    workers: processes on this machine; 0: one per core.
+    beam: options of an Apache Beam pipeline that does the parts instead.
+    progress: called with (parts done, parts); not called with Beam, which has its own progress.
 
   Raises:
-    UserError: what `work` raises; a process that was killed.
+    UserError: `work` raised it, or a process was killed.
   """
   if beam is not None:
     _by_beam(work, parts, beam)
@@ -62,7 +62,7 @@ def run(
 
 
 def _watch(parent: int) -> None:
-  """Ends this process when the one that started it has ended, however it did."""
+  """Ends this process when the process that started it has ended in any way."""
 
   def look() -> None:
     while os.getppid() == parent:
@@ -74,11 +74,11 @@ def _watch(parent: int) -> None:
 
 def _by_beam(work: Callable[[int], None], parts: Sequence[int], options: Sequence[str]) -> None:
   try:
-    import apache_beam
-    from apache_beam.options.pipeline_options import PipelineOptions
+    import apache_beam  # pyright: ignore[reportMissingImports]  an extra that need not be installed
+    from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]  an extra that need not be installed
   except ImportError:
     raise UserError("--beam needs Apache Beam: pip install 'ivid[beam]'") from None
   logging.getLogger("apache_beam").setLevel(logging.WARNING)
   with apache_beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
-    # Only numbers go through the engine: what it loses or repeats is done by the next run of the command, or is there.
+    # Only numbers pass through the engine. What it loses is done by the next run of the command; what it repeats already exists.
     _ = pipeline | apache_beam.Create(list(parts)) | apache_beam.Reshuffle() | apache_beam.Map(work)

@@ -1,4 +1,4 @@
-"""Whether a file can be used, what it shows, and its bytes as they are kept."""
+"""Whether a file can be used, what it shows, and the bytes that are stored."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ JPEG_QUALITY = 95
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """What a file shows.
+  """Facts about the contents of a file.
 
   Attributes:
-    frames, seconds: 1 and 0 of an image.
-    fps: frames per second in the mean; 0 of an image.
-    height, width: upright, of square pixels.
+    frames, seconds: 1 and 0 for an image.
+    fps: mean frames per second; 0 for an image.
+    height, width: of the upright picture, in square pixels.
   """
 
   frames: int
@@ -40,10 +40,10 @@ class Facts:
 
 
 def examine(media: bytes, name: str) -> Facts:
-  """Decodes all of it. A file that was cut is refused, though its beginning could be used: what its caption says may be what is missing.
+  """Decodes the whole file. A truncated file is refused, because its caption may describe what is missing.
 
   Raises:
-    UserError: it cannot be read, or not to its end.
+    UserError: it cannot be read to its end.
   """
   if not media:
     raise UserError(f"{name} is empty")
@@ -63,7 +63,7 @@ def examine(media: bytes, name: str) -> Facts:
 
 
 def unfit(facts: Facts, spec: PrepareSpec) -> str:
-  """Why the spec's filters leave it out; empty if it stays."""
+  """Why the spec's filters reject the file; empty if they accept it."""
   short, long = sorted((facts.height, facts.width))
   checks = [(short >= spec.min_side, f"{facts.width}x{facts.height} is smaller than --min_side={spec.min_side}")]
   if spec.max_aspect:
@@ -79,17 +79,17 @@ def unfit(facts: Facts, spec: PrepareSpec) -> str:
 
 
 def usable_captions(captions: tuple[str, ...], spec: PrepareSpec) -> tuple[str, ...]:
-  """Those that the spec's filters leave."""
+  """The captions that the spec's filters accept."""
   kept = (text for text in captions if len(text) >= spec.min_characters)
   return tuple(text for text in kept if not (spec.caption_without and re.search(spec.caption_without, text)))
 
 
 def encoded(media: bytes, facts: Facts, spec: PrepareSpec, background: tuple[int, int, int]) -> tuple[bytes, Facts]:
-  """The bytes as they are, or as spec.max_side has them encoded, and what they then show."""
+  """The bytes as they are, or encoded again for spec.max_side, with the facts about them."""
   if not spec.max_side or (facts.is_image and max(facts.height, facts.width) <= spec.max_side):
     return media, facts
   scale = min(1.0, spec.max_side / max(facts.height, facts.width))
-  even = 1 if facts.is_image else 2  # H.264 wants even sides
+  even = 1 if facts.is_image else 2  # H.264 requires even sides
   height, width = (max(even, round(side * scale / even) * even) for side in (facts.height, facts.width))
   smaller = dataclasses.replace(facts, height=height, width=width)
   shown = ((p.time, p.seconds, p.fitted(height, width)) for p in decode.pictures(media, background=background))
@@ -99,7 +99,7 @@ def encoded(media: bytes, facts: Facts, spec: PrepareSpec, background: tuple[int
 
 
 def _encoded_image(media: bytes, pixels: np.ndarray) -> bytes:
-  """PNG if it was one, else JPEG."""
+  """Encodes as PNG if the file was a PNG, else as JPEG."""
   file = io.BytesIO()
   if media.startswith(b"\x89PNG"):
     Image.fromarray(pixels).save(file, format="PNG")

@@ -1,4 +1,4 @@
-"""What a source gives for an index, and how the data's randomness is split into streams."""
+"""What a source returns for an index, and how the randomness of the data is split into streams."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 
 class Split(enum.Enum):
   TRAIN = "train"
-  EVAL = "eval"  # other scenes of the same world, captions in the template's words
+  EVAL = "eval"  # other scenes of the same world, with captions from the template
   HELD_OUT = "held_out"  # scenes whose objects training never shows (moving_shapes only)
 
 
-# Every (split, frame of packed images) has a stream of its own: no scene is shared between splits.
+# Every (split, frame of packed images) has its own stream, so splits share no scene.
 STREAMS = {Split.TRAIN: 0, Split.EVAL: 1 << 16, Split.HELD_OUT: 2 << 16}
-CHOICES = 1  # seeds the draws around a scene (crop, caption), apart from the scene's own
+CHOICES = 1  # seeds the draws around a scene (crop, caption), separately from those of the scene
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """One row of a batch: uint8 [T, H, W, 3] (or what draws it, ivid.data.frames), and one caption, or one a frame of independent images."""
+  """One row of a batch: uint8 [T, H, W, 3] (or what draws it, ivid.data.frames), and one caption, or one per independent image."""
 
   video: np.ndarray
   captions: tuple[str, ...]

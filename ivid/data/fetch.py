@@ -1,4 +1,4 @@
-"""Bytes of many files in order, from here, a bucket or the web, the next ones on their way while one is used."""
+"""The bytes of many files in order, local, from a bucket or from the web; the next files are fetched while one is used."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from collections.abc import Iterable, Iterator
 from ivid.data.remote import read_bytes
 from ivid.spec.errors import UserError
 
-AHEAD = 8  # files on their way, where each takes its time to answer
-TRIES, PAUSE = 3, 1.0  # of what is not here; seconds before the second try, twice that before the third
+AHEAD = 8  # number of remote files fetched at once, because each takes time to answer
+TRIES, PAUSE = 3, 1.0  # for remote files; seconds before the second try, twice that before the third
 
 
 def fetched(paths: Iterable[str], *, timeout: float) -> Iterator[tuple[bytes, str]]:
-  """(bytes, "") of each, or (b"", why it did not come). UserError if a kind of address needs a package that is not there.
+  """Yields (bytes, "") per file, or (b"", the reason). Raises UserError if an address needs a package that is not installed.
 
   Args:
-    timeout: seconds after which one is given up; the thread that waits for it is left behind.
+    timeout: seconds after which a file is given up; the thread that waits for it is abandoned.
   """
   waiting: collections.deque[_Fetch] = collections.deque()
   for path in paths:
@@ -31,7 +31,7 @@ def fetched(paths: Iterable[str], *, timeout: float) -> Iterator[tuple[bytes, st
 
 
 class _Fetch:
-  """One file; a thread of its own fetches what is not here, as nothing else ends a server's silence."""
+  """One file. A remote file has its own thread, because nothing else can end the silence of a server."""
 
   def __init__(self, path: str, timeout: float):
     self._path, self._timeout = path, timeout

@@ -1,4 +1,4 @@
-"""The data set from its shards: duplicates left out, an index of what there is, and the list of what could not be used."""
+"""Assembles a data set from its shards: removes duplicates, writes an index, and lists what could not be used."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from ivid.spec.errors import UserError
 
 SUMMARY, REJECTED = "summary.json", "rejected.jsonl"
 SHOWN_REASONS = 8
-HASH = np.dtype([("high", ">u8"), ("low", ">u8")])  # of SHA-256, enough to tell files apart
+HASH = np.dtype([("high", ">u8"), ("low", ">u8")])  # a part of SHA-256, enough to tell files apart
 FORMAT = "array_record"
 TRAIN, VALIDATION = "train", "validation"
-SHARE, MOST = 20, 1000  # one of so many items is for validation, and at most so many
-LEAST_ITEMS = 3  # from which there is a validation split
+SHARE, MOST = 20, 1000  # one in SHARE items is for validation, and at most MOST items
+LEAST_ITEMS = 3  # with fewer items there is no validation split
 NO_GROUP = -1  # below every hash
 
 INDEX_SCHEMA = pyarrow.schema(
@@ -51,7 +51,7 @@ INDEX_SCHEMA = pyarrow.schema(
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """What a data set came to: clips and images of each split, and how many items were left out for which reason."""
+  """Summary of a data set: clips and images per split, and how many items were left out for which reason."""
 
   clips: dict[str, int]
   images: dict[str, int]
@@ -69,7 +69,7 @@ class Summary:
 
 
 def missing_shards(plan: Plan) -> list[int]:
-  """Shards that are not prepared yet; none of a finished data set."""
+  """Shards that are not prepared yet; a finished data set has none."""
   if plan.store.exists(SUMMARY):
     return []
   there = set(plan.store.names(shards.PARTS))
@@ -77,16 +77,16 @@ def missing_shards(plan: Plan) -> list[int]:
 
 
 def finish(plan: Plan, *, strict: bool) -> Summary:
-  """Puts the data set together of all its shards, or says what it came to if that is done.
+  """Assembles the data set from all of its shards; if that is already done, only returns the summary.
 
   Raises:
-    UserError: nothing that can be used; with `strict`, anything that cannot.
+    UserError: nothing can be used; or, with `strict`, anything cannot be used.
   """
   store = plan.store
   with store.alone():
     if not store.exists(SUMMARY):
       _put_together(plan, strict=strict)
-    store.remove(shards.PARTS)  # also what a process left that was killed right before
+    store.remove(shards.PARTS)  # also removes what is left of a process that was killed just before this
   found = json.loads(store.read(SUMMARY))
   if strict and found["rejected"]:
     left_out = posixpath.join(plan.folder, REJECTED)
@@ -122,29 +122,29 @@ def _put_together(plan: Plan, *, strict: bool) -> None:
 
 
 def _describe(plan: Plan, splits: dict[str, tuple[list[int], int]]) -> None:
-  """Writes what TFDS reads: features, and of each split the records of its files and its bytes."""
+  """Writes what TFDS reads: the features and, per split, the number of records per file and the bytes."""
   with naming_disk_errors(plan.folder), tempfile.TemporaryDirectory() as folder:  # TFDS leaves halves where it is stopped
     identity = dataset_info.DatasetIdentity(plan.spec.name, tfds.core.Version(VERSION), folder, module_name="")
     info = tfds.core.DatasetInfo(builder=identity, features=shards.features(plan), description=f"Clips and images of {plan.spec.input}.")
     info.set_file_format(FORMAT)
-    template = tfds.core.ShardedFileTemplate(dataset_name=plan.spec.name, data_dir=folder, filetype_suffix=FORMAT)
+    template = tfds.core.ShardedFileTemplate(dataset_name=plan.spec.name, data_dir=folder, filetype_suffix=FORMAT)  # pyright: ignore[reportArgumentType]  TFDS declares neither
     infos = [
       tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template.replace(split=split))
       for split, (lengths, size) in splits.items()
     ]
-    info.set_splits(tfds.core.splits.SplitDict(infos))
+    info.set_splits(tfds.core.splits.SplitDict(infos))  # pyright: ignore[reportAttributeAccessIssue]  TFDS declares neither
     info.write_to_directory(folder)
     for file in sorted(pathlib.Path(folder).iterdir()):
       plan.store.write(file.name, file.read_bytes())
 
 
 def _kind(reason: str) -> str:
-  """A reason without what differs from file to file: what stands before its colon, and no numbers."""
+  """A reason without the parts that differ between files: only the text before the colon, without numbers."""
   return re.sub(r"(?<![-\w])\d+(\.\d+)?", "N", reason.split(": ")[0])
 
 
 def _survey(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-  """Digests HASH [N] and groups int64 [N] of the kept items, numbered over all shards."""
+  """Digests HASH [N] and groups int64 [N] of the kept items of all shards."""
   digests, groups = [np.zeros(0, HASH)], [np.zeros(0, np.int64)]
   for shard in range(plan.shards):
     kept = shards.read_part(plan, shard).kept
@@ -154,7 +154,7 @@ def _survey(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _same_before(digests: np.ndarray) -> dict[int, int]:
-  """Numbers of items that are the same file as an earlier one, and of the first one that is."""
+  """The indices of items that are the same file as an earlier item, and the indices of those earlier items."""
   order = np.argsort(digests, order=["high", "low"], kind="stable")
   same = np.concatenate([[False], digests[order][1:] == digests[order][:-1]])[: len(order)]
   firsts = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
@@ -162,7 +162,7 @@ def _same_before(digests: np.ndarray) -> dict[int, int]:
 
 
 def _write_rejected(plan: Plan, before: dict[int, int]) -> tuple[Counter, str]:
-  """Writes all that is left out, in the list's order by shard; returns how often each kind of reason is there, and the first one whole."""
+  """Writes all rejected items in the order of the list. Returns the count of each kind of reason, and the first reason in full."""
   needed, sources, reasons, first, number = set(before.values()), {}, Counter(), "", 0
   with plan.store.writing(REJECTED) as path, path.open("w", encoding="utf-8") as file:
     for shard in range(plan.shards):
@@ -182,7 +182,7 @@ def _write_rejected(plan: Plan, before: dict[int, int]) -> tuple[Counter, str]:
 
 
 def _last_group(groups: np.ndarray, wanted: int) -> int:
-  """The hash up to which groups are for validation: the fewest that have as many items as are asked for, one that trains left over."""
+  """The largest hash of the validation groups: the fewest groups with the requested number of items that leave one for training."""
   if wanted < 0:
     wanted = 0 if len(groups) < LEAST_ITEMS else min(MOST, max(1, len(groups) // SHARE))
   hashes, counts = np.unique(groups, return_counts=True)
@@ -196,7 +196,7 @@ def _split(plan: Plan, split: str, wanted: np.ndarray, counts: Counter) -> list[
   """Writes the files of a split and its index, counts what they hold, and returns the records of each.
 
   Args:
-    wanted: bool [N], of the kept items numbered over all shards.
+    wanted: bool [N], over the kept items of all shards.
   """
   store = plan.store
   chosen = []  # (shard, places of its records, or None for all of them, their number)

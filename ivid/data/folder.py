@@ -1,4 +1,4 @@
-"""The files of a prepared TFDS data set on their way in: what describes it is checked before TFDS reads it, and damage is named."""
+"""Reads the files of a prepared TFDS data set. Descriptions are checked before TFDS reads them, and damage is reported by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ivid.spec.files import as_spec, read_json
 from ivid.spec.names import LONGEST_FILE, check_name
 
 DESCRIPTION, FEATURES = "dataset_info.json", "features.json"
-CLASS, CLASSES = "pythonClassName", "tensorflow_datasets."  # TFDS imports the modules that features.json names: none but its own
+CLASS, CLASSES = "pythonClassName", "tensorflow_datasets."  # TFDS imports the modules that features.json names; only its own are allowed
 USED = (records.CLIP, records.SHAPE, "video", records.MEDIA, records.SECONDS, records.CAPTION, records.CAPTIONS)
 MOST_SHARDS = 1 << 20  # of a split
 LARGEST_COUNT = 1 << 48  # records of a shard
@@ -32,7 +32,7 @@ TABLE = {
 
 @dataclasses.dataclass(frozen=True)
 class SplitInfo:
-  """What dataset_info.json says of a split, as far as names of files and numbers of records follow from it."""
+  """The parts of a split in dataset_info.json that determine file names and numbers of records."""
 
   name: str
   shardLengths: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class SplitInfo:
 
   @property
   def items(self) -> int:
-    """Records of all its shards."""
+    """The number of records in all of its shards."""
     return sum(map(int, self.shardLengths))
 
 
@@ -68,7 +68,7 @@ def read_splits(folder: pathlib.Path) -> tuple[SplitInfo, ...]:
   """The splits in dataset_info.json.
 
   Raises:
-    UserError: it is no JSON, or describes no data set.
+    UserError: it is not JSON, or does not describe a data set.
   """
   path = folder / DESCRIPTION
   found = read_json(path)
@@ -80,7 +80,7 @@ def read_splits(folder: pathlib.Path) -> tuple[SplitInfo, ...]:
 
 
 def _chosen(found: Any, known: set[str]) -> Any:
-  """The entries of a dictionary that are known: TFDS's own have more with each of its versions."""
+  """The known entries of a dictionary, since every version of TFDS adds new ones."""
   return {key: value for key, value in found.items() if key in known} if isinstance(found, dict) else found
 
 
@@ -88,7 +88,7 @@ def open_builder(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
   """TFDS's reader of the folder.
 
   Raises:
-    UserError: dataset_info.json or features.json is missing or damaged, or would have other modules imported than TFDS's.
+    UserError: dataset_info.json or features.json is missing or damaged, or would import modules outside TFDS.
   """
   read_splits(folder)
   if not (folder / FEATURES).is_file():
@@ -98,7 +98,7 @@ def open_builder(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
       raise UserError(f"{folder / FEATURES}: {CLASS}={shown(name)}: expected a feature of TFDS, {CLASSES}...")
   try:
     builder = tfds.builder_from_directory(folder)
-    features = dict(builder.info.features)
+    features = dict(builder.info.features)  # pyright: ignore[reportArgumentType, reportCallIssue]  TFDS declares less than it offers
   except Exception as error:  # TFDS raises many classes for descriptions that are damaged
     raise UserError(f"{folder} cannot be read as a data set: {first_line(error)}") from None
   for one, other in ((records.CLIP, records.SHAPE), (records.MEDIA, records.SECONDS)):
@@ -114,14 +114,14 @@ def _classes(value: Any) -> Iterator[Any]:
 
 
 class Records(Sequence[Mapping[str, Any]]):
-  """The records of a split by their places."""
+  """The records of a split, by position."""
 
   def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *, decoders: Mapping[str, Any] | None = None):
     """Raises UserError: shards are missing."""
     folder = pathlib.Path(builder.data_dir)
     self._said = f"split {split} of {folder}"
     try:
-      self._source = builder.as_data_source(split=split, decoders=decoders)
+      self._source = builder.as_data_source(split=split, decoders=decoders)  # pyright: ignore[reportCallIssue]  TFDS declares less than it offers
       self._count = len(self._source)
     except Exception as error:  # TFDS and array_record raise many classes for files that are damaged
       raise UserError(f"{self._said} cannot be read: {first_line(error)}") from None
@@ -130,24 +130,24 @@ class Records(Sequence[Mapping[str, Any]]):
     return self._count
 
   def __getitem__(self, place: int) -> Mapping[str, Any]:
-    """The record; UserError if it is damaged, or is not in its shard, which is then shorter than dataset_info.json says."""
+    """The record. Raises UserError if it is damaged, or missing because its shard is shorter than dataset_info.json says."""
     if not 0 <= place < len(self):
       raise IndexError(place)
     try:
       record = self._source[place]
     except Exception as error:  # as above, and what numpy raises of bytes that are no array
       raise UserError(f"record {place} of {self._said} cannot be read: {first_line(error)}") from None
-    # Where a shard was cut array_record gives nothing, and TFDS makes a record without values of it.
+    # For a truncated shard, array_record returns nothing, which TFDS turns into a record without values.
     if empty := next((name for name in USED if name in record and record[name] is None), None):
       raise UserError(f"record {place} of {self._said} is damaged: it has no {empty!r}")
     return record
 
 
 def read_table(path: pathlib.Path, columns: Sequence[str], *, rows: int) -> Iterator[pyarrow.RecordBatch]:
-  """Parts of a split's index, of those columns of TABLE.
+  """Yields parts of a split's index with these columns of TABLE.
 
   Raises:
-    UserError: the file is damaged, has another number of rows, lacks a column, or has another type or nothing in one.
+    UserError: the file is damaged, has another number of rows, or a column is missing, empty or of another type.
   """
   try:
     file = parquet.ParquetFile(path)
@@ -158,7 +158,7 @@ def read_table(path: pathlib.Path, columns: Sequence[str], *, rows: int) -> Iter
     seen = 0
     for batch in file.iter_batches(columns=list(columns)):
       found = pyarrow.Table.from_batches([batch]).select(list(columns)).cast(pyarrow.schema([(name, TABLE[name]) for name in columns]))
-      found.validate(full=True)  # texts that are no UTF-8 too
+      found.validate(full=True)  # this also finds texts that are not UTF-8
       seen += len(found)
       if any(column.null_count for column in found.columns):
         raise UserError(f"{path} has rows without a value: expected a file that `ivid data prepare` wrote")

@@ -1,6 +1,6 @@
-"""Frames of moving_shapes as numbers: the scene that a frame shows, the time, and the corner of what is seen of it.
+"""Frames of moving_shapes as numbers: the scene of a frame, its time, and the corner of its crop.
 
-So a batch of clips and packed images is one small array [B, T, N] in which every frame stands by itself, and all are drawn in one way.
+A batch of clips and packed images is thus one small array [B, T, N]. Its frames are independent, and all are drawn in the same way.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ def length() -> int:
 
 @functools.cache
 def _layout() -> tuple[tuple[tuple[int, ...], np.dtype], ...]:
-  """Shape and kind of the fields of a scene."""
+  """Shape and dtype of the fields of a scene."""
   return tuple((np.shape(field), np.asarray(field).dtype) for field in make_scene(0, 0))
 
 
 def draw_frames(frames: Any, *, view: View) -> Any:
-  """uint8 [B, T, H, W, 3] of frames [B, T, N], inside jit: the pixels that numpy draws, but for rounding."""
-  import jax  # the processes that make frames do without it
+  """uint8 [B, T, H, W, 3] of frames [B, T, N], inside jit; the same pixels as NumPy draws, up to rounding."""
+  import jax  # the processes that make frames do not need it
   import jax.numpy as jnp
 
   def one(frame: jax.Array) -> jax.Array:
     scene, time, corner = unpack(frame)
     crop = (*corner, view.height, view.width)
     picture = draw(scene, times=time[None], height=view.clip.height, width=view.clip.width, crop=crop, xp=jnp)[0]
-    return jnp.floor(picture + 0.5).astype(jnp.uint8)  # XLA's own conversion rounds on some CPUs, where numpy's cuts off
+    return jnp.floor(picture + 0.5).astype(jnp.uint8)  # on some CPUs, XLA's own conversion rounds where NumPy's truncates
 
   return jax.vmap(jax.vmap(one))(frames)

@@ -1,6 +1,6 @@
-"""What a folder or a list (CSV, JSONL, Parquet) names: clips and images with their captions, here, in a bucket or on the web (fsspec).
+"""The clips, images and captions that a folder or a list (CSV, JSONL, Parquet) names, local, in a bucket or on the web (fsspec).
 
-Nothing is opened but captions, and nothing ends the listing: what has no caption, or a line that cannot be read, is an item with a problem.
+Only captions are opened, and nothing ends the listing: what has no caption, and a line that cannot be read, is an item with a problem.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import json
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import fsspec
 
@@ -20,7 +20,7 @@ from ivid.spec.paths import not_missing
 
 CLIPS = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv", ".gif", ".apng")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
-TEXTS = (".txt", ".json")  # a caption beside a clip, the first that is there
+TEXTS = (".txt", ".json")  # suffixes of captions beside a clip; the first that exists counts
 LISTS = (".csv", ".jsonl", ".parquet")
 PARQUET_ROWS = 4096  # in memory at a time
 CAPTION_BYTES = 1 << 24  # of a file of captions
@@ -32,11 +32,11 @@ class Item:
   """One clip or image.
 
   Attributes:
-    media: where it lies: a path or an address.
+    media: its path or address.
     captions: at least one, unless there is a problem.
-    columns: the user's own, as text.
-    problem: why it cannot be used; empty if nothing is known against it.
-    size: bytes of the file; -1 where only opening it would tell.
+    columns: the user's own columns, as text.
+    problem: why it cannot be used; empty if no reason is known.
+    size: bytes of the file; -1 if this is unknown before it is opened.
   """
 
   media: str
@@ -47,13 +47,13 @@ class Item:
 
 
 def items(source: str, *, media_column: str = "path", caption_column: str = "caption") -> Iterator[Item]:
-  """Items of a folder by name, or of a list by line.
+  """The items of a folder, sorted by name, or of a list, line by line.
 
   In a folder, a.txt (one caption) or a.json (a text, a list of texts, or an object with `caption` or `captions`, whose other keys are
   columns) is the caption of a.mp4 and of every other file of that stem. A list's paths are relative to its folder.
 
   Raises:
-    UserError: neither a folder nor a list, nothing in it, or a list without one of the two columns.
+    UserError: it is neither a folder nor a list, is empty, or is a list that lacks one of the two columns.
   """
   system, root = file_system(source)
   if system.isfile(root):
@@ -62,7 +62,7 @@ def items(source: str, *, media_column: str = "path", caption_column: str = "cap
       raise UserError(f"--input={source}: {nearest(suffix, LISTS)}, or a folder")
     try:
       with system.open(root, "rb") as file:
-        yield from _listed(source, base(source), _READERS[suffix](file, source), media_column, caption_column)
+        yield from _listed(source, base(source), _READERS[suffix](cast("IO[bytes]", file), source), media_column, caption_column)
     except UserError:
       raise
     except Exception as error:  # each kind of server has errors of its own
@@ -76,7 +76,7 @@ def items(source: str, *, media_column: str = "path", caption_column: str = "cap
 
 
 def as_unicode(item: Item) -> Item:
-  """The item; or, where a name or a text of it is no Unicode, one that says so."""
+  """The item or, if one of its names or texts is not Unicode, an item with that problem."""
   try:
     "".join((item.media, *item.captions, *item.columns, *item.columns.values())).encode("utf-8")
   except UnicodeEncodeError as error:
@@ -87,14 +87,14 @@ def as_unicode(item: Item) -> Item:
 
 
 def base(source: str) -> str:
-  """The folder that paths are relative to: the source itself, or a list's."""
+  """The folder to which paths are relative: the source itself, or the folder of a list."""
   system, root = file_system(source)
   return _address(system, posixpath.dirname(root) if system.isfile(root) else root)
 
 
 def _beside(source: str, system: fsspec.AbstractFileSystem, root: str) -> Iterator[Item]:
-  """Items of a folder and those below it."""
-  found = {path: entry.get("size") or 0 for path, entry in sorted(system.find(root, detail=True).items()) if not _hidden(path, root)}
+  """The items of a folder and of the folders below it."""
+  found = {path: entry.get("size") or 0 for path, entry in sorted(system.find(root, detail=True).items()) if not _hidden(path, root)}  # pyright: ignore[reportAttributeAccessIssue]  fsspec gives a dictionary where details are asked for
   texts = {path for path in found if path.lower().endswith(TEXTS)}
   if len(texts) == len(found):
     raise UserError(f"--input={source} holds no clips or images: expected files ending in {', '.join((*CLIPS[:5], *IMAGES[:4]))} ...")
@@ -118,7 +118,7 @@ def _beside(source: str, system: fsspec.AbstractFileSystem, root: str) -> Iterat
 
 
 def _hidden(path: str, root: str) -> bool:
-  """Whether a file or a folder on the way to it begins with a dot, as ._ files of macOS do."""
+  """Whether the name of a file, or of a folder on the way to it, begins with a dot, like the ._ files of macOS."""
   return any(part.startswith(".") for part in path[len(root) :].split("/"))
 
 
@@ -144,7 +144,7 @@ def _captioned(media: str, system: fsspec.AbstractFileSystem, text: str, size: i
 
 
 def decoded(data: bytes, name: str) -> str:
-  """Text of UTF-8 with or without a byte order mark; UserError, which names the byte and the file, if it is something else."""
+  """The text of UTF-8 bytes with or without a byte order mark. Otherwise raises UserError, which names the byte and the file."""
   try:
     return data.decode("utf-8-sig")
   except UnicodeDecodeError as error:
@@ -160,7 +160,7 @@ def _item(media: str, value: Any, columns: dict[str, str], size: int, *, where: 
 
 
 def as_text(value: Any) -> str:
-  """A column's value as text: what is no text as JSON."""
+  """A column's value as text; other types become JSON."""
   return value if isinstance(value, str) else json.dumps(value, default=str, sort_keys=True)
 
 
@@ -189,14 +189,14 @@ def _listed(source: str, folder: str, table: _Table, media_column: str, caption_
 
 
 class _Table(NamedTuple):
-  """A list's columns, None where each line has its own, and (line number, its values or what is wrong with it)."""
+  """The columns of a list (None if each line has its own), and per line its number with its values or what is wrong with it."""
 
   names: Sequence[str] | None
   rows: Iterator[tuple[int, dict[str, Any] | str]]
 
 
 def _csv(file: IO[bytes], source: str) -> _Table:
-  # A byte that is no UTF-8 spoils its own line alone (as_unicode).
+  # A byte that is not UTF-8 only spoils its own line (as_unicode).
   reader = csv.reader(line.decode("utf-8-sig" if not n else "utf-8", "surrogateescape") for n, line in enumerate(file))
   header = next(reader, [])
 

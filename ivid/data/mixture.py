@@ -15,33 +15,36 @@ from ivid.spec.errors import UserError
 from ivid.spec.run import TrainSpec
 from ivid.spec.view import View
 
-SLOTS = 10_000  # at most so many draws until the order of the sources begins anew
+SLOTS = 10_000  # after at most so many draws, the order of the sources starts again
 
 
 class Member(Protocol):
   """One source of a mixture.
 
   Attributes:
-    clips, images: how many it has; None: no end of them.
+    clips, images: how many it has; None: unlimited.
   """
 
-  clips: int | None
-  images: int | None
+  @property
+  def clips(self) -> int | None: ...
+
+  @property
+  def images(self) -> int | None: ...
 
   def clip(self, count: int) -> tuple[np.ndarray, str]:
-    """Frames uint8 [T, H, W, 3] of the view, and a caption, of the count-th clip that is drawn from it."""
+    """The count-th clip that is drawn from this source: frames uint8 [T, H, W, 3] of the view, and a caption."""
     ...
 
   def image(self, count: int) -> tuple[np.ndarray, str]:
-    """A picture uint8 [H, W, 3] of the view and its caption, likewise; of a source without images a frame of a clip."""
+    """Likewise a picture uint8 [H, W, 3] of the view and its caption; if the source has no images, a frame of a clip."""
     ...
 
 
 class Shares:
-  """Which source each draw is from: in every run of draws as near to the weights as whole numbers come."""
+  """The source of each draw. Any run of consecutive draws is as close to the weights as whole numbers can be."""
 
   def __init__(self, weights: Sequence[float]):
-    """Raises UserError: a weight too small beside the others."""
+    """Raises UserError if a weight is too small compared with the others."""
     whole = [Fraction(str(weight)) for weight in weights]
     shares = [weight / sum(whole) for weight in whole]
     slots = min(SLOTS, math.lcm(*(share.denominator for share in shares)))
@@ -50,7 +53,7 @@ class Shares:
       small = weights[counts.index(0)]
       raise UserError(f"data.sources: a weight of {small:g} of {sum(weights):g} in all: expected at least 1 of {SLOTS}")
     counts[int(np.argmax(counts))] += slots - sum(counts)
-    # The next slot is that of the source which is furthest behind.
+    # The next slot goes to the source that is furthest behind.
     places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
     self._order = np.repeat(np.arange(len(counts)), counts)[np.argsort(places, kind="stable")]
     self._before = np.zeros(slots, np.int64)
@@ -59,7 +62,7 @@ class Shares:
     self._counts = counts
 
   def __getitem__(self, draw: int) -> tuple[int, int]:
-    """The source of a draw, and how many draws before it were from that source."""
+    """The source of a draw, and the number of earlier draws from that source."""
     around, slot = divmod(draw, len(self._order))
     source = int(self._order[slot])
     return source, around * self._counts[source] + int(self._before[slot])
@@ -77,7 +80,7 @@ NOTHING = Drawn()
 
 
 def drawn(train: TrainSpec, view: View, rows: int) -> Drawn:
-  """How much the first `rows` rows of a phase draw."""
+  """What the first `rows` rows of a phase draw."""
   if view.is_image:
     return Drawn(0, rows)
   layout = train.captions
@@ -102,7 +105,7 @@ class Mixture:
   ):
     """
     Args:
-      clips, images: weights of the members, the latter among those that have images.
+      clips, images: weights of the members; the latter only count members that have images.
       first_index: of the phase.
       before: what earlier phases drew.
 
@@ -112,7 +115,7 @@ class Mixture:
     self._train, self._view, self._first_index, self._before = train, view, first_index, before
     self._clips = _Choice(members, clips, [member.clips for member in members])
     self._images = _Choice(members, images, [member.images for member in members])
-    if not self._images:  # frames of clips then
+    if not self._images:  # rows of images then show frames of clips
       self._images = self._clips
     needs_clips = not view.is_image and train.captions.images < train.captions.rows
     if needs_clips and not self._clips:
@@ -135,7 +138,7 @@ class Mixture:
 
 
 class _Choice:
-  """Members that have any, by weight."""
+  """The members that have any examples, by weight."""
 
   def __init__(self, members: Sequence[Member], weights: Sequence[float], counts: Sequence[int | None]):
     chosen = [(member, weight) for member, weight, count in zip(members, weights, counts, strict=True) if weight > 0 and count != 0]
@@ -146,6 +149,6 @@ class _Choice:
     return bool(self._members)
 
   def __getitem__(self, draw: int) -> tuple[Member, int]:
-    """The member that a draw is from, and how many draws before it were from that one."""
+    """The member of a draw, and the number of earlier draws from that member."""
     source, count = self._shares[draw]
     return self._members[source], count

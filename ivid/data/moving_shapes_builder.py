@@ -89,7 +89,9 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
       )
 
 
-def make_builder(out: str | os.PathLike, clip: ClipShape, *, num_clips: int = 1000, num_test: int = 100, seed: int = 0) -> MovingShapes:
+def make_builder(
+  out: str | os.PathLike[str], clip: ClipShape, *, num_clips: int = 1000, num_test: int = 100, seed: int = 0
+) -> MovingShapes:
   """The builder of drawn clips of that size."""
   return MovingShapes(data_dir=out, config=MovingShapesConfig(name=clip.size, clip=clip, num_clips=num_clips, num_test=num_test, seed=seed))
 
@@ -113,7 +115,7 @@ def prepare(builder: tfds.core.GeneratorBasedBuilder) -> pathlib.Path:
     except RuntimeError as error:  # as ArrayRecord says that a disk is full
       raise OSError(first_line(error).partition(";")[0]) from None
     for split, info in made.info.splits.items():
-      have = len(made.as_data_source(split=split))
+      have = len(made.as_data_source(split=split))  # pyright: ignore[reportCallIssue]  TFDS declares less than it offers
       if have != info.num_examples:
         raise OSError(f"{have} of {info.num_examples} records of {split}: is the disk full?")
     with naming_errors(target):

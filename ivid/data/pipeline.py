@@ -28,19 +28,19 @@ def make_pipeline(
   split: Split = Split.TRAIN,
   rows: Sequence[int] | None = None,
 ) -> Generator[dict[str, Any]]:
-  """Batches, or those rows of each that this process feeds, from batch number `start_step` of a phase on.
+  """Yields batches, or those of their rows that this process feeds, from batch number `start_step` of a phase on.
 
   A batch holds `video` uint8 [b, T, H, W, 3], `captions` b lists of texts (T where train.is_image, else 1), `is_video` bool [b], `fps`
   float32 [b] and `index` uint32 [b, 2], the two words of first_index + step x batch_size + row. With data.draw=device it holds `frames`
   float32 [b, T, N] instead of `video` (ivid.data.frames). Closing it ends the processes of data.workers.
 
   Args:
-    first_index: examples of earlier phases.
-    before: clips and images that those drew.
+    first_index: number of examples in earlier phases.
+    before: clips and images that earlier phases drew.
     rows: 0 to batch_size - 1 in rising order, b of them (ivid.parallel.sharding.process_rows); None: all.
 
   Raises:
-    UserError: whatever the source does not accept.
+    UserError: the source rejects the settings.
   """
   taken = tuple(range(train.batch_size) if rows is None else rows)
   start = first_index + start_step * train.batch_size
@@ -49,8 +49,8 @@ def make_pipeline(
   if data.workers:
     return from_workers(feed, data.workers)
   reading = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=max(1, data.prefetch) * len(taken))
-  examples = grain.MapDataset.source(places).to_iter_dataset(reading)
-  return _each(examples.batch(len(taken), drop_remainder=True, batch_fn=places.collate))
+  examples = grain.MapDataset.source(places).to_iter_dataset(reading)  # pyright: ignore[reportArgumentType]  Grain asks for methods and lists alone
+  return _each(examples.batch(len(taken), drop_remainder=True, batch_fn=places.collate))  # pyright: ignore[reportArgumentType]  Grain asks for methods and lists alone
 
 
 def _each(batches: Iterable[dict[str, Any]]) -> Generator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a data set is made of, written down before anything is prepared: every process reads its slices of it, and a change is noticed."""
+"""The plan of a data set, written before anything is prepared: every process reads its slices of it, and changes are detected."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ivid.spec.ranges import Range, check_ranges
 
 MANIFEST, PLAN = "manifest.parquet", "plan.json"
 VERSION = "1.0.0"
-SAME_DATA = ("input", "timeout")  # options that may differ: where an input lies is said by its items
+SAME_DATA = ("input", "timeout")  # options that may differ; the items tell where the input lies
 
 _SCHEMA = pyarrow.schema(
   [
@@ -47,8 +47,8 @@ class Plan:
   """A data set to be.
 
   Attributes:
-    folder: its own, below the one that was asked for.
-    items: of the list, also those that cannot be used.
+    folder: of the data set, below the requested one.
+    items: number of items in the list, including unusable ones.
     columns: names of the user's columns.
     digest: SHA-256 of all items.
   """
@@ -76,28 +76,28 @@ class Plan:
 
   def slice(self, shard: int) -> list[Item]:
     """The items of a shard."""
-    with self.store.open(MANIFEST) as file:  # of which a bucket sends that part alone
+    with self.store.open(MANIFEST) as file:  # from which a bucket only sends the requested part
       return [_of_row(row) for row in parquet.ParquetFile(file).read_row_group(shard).to_pylist()]
 
   def group(self, item: Item) -> int:
-    """63 bits of the SHA-256 of what keeps items together in one split; a path counts from the input on, so that a folder may move."""
+    """63 bits of the SHA-256 of what keeps items together in one split. Paths are relative to the input, so that a folder may move."""
     column = self.spec.split_by
     text = item.columns.get(column, "") if column else item.media.removeprefix(self._base)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def make_plan(spec: PrepareSpec, out: str, *, overwrite: bool = False) -> Plan:
-  """Lists what spec.input names, and writes it down in `out`, or compares it with what is written there.
+  """Lists what spec.input names and writes the list into `out`, or compares it with the list that is already there.
 
   Args:
-    overwrite: whether what was prepared from something else makes way.
+    overwrite: whether a data set that was prepared from something else is replaced.
 
   Raises:
-    UserError: nothing to prepare, an unknown column, or something else was prepared there.
+    UserError: there is nothing to prepare, a column is unknown, or something else was prepared there.
   """
   folder = posixpath.join(out, spec.name, VERSION)
   store = Store(folder)
-  # Hosts that start together list one after the other: the first writes the plan, and the others find theirs to be the same.
+  # Hosts that start together list one after the other: the first writes the plan, and the others check that theirs is the same.
   with store.alone(), naming_disk_errors(folder), tempfile.TemporaryDirectory() as place:
     have = _read(folder) if store.exists(PLAN) else None
     if have is None and store.exists("dataset_info.json") and not overwrite:
@@ -126,7 +126,7 @@ def _read(folder: str) -> Plan:
 
 
 def _written(path: str, spec: PrepareSpec, folder: str) -> Plan:
-  """Writes the manifest, a row group for each shard."""
+  """Writes the manifest, with one row group per shard."""
   whole, columns, count = hashlib.sha256(), set(), 0
   listed = map(as_unicode, items(spec.input, media_column=spec.media_column, caption_column=spec.caption_column))
   with parquet.ParquetWriter(path, _SCHEMA) as writer:
@@ -144,7 +144,7 @@ def _written(path: str, spec: PrepareSpec, folder: str) -> Plan:
 
 
 def _change(have: Plan, plan: Plan, path: str) -> str:
-  """What is asked for otherwise than it was; empty if nothing is."""
+  """The first difference between the new request and the earlier one; empty if there is none."""
   for field in dataclasses.fields(PrepareSpec):
     old, new = getattr(have.spec, field.name), getattr(plan.spec, field.name)
     if old != new and field.name not in SAME_DATA:

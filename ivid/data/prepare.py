@@ -1,4 +1,4 @@
-"""A folder or list as a data set, its shards prepared by processes of this machine, by those of several hosts, or by Apache Beam."""
+"""Turns a folder or list into a data set, with shards prepared by processes on this machine, on several hosts, or by Apache Beam."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def prepare(
   overwrite: bool = False,
   progress: engines.Progress = lambda done, total: None,
 ) -> tuple[str, Summary | None]:
-  """Prepares what is missing of the data set in `out`; returns its folder and what it came to.
+  """Prepares what is missing of the data set in `out`; returns its folder and its summary.
 
-  That is None while shards of other processes are missing.
+  The summary is None as long as shards of other processes are missing.
 
   Args:
-    workers: processes of this machine; 0: one for each of its cores.
-    process: index and count of the hosts that share the shards out; whichever is last puts the data set together.
+    workers: processes on this machine; 0: one per core.
+    process: index and number of the hosts that share the shards; the last to finish assembles the data set.
     beam: options of an Apache Beam pipeline, which prepares the shards instead.
-    strict: whether an item that cannot be used is an error; what can be used is then prepared, but not put together.
-    overwrite: whether what was prepared there from something else makes way.
+    strict: whether an unusable item is an error; the usable items are then prepared but not assembled.
+    overwrite: whether a data set that was prepared there from something else is replaced.
     progress: called with (shards done, shards) of this process.
 
   Raises:
-    UserError: nothing to prepare, or something that is no fault of one item, such as a full disk.
+    UserError: there is nothing to prepare, or something fails that is not the fault of one item, such as a full disk.
   """
   plan = make_plan(spec, out, overwrite=overwrite)
   index, count = process or (0, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -30,24 +30,24 @@ from ivid.spec.view import View
 
 DEFAULT_DIR = "~/tensorflow_datasets"
 EVAL_SPLITS = ("validation", "test")
-SLACK = 0.5  # of a frame: a clip is as long as the stage's that ends so shortly before
+SLACK = 0.5  # in frames: a clip that is shorter by so little still counts as long enough
 
 
 class Prepared:
-  """A member of a mixture: goes through its clips, and its images, in another random order each epoch.
+  """A member of a mixture, which goes through its clips and its images in a new random order each epoch.
 
-  What is drawn around a clip (window, crop, caption) depends on the seed and the count alone. A clip that lasts longer than the view is
-  entered at a random time.
+  What is drawn around a clip (window, crop, caption) only depends on the seed and the count. A clip that is longer than the view is entered
+  at a random time.
   """
 
   def __init__(self, *, name: str, dir: str, seed: int, number: int, view: View, split: Split, short: Short):
     """
     Args:
       name, dir: as of DataSpec.
-      number: of the source among those of the run, so that equal ones differ.
+      number: index of the source in the run, so that equal sources differ.
 
     Raises:
-      UserError: not there, without such a split, or with nothing in it that can be used.
+      UserError: it does not exist, lacks the split, or has nothing in it that can be used.
     """
     folder = find_folder(name, dir)
     builder = open_builder(folder)
@@ -69,7 +69,7 @@ class Prepared:
     )
 
   def _usable(self, index: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places of clips, of images, and of all clips, whose frames may be images, that are large enough, the first also long enough."""
+    """Positions of the clips that are large and long enough, of the images, and of the clips that are large enough for single frames."""
     columns = ("frames", "seconds", "height", "width")
     table = pyarrow.Table.from_batches(read_table(index, columns, rows=len(self._records)))
     frames, seconds, heights, widths = (column.to_numpy() for column in table.columns)
@@ -85,7 +85,7 @@ class Prepared:
         f"{self._name}: none of its {len(chosen[2])} clips lasts the {want.seconds:.3g} s of {want}: expected longer ones, or "
         "data.short=hold (the last frame stays) or loop (they begin anew)"
       )
-    return tuple(chosen)
+    return chosen[0], chosen[1], chosen[2]
 
   @property
   def _least_seconds(self) -> float:
@@ -113,57 +113,57 @@ class Prepared:
     corner = random_corner(self._view, rng)[1:]
     return self._cropped(self._still(record, rng), corner)[0], self._caption(record, rng, image=True)
 
-  def _window(self, record: dict[str, Any], times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Frames at the view's whole size, at `times` of a window of the view's length."""
+  def _window(self, record: Mapping[str, Any], times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Frames at the view's whole size, at `times` within a window of the view's length."""
     clip, seconds = self._opened(record)
     spare = seconds - self._view.clip.seconds
     if seconds < self._least_seconds and self._short is Short.REJECT:
       raise UserError(
         f"{self._name}: a clip of {seconds:.3g} s: expected the {self._view.clip.seconds:.3g} s of {self._view.clip}, or data.short"
       )
-    # Training's windows begin anywhere; those that are looked at begin with the clip.
+    # Windows for training begin anywhere; other windows begin with the clip.
     times = times + (rng.uniform(0, spare) if spare > 0 and self._split is Split.TRAIN else 0.0)
     if self._short is Short.LOOP:
       times = looped(times, seconds)
     return self._frames(record, clip, times)
 
-  def _still(self, record: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
-    """One picture, of a clip at a random time."""
+  def _still(self, record: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
+    """One picture; if it comes from a clip, at a random time."""
     clip, seconds = self._opened(record)
     return self._frames(record, clip, np.array([rng.uniform(0, seconds) if seconds else 0.0]))
 
-  def _opened(self, record: dict[str, Any]) -> tuple[np.ndarray | None, float]:
-    """The record's frames, None where they are encoded, and the seconds that it lasts."""
+  def _opened(self, record: Mapping[str, Any]) -> tuple[np.ndarray | None, float]:
+    """The record's frames (None if they are encoded), and its duration in seconds."""
     if records.MEDIA in record:
       return None, float(record[records.SECONDS])
     clip = records.clip_of(record)
     return clip, len(clip) / float(record.get(records.FPS, self._view.clip.fps))
 
-  def _frames(self, record: dict[str, Any], clip: np.ndarray | None, times: np.ndarray) -> np.ndarray:
+  def _frames(self, record: Mapping[str, Any], clip: np.ndarray | None, times: np.ndarray) -> np.ndarray:
     want = self._view.clip
     if clip is None:
       behind = colour(records.text_of(record, records.COLOUR) or "#000000")
       source = records.text_of(record, records.SOURCE)
-      return frames_at(record[records.MEDIA], times, want.height, want.width, background=behind, name=source)
+      return frames_at(record[records.MEDIA], times, want.height, want.width, background=behind, name=source)  # pyright: ignore[reportArgumentType]  TFDS declares less than it offers
     if clip.shape[1] < want.height or clip.shape[2] < want.width:
       raise UserError(f"a record has pictures of {clip.shape[1]}x{clip.shape[2]}: expected at least {want.height}x{want.width}")
     rate = float(record.get(records.FPS, want.fps))
     picked = np.clip((times * rate + 1e-3).astype(int), 0, len(clip) - 1)
     return np.stack([fit(clip[n], want.height, want.width) for n in picked])
 
-  def _caption(self, record: dict[str, Any], rng: np.random.Generator, *, image: bool = False) -> str:
+  def _caption(self, record: Mapping[str, Any], rng: np.random.Generator, *, image: bool = False) -> str:
     several = record.get(records.CAPTIONS)
     if several is not None:
       return records.text_of({"caption": several[int(rng.integers(len(several)))]}, "caption")
     return (records.text_of(record, records.IMAGE_CAPTION) if image else "") or records.text_of(record, records.CAPTION)
 
-  def _cropped(self, clip: np.ndarray, corner: list[int]) -> np.ndarray:
+  def _cropped(self, clip: np.ndarray, corner: Sequence[int]) -> np.ndarray:
     top, left = corner
     return clip[:, top : top + self._view.height, left : left + self._view.width]
 
 
 class _Order:
-  """Places of records by count: each once in every epoch, in another order, without a table of them."""
+  """Positions of records by count: each occurs once per epoch, in a new order each time, without storing the order."""
 
   def __init__(self, places: np.ndarray, seed: list[int], *, shuffled: bool):
     self._places = places
@@ -183,7 +183,7 @@ def all_captions(name: str, dir: str) -> Iterator[str]:
   """Every caption of every split, of clips and of single frames; media are not decoded.
 
   Raises:
-    UserError: as `find_folder`; a data set that is drawn on the fly; a caption that is no UTF-8, or is missing.
+    UserError: as `find_folder`; or the data set is drawn on the fly, or a caption is missing or not UTF-8.
   """
   if not name.startswith(TFDS):
     raise UserError(f"data.name={name!r} has no end of captions: expected tfds:NAME (`ivid data prepare` makes one)")
@@ -196,9 +196,9 @@ def all_captions(name: str, dir: str) -> Iterator[str]:
         yield from (text for several in batch.column(0).to_pylist() for text in several if text is not None)
     return
   wanted = (records.CAPTION, records.IMAGE_CAPTION, records.CAPTIONS)
-  if not any(key in builder.info.features for key in (records.CAPTION, records.CAPTIONS)):
-    raise UserError(f"data.name={name!r} has no {records.CAPTION!r}: its records hold {', '.join(sorted(builder.info.features))}")
-  decoders = {key: tfds.decode.SkipDecoding() for key in builder.info.features if key not in wanted}
+  if not any(key in builder.info.features for key in (records.CAPTION, records.CAPTIONS)):  # pyright: ignore[reportOperatorIssue]  TFDS declares less than it offers
+    raise UserError(f"data.name={name!r} has no {records.CAPTION!r}: its records hold {', '.join(sorted(builder.info.features))}")  # pyright: ignore[reportArgumentType]  TFDS declares less than it offers
+  decoders = {key: tfds.decode.SkipDecoding() for key in builder.info.features if key not in wanted}  # pyright: ignore[reportGeneralTypeIssues]  TFDS declares less than it offers
   for split in builder.info.splits:
     for record in Records(builder, split, decoders=decoders):
       yield from (records.text_of(record, key) for key in wanted[:2] if key in record)
@@ -209,7 +209,7 @@ def find_folder(name: str, dir: str) -> pathlib.Path:
   """Folder of the newest version of `tfds:NAME` (or `tfds:NAME/CONFIG`) under `dir` (empty: TFDS's own).
 
   Raises:
-    UserError: it is not there, or it has several configs and none is named; of a bucket also as of ivid.media.copies.local_copy.
+    UserError: it does not exist, or has several configs and none is named; for a bucket also as ivid.media.copies.local_copy.
   """
   short = check_path(name.removeprefix(TFDS), f"data.name={name!r}: data set")
   if is_remote(dir):

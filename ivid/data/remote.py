@@ -1,18 +1,18 @@
-"""Files here, in a bucket or on the web (fsspec): how they are opened, and how long and how large an answer may be."""
+"""Opening files that are local, in a bucket or on the web (fsspec), with limits on the time and size of an answer."""
 
 from __future__ import annotations
 
 import os
 import time
-from typing import IO
+from typing import IO, cast
 
 import fsspec
 
 from ivid.media import places
 from ivid.spec.paths import MISSING, instead_of_file
 
-SECONDS = 300.0  # for which one answer of a web server may take, from its first byte to its last
-MOST_BYTES = 4 << 30  # of one file that is held in memory; AHEAD of ivid.data.fetch are
+SECONDS = 300.0  # the time that one answer of a web server may take, from first to last byte
+MOST_BYTES = 4 << 30  # of one file in memory; ivid.data.fetch holds AHEAD of them
 BLOCK = 1 << 20
 WEB = ("http://", "https://")
 
@@ -21,23 +21,23 @@ def file_system(address: str, seconds: float | None = None) -> tuple[fsspec.Abst
   """The file system of a path or address, and the path in it.
 
   Args:
-    seconds: for which one answer of a web server may take, however slowly it drips; None: SECONDS.
+    seconds: that one answer of a web server may take in total; None: SECONDS.
 
   Raises:
-    UserError: a scheme that is unknown, or whose package is not installed.
+    UserError: the scheme is unknown, or its package is not installed.
   """
   options = {}
   if address.startswith(WEB):
     try:
       import aiohttp  # of the extra cloud
     except ImportError:
-      return places.file_system(address)  # which says what is missing
+      return places.file_system(address)  # whose error says what is missing
     options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=seconds or SECONDS)}
   return places.file_system(address, **options)
 
 
 def is_local(system: fsspec.AbstractFileSystem) -> bool:
-  """Whether its files are those of this machine."""
+  """Whether the file system is that of this machine."""
   return system.protocol == "file" or "file" in system.protocol
 
 
@@ -45,14 +45,14 @@ def read_bytes(address: str, *, seconds: float | None = None, most: int | None =
   """All of a file.
 
   Args:
-    seconds: for which it may take to arrive from a web server; None: SECONDS.
-    most: bytes that it may have; None: MOST_BYTES.
+    seconds: that it may take to arrive from a web server; None: SECONDS.
+    most: largest allowed number of bytes; None: MOST_BYTES.
 
   Raises:
-    FileNotFoundError: there is none.
-    TimeoutError: it took longer.
-    OSError: it is no regular file, or is larger.
-    UserError: as `file_system`. And whatever else a kind of server raises.
+    FileNotFoundError: there is no such file.
+    TimeoutError: it took too long.
+    OSError: it is not a regular file, or is too large.
+    UserError: as `file_system`. Servers may raise other errors.
   """
   seconds, most = seconds or SECONDS, most or MOST_BYTES
   system, path = file_system(address, seconds)
@@ -61,15 +61,15 @@ def read_bytes(address: str, *, seconds: float | None = None, most: int | None =
     if found:
       raise FileNotFoundError(MISSING) if found == MISSING else OSError(found)
     _check_size(os.stat(path).st_size, most)
-    return system.cat_file(path)
+    return cast("bytes", system.cat_file(path))
   if not address.startswith(WEB):
     _check_size(system.info(path).get("size") or 0, most)
-    return system.cat_file(path)
+    return cast("bytes", system.cat_file(path))
   end = time.monotonic() + seconds
-  # As a stream, which needs no size in advance: servers may give none, or a wrong one.
+  # Read as a stream, which needs no size in advance, because servers may give none or a wrong one.
   try:
     with system.open(path, "rb", block_size=0, size=1) as file:
-      return _streamed(file, end, most)
+      return _streamed(cast("IO[bytes]", file), end, most)
   except TimeoutError:
     raise TimeoutError(f"did not arrive in {seconds:g} s") from None
 

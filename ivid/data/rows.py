@@ -1,4 +1,4 @@
-"""What a process feeds: its rows of every batch, made from examples by index. Light to import, as worker processes do."""
+"""The rows of every batch that a process feeds, made from examples by index. Worker processes import this, so it imports little."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ivid.spec import batch as batches
 from ivid.spec.run import DataSpec, Draw, TrainSpec
 from ivid.spec.stage import StageSpec
 
-CAPTIONS = "captions"  # list[list[str]], one a clip and one a frame of packed images; embedded before it reaches a device
+CAPTIONS = "captions"  # list[list[str]], one per clip and one per frame of packed images; embedded before it reaches a device
 LAST_INDEX = 2**62  # two words of 32 bits, and a sequence's length is a signed word of 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-  """These rows of every batch, from one on; small enough to be sent to another process.
+  """Certain rows of every batch from some batch on; small enough to be sent to another process.
 
   Attributes:
     first_index: of the run's phase.
@@ -39,16 +39,16 @@ class Feed:
   before: Drawn = NOTHING
 
   def open(self) -> Rows:
-    """Raises UserError: whatever the source does not accept."""
+    """Raises UserError if the source rejects the settings."""
     return Rows(self)
 
 
 class Rows:
-  """A feed with its source, read in any order: place p is (index, example), the rows of one batch behind those of the other."""
+  """A feed with its source, readable in any order. Entry p is (index, example); the rows of one batch follow those of the previous."""
 
   def __init__(self, feed: Feed):
     self._feed = feed
-    at = dict(first_index=feed.first_index, before=feed.before)
+    at: dict[str, Any] = dict(first_index=feed.first_index, before=feed.before)
     self._source = make_source(data=feed.data, train=feed.train, stage=feed.stage, split=feed.split, **at)
 
   def __len__(self) -> int:

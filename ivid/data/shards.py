@@ -1,4 +1,4 @@
-"""One shard of a data set from its slice of the plan: the same bytes whoever prepares it, and again."""
+"""Prepares one shard of a data set from its slice of the plan; the bytes are always the same, whichever process does it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ivid.media.records import writing_records
 from ivid.spec.errors import UserError
 from ivid.spec.prepare import colour
 
-PARTS = "parts"  # folder of what is prepared while not all is
+PARTS = "parts"  # folder of finished shards while others are missing
 
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-  """What is known of a record without opening it; `group` is the hash of what stays together in one split."""
+  """What is known about a record without opening it; `group` is the hash of what stays together in one split."""
 
   group: int
   source: str
@@ -42,14 +42,14 @@ class Kept:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """What became of a slice: its records in order, and (file, reason) of what could not be used."""
+  """The result of a slice: its records in order, and (file, reason) for what could not be used."""
 
   kept: tuple[Kept, ...]
   rejected: tuple[tuple[str, str], ...]
 
 
 def features(plan: Plan) -> tfds.features.FeaturesDict:
-  """Of a record, as TFDS describes it."""
+  """The features of a record, as TFDS describes them."""
   text, count, number = tfds.features.Text(), tfds.features.Scalar(dtype=np.int32), tfds.features.Scalar(dtype=np.float32)
   wanted = {
     records.MEDIA: text,
@@ -67,20 +67,20 @@ def features(plan: Plan) -> tfds.features.FeaturesDict:
 
 
 def part_name(shard: int) -> str:
-  """Of the file of a shard's records."""
+  """The name of the file with a shard's records."""
   return f"{PARTS}/{shard:06}.array_record"
 
 
 def told_name(shard: int) -> str:
-  """Of the file that says what became of a slice; it is written last."""
+  """The name of the file with the result of a slice; it is written last."""
   return f"{PARTS}/{shard:06}.json"
 
 
 def prepare_shard(plan: Plan, shard: int) -> None:
-  """Writes the shard's records and what became of its items, unless both are there.
+  """Writes the shard's records and the result of its slice, unless both exist.
 
   Raises:
-    UserError: what is no fault of one item: a full disk, a kind of address that needs another package.
+    UserError: the fault is not that of one item: the disk is full, or an address needs another package.
   """
   store = plan.store
   if store.exists(told_name(shard)):
@@ -89,7 +89,7 @@ def prepare_shard(plan: Plan, shard: int) -> None:
   usable = [item for item in listed if not item.problem]
   media = iter(fetched([item.media for item in usable], timeout=plan.spec.timeout))
   form = features(plan)
-  serializer = ExampleSerializer(form.get_serialized_info())
+  serializer = ExampleSerializer(form.get_serialized_info())  # pyright: ignore[reportArgumentType]  TFDS declares less than it offers
   kept, rejected = [], []
   with store.writing(part_name(shard)) as path, writing_records(path) as write:
     for item in listed:
@@ -101,41 +101,42 @@ def prepare_shard(plan: Plan, shard: int) -> None:
       row, example = made
       kept.append(row)
       proto = serializer.get_tf_example(form.encode_example(example))
-      write(proto.SerializeToString(deterministic=True))  # else the order of its entries is left open
+      write(proto.SerializeToString(deterministic=True))  # otherwise the order of its entries is undefined
   told = {"kept": [dataclasses.asdict(row) for row in kept], "rejected": rejected}
   store.write(told_name(shard), json.dumps(told, ensure_ascii=False, indent=0) + "\n")
 
 
 def read_part(plan: Plan, shard: int) -> Part:
-  """What `prepare_shard` wrote."""
+  """Reads what `prepare_shard` wrote."""
   told = json.loads(plan.store.read(told_name(shard)))
   kept = tuple(Kept(**row | {"captions": tuple(row["captions"])}) for row in told["kept"])
   return Part(kept, tuple(map(tuple, told["rejected"])))
 
 
 def _record(plan: Plan, item: Item, media: bytes) -> tuple[Kept, dict[str, Any]] | str:
-  """An item's record and what is known of it; or why there is none."""
+  """An item's record and what is known about it, or the reason why there is none."""
   spec = plan.spec
   captions = usable_captions(item.captions, spec)
   if not captions:
     return f"no caption is left of {' | '.join(item.captions)!r} (--min_characters, --caption_without)"
   behind = spec.background if colour(spec.background) else item.columns.get(spec.background, "")
-  if colour(behind) is None:
+  background = colour(behind)
+  if background is None:
     return f"{spec.background} is {behind!r}: expected a colour such as #ff8800"
   try:
     facts = examine(media, "it")
     reason = unfit(facts, spec)
     if reason:
       return reason
-    stored, facts = encoded(media, facts, spec, colour(behind))
+    stored, facts = encoded(media, facts, spec, background)
   except UserError as error:
     return str(error)
   except (MemoryError, KeyboardInterrupt):
     raise
-  except Exception as error:  # foreign decoders have errors that nobody lists, and one file never ends the job
+  except Exception as error:  # foreign decoders raise undocumented errors, and one file must never end the job
     return f"it cannot be decoded ({type(error).__name__}): {error}"
-  digest = hashlib.sha256(media).hexdigest()  # of the file as it came: the same file is the same clip
-  about = dict(captions=captions, sha256=digest, **dataclasses.asdict(facts))
+  digest = hashlib.sha256(media).hexdigest()  # hash of the original file, since the same file is the same clip
+  about: dict[str, Any] = dict(captions=captions, sha256=digest, **dataclasses.asdict(facts))
   row = Kept(group=plan.group(item), source=item.media, bytes=len(stored), columns=item.columns, **about)
   example = {records.MEDIA: stored, records.COLOUR: behind, records.SOURCE: item.media, **about}
   if plan.columns:

@@ -1,8 +1,9 @@
-"""Examples by index: moving_shapes drawn on the fly, or a prepared TFDS data set. An example depends on its index alone."""
+"""Examples by index: moving_shapes drawn on the fly, or a prepared TFDS data set. An example only depends on its index."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,11 +30,11 @@ def make_source(
   """The source that `data.name` names, or the mixture of `data.sources`.
 
   Args:
-    first_index: of the run's phase, from which rows of images are counted.
+    first_index: of the phase; rows of images are counted from it.
     before: what earlier phases drew.
 
   Raises:
-    UserError: unknown name, or a clip the source cannot give.
+    UserError: the name is unknown, or the source cannot give such clips.
   """
   if not data.sources and data.name == MOVING_SHAPES:
     return MovingShapes(data=data, train=train, stage=stage, split=split, first_index=first_index)
@@ -56,7 +57,7 @@ def _member(spec: SourceSpec, number: int, *, data: DataSpec, train: TrainSpec, 
 
 
 class MovingShapes:
-  """Clips of moving_shapes at a stage's output, from (train.seed, split, index).
+  """Clips of moving_shapes at a stage's output size, determined by (train.seed, split, index).
 
   Rows that train.is_image names, and every row of a view of one frame, are independent images. With data.draw=device an example's video is
   what draws it (ivid.data.frames). As a member of a mixture it has no end of clips and images, by count in place of index.
@@ -92,17 +93,17 @@ class MovingShapes:
     return self._image(count, 0)
 
   def scene(self, index: int) -> moving_shapes.Scene:
-    """The scene of an example, of its first frame where they are images."""
+    """The scene of an example; for independent images, the scene of the first frame."""
     return self._scene(index, int(self.view.is_image or self._train.is_image(index)))[1]
 
   def _image(self, index: int, frame: int) -> tuple[np.ndarray, str]:
-    """One moment of a scene of its own [H, W, 3] (or [N]), and its caption."""
+    """One moment of a separate scene, [H, W, 3] (or [N]), and its caption."""
     rng, scene, caption = self._scene(index, 1 + frame)
     corner = random_corner(self.view, rng)[1:]
     return self._draw(scene, np.array([moment(scene, rng)]), corner)[0], caption or self._caption(scene, rng, motion=False)
 
   def _scene(self, index: int, place: int) -> tuple[np.random.Generator, moving_shapes.Scene, str]:
-    """The scene, the generator of what is drawn around it, and its caption, "" where there is no pool that it could come from.
+    """The scene, the generator for draws around it, and its caption, or "" if no pool provides captions.
 
     `place`: 0 for a clip, 1 + frame for packed images.
     """
@@ -115,7 +116,7 @@ class MovingShapes:
     two = bool(rng.random() < self._data.two_objects)
     return rng, seeded(two_objects=two, held_out=self._split is Split.HELD_OUT), ""
 
-  def _draw(self, scene: moving_shapes.Scene, times: np.ndarray, corner: list[int]) -> np.ndarray:
+  def _draw(self, scene: moving_shapes.Scene, times: np.ndarray, corner: Sequence[int]) -> np.ndarray:
     view = self.view
     if self._data.draw is Draw.DEVICE:
       return pack(scene, times, corner)
@@ -130,7 +131,7 @@ class MovingShapes:
 
 
 def moment(scene: moving_shapes.Scene, rng: np.random.Generator) -> float:
-  """A random time of the clip; of its middle half where a size changes, so that the caption's word for it holds."""
+  """A random time of the clip. If a size changes, it lies in the middle half, so that the caption's word for the size is true."""
   share = rng.random()
   if np.any(scene.growth):
     share = 0.25 + 0.5 * share

@@ -11,7 +11,8 @@ def random_corner(view: View, rng: np.random.Generator) -> tuple[int, int, int]:
   """First frame, row and column of a random crop."""
   whole = (view.clip.frames, view.clip.height, view.clip.width)
   sizes = (view.frames, view.height, view.width)
-  return tuple(int(rng.integers((n - m) // k + 1)) * k for n, m, k in zip(whole, sizes, view.align, strict=True))
+  first, y, x = (int(rng.integers((n - m) // k + 1)) * k for n, m, k in zip(whole, sizes, view.align, strict=True))
+  return first, y, x
 
 
 def frame_times(view: View, first: int) -> np.ndarray:

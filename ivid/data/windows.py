@@ -1,4 +1,4 @@
-"""The frames of an encoded clip at given times, at a size: what training's views, and checks, take of a file."""
+"""The frames of an encoded clip at given times and at a given size, for the views of training and for checks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ivid.media.picture import BLACK, ROUNDING, Colour
 
 
 def frames_at(media: bytes, times: np.ndarray, height: int, width: int, *, background: Colour = BLACK, name: str = "") -> np.ndarray:
-  """uint8 [T, height, width, 3]: the picture shown at each of `times` [T], seconds in any order; after the end the last one.
+  """uint8 [T, height, width, 3]: the picture shown at each of `times` [T] (seconds, in any order); after the end, the last picture.
 
-  One picture is in memory at its own size. Decoding begins at a key frame before the first time, and ends with the last.
+  Only one picture at a time is in memory at full size. Decoding begins at a key frame before the first time and ends at the last.
 
   Raises:
-    UserError: nothing that can be read, or damage on the way.
+    UserError: the file cannot be read, or is damaged on the way.
   """
   order = np.argsort(times, kind="stable")
   made = np.empty((len(times), height, width, 3), np.uint8)
@@ -32,5 +32,5 @@ def frames_at(media: bytes, times: np.ndarray, height: int, width: int, *, backg
 
 
 def looped(times: np.ndarray, seconds: float) -> np.ndarray:
-  """Times [T] of a clip that begins anew after so many seconds."""
+  """Times [T] in a clip that starts again after so many seconds."""
   return np.mod(times, max(seconds, ROUNDING))

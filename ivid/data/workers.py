@@ -17,14 +17,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator
-from typing import Any
+from typing import IO, Any, cast
 
 from ivid.data.rows import Feed
 from ivid.parallel.signals import held_back
 
 # No signals from the very first, then what takes time to import.
 CODE = "from signal import *; signal(SIGTERM, SIG_IGN), signal(SIGINT, SIG_IGN); from ivid.data.workers import serve; serve()"
-END_SECONDS = 5  # a worker that is told to end is in the middle of a batch
+END_SECONDS = 5  # a worker that is told to end may be in the middle of a batch
 PROTOCOL = 5
 
 
@@ -38,7 +38,7 @@ def from_workers(feed: Feed, count: int) -> Generator[dict[str, Any]]:
   with contextlib.ExitStack() as stack:
     workers = [_Worker(feed, number, count) for number in range(count)]
     for worker in workers:
-      stack.callback(worker.wait)  # called last: by then all have been told
+      stack.callback(worker.wait)  # called last, when all of them have been told
     for worker in workers:
       stack.callback(worker.tell)
     for worker in itertools.cycle(workers):
@@ -56,13 +56,13 @@ class _Worker:
     with held_back():
       self._process = subprocess.Popen([sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     with contextlib.suppress(BrokenPipeError):  # it has ended already, which `next` finds
-      pickle.dump((feed, number, count), self._process.stdin, PROTOCOL)
+      pickle.dump((feed, number, count), cast("IO[bytes]", self._process.stdin), PROTOCOL)
       self._process.stdin.close()
 
   def next(self) -> dict[str, Any]:
     """Its next batch."""
     try:
-      found = pickle.load(self._process.stdout)
+      found = pickle.load(cast("IO[bytes]", self._process.stdout))
     except (EOFError, pickle.UnpicklingError):
       status = self._process.wait()
       how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

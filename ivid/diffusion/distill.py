@@ -13,26 +13,26 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ivid.diffusion.samplers import ddim_step
+from ivid.diffusion.samplers import Leaf, ddim_step
 from ivid.diffusion.schedule import as_float, broadcast_from_left
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["params", "steps"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-  """What a distillation step is given of the teacher.
+  """The teacher's part of the inputs of a distillation step.
 
   Attributes:
     params: unboxed, frozen.
-    steps: float32 scalar, N of the student; not read by guidance distillation.
+    steps: float32 scalar, the student's number of steps N; guidance distillation does not read it.
   """
 
   params: Any
-  steps: jax.Array
+  steps: Leaf
 
 
 class JumpTimes(NamedTuple):
-  """Times [B] in [0, 1] that a jump leaves, of the teacher's stop half-way, and that it reaches."""
+  """Times [B] in [0, 1]: where a jump starts, where the teacher stops half-way, and where the jump ends."""
 
   t: jax.Array
   mid: jax.Array
@@ -44,8 +44,8 @@ def jump_times(u: jax.Array, steps: jax.Array | int, *, jump: int) -> JumpTimes:
 
   Args:
     steps: N, scalar; may be traced.
-    jump: 1 for a student of the DDIM sampler, whose teacher makes two steps of 1/(2N); 2 for one of the stochastic sampler, whose teacher
-      makes two of 1/N: odd i too, and from t = 1/N the one step that is left (then mid = s = 0).
+    jump: 1 for a student for the DDIM sampler, whose teacher makes two steps of 1/(2N). 2 for a student for the stochastic sampler, whose
+      teacher makes two steps of 1/N; i may then be odd, and from t = 1/N only one step is left (mid = s = 0).
   """
   i = jnp.clip(jnp.floor(as_float(u) * steps), 0, steps - 1) + 1.0
   s = jnp.maximum(i - jump, 0.0)
@@ -62,15 +62,15 @@ def two_step_target(
   logsnr_s: jax.Array,
   ends: jax.Array,
 ) -> jax.Array:
-  """The x with which one DDIM step from t to s arrives where two of the teacher's do, by way of mid.
+  """The x for which one DDIM step from t to s arrives where two steps of the teacher arrive, via mid.
 
-  Progressive Distillation, algorithm 2: x = (z_s - (sigma_s / sigma_t) z_t) / (alpha_s - (sigma_s / sigma_t) alpha_t). Written out, that is
-  the mean of the teacher's two x_hat with weights expm1((logsnr_mid - logsnr_t) / 2) / expm1((logsnr_s - logsnr_t) / 2) and the rest, which
-  has none of the quotient's differences of nearly equal numbers.
+  Progressive Distillation, algorithm 2: x = (z_s - (sigma_s / sigma_t) z_t) / (alpha_s - (sigma_s / sigma_t) alpha_t). This equals
+  a weighted mean of the teacher's two x_hat: the first weight is expm1((logsnr_mid - logsnr_t) / 2) / expm1((logsnr_s - logsnr_t) / 2), and
+  the second is 1 minus the first. Unlike the quotient, the mean does not subtract nearly equal numbers.
 
   Args:
     denoise: the teacher, (z, logsnr [B]) -> x_hat.
-    ends: [B] bool, where s = 0: the target is the teacher's last x_hat. Where also mid = s there is but one step.
+    ends: [B] bool, True where s = 0: the target is then the teacher's last x_hat. If also mid = s, there is only one step.
   """
   logsnr_t, logsnr_mid, logsnr_s = map(as_float, (logsnr_t, logsnr_mid, logsnr_s))
   first = denoise(z_t, logsnr_t)

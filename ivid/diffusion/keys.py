@@ -1,4 +1,4 @@
-"""Random keys of examples, from their places in the data."""
+"""Random keys of examples, derived from their positions in the data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def example_keys(key: jax.Array, index: jax.Array) -> jax.Array:
 
   Args:
     key: of a stream.
-    index: uint32 [B, 2], the lower and the upper word of the places. The upper one is folded in where it is not 0.
+    index: uint32 [B, 2], the lower and the upper word of each position. The upper word is only folded in if it is not 0.
   """
 
   def one(words: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ MIN_SNR_CAP = 5.0  # Min-SNR, arXiv 2303.09556
 def x_weight(kind: LossWeight, *, prediction: Prediction, logsnr: jax.Array, sigma_floor: float) -> jax.Array:
   """Weight on the squared error of x, of logsnr's shape, with SNR = alpha^2 / sigma^2 and SNR + 1 = 1 / sigma^2.
 
-  With x output, sigma in these denominators is at least sigma_floor: the error of an x output does not vanish with sigma.
+  For an x output, sigma in these denominators is at least sigma_floor, because the error of x does not vanish with sigma.
   """
   alpha, sigma = alpha_sigma(logsnr)
   if prediction is Prediction.X:
@@ -51,15 +51,15 @@ def weighted_loss(
 ) -> jax.Array:
   """x_weight times the squared error of x, mean over all axes but the batch's: [B] float32.
 
-  The error is taken between `output` and the target of its own kind, with the weight changed to fit (the squared error of x is sigma^2
-  times that of v, and 1 / SNR times that of eps): converting the output to x first would cancel nearly equal numbers.
+  The error is that between `output` and a target of the same kind, with the weight adjusted: the squared error of x is sigma^2 times that
+  of v, and 1 / SNR times that of eps. Converting the output to x first would subtract nearly equal numbers.
 
   Args:
-    output: [B, ...] what the network gave, of kind `prediction`.
+    output: [B, ...] the network's output, of kind `prediction`.
     x: [B, ...] the target.
-    eps: [B, ...] noise with z_t = alpha x + sigma eps; None where only x and z_t are known (distillation): then it follows from them.
+    eps: [B, ...] noise with z_t = alpha x + sigma eps; None if only x and z_t are known (distillation), from which it then follows.
     logsnr: [B] level of z_t.
-    asked: [B, T] bool, places of the second axis that the mean is over; None: all.
+    asked: [B, T] bool, the frames that the mean includes; None: all.
   """
   weight = x_weight(kind, prediction=prediction, logsnr=logsnr, sigma_floor=sigma_floor)
   match prediction:
@@ -81,7 +81,7 @@ def weighted_loss(
 def logsnr_buckets(*, loss: jax.Array, level: jax.Array, low: float, high: float, buckets: int) -> tuple[jax.Array, jax.Array]:
   """Sum and count of per-example losses in `buckets` equal intervals of [low, high]; their quotient is the mean loss by noise level.
 
-  Sums and counts add over batches and devices, means do not.
+  Unlike means, sums and counts can be added over batches and devices.
 
   Args:
     loss: [B].

@@ -1,4 +1,4 @@
-"""Single steps of the samplers, z_t -> z_s with s < t, and the time grid they walk.
+"""Single steps of the samplers, z_t -> z_s with s < t, and their time grid.
 
 Clips are [B, ...] float32, levels are [B] or scalar. Steps follow Imagen Video, section 2.1 (ancestral, DDIM) and DPM-Solver++(2M),
 arXiv 2211.01095, algorithm 2.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,10 @@ from ivid.spec.sampling import SamplerKind, SamplingSpec
 
 
 def time_grid(steps: int) -> np.ndarray:
-  """[steps + 1] float64 times from 1 to 0, uniform in u for every sampler, DPM-Solver++ too.
+  """[steps + 1] float64 times from 1 to 0, uniform in u for every sampler, including DPM-Solver++.
 
-  DPM-Solver++ measures its step sizes in logsnr, so it takes this grid as it comes; a grid uniform in logsnr would spend most steps
-  near the ends of the schedule, where nothing happens.
+  DPM-Solver++ measures its step sizes in logsnr, so it works with this grid. A grid uniform in logsnr would spend most steps near the ends
+  of the schedule, where nothing happens.
 
   Raises:
     UserError: fewer than one step.
@@ -73,8 +74,8 @@ def dpmpp_2m_step(
   middle of the step: d = x_hat + h / (2 h_prev) (x_hat - x_hat_prev).
 
   Args:
-    x_hat_prev: x_hat of the step before, at level logsnr_prev; on the first step any finite array, or None.
-    logsnr_prev: on the first step equal to logsnr_t (may be traced), or None: d = x_hat, which is DDIM.
+    x_hat_prev: x_hat of the previous step, at level logsnr_prev; on the first step any finite array, or None.
+    logsnr_prev: may be traced. If it equals logsnr_t, as on the first step, or is None, then d = x_hat, which is DDIM.
   """
   logsnr_t, logsnr_s = as_float(logsnr_t), as_float(logsnr_s)
   _, sigma_t = alpha_sigma(logsnr_t)
@@ -91,7 +92,7 @@ def dpmpp_2m_step(
 def stochastic_step(
   *, z_t: jax.Array, x_hat: jax.Array, noise: jax.Array, logsnr_t: jax.Array, logsnr_jump: jax.Array, logsnr_s: jax.Array
 ) -> jax.Array:
-  """A DDIM step from t to `jump`, beyond s, then back up to s by the forward process: the sampler of distilled stages (section 2.7).
+  """A DDIM step from t beyond s to `jump`, then back up to s by the forward process: the sampler of distilled stages (section 2.7).
 
   q(z_s | z_jump) = N((alpha_s / alpha_jump) z_jump, (1 - exp(logsnr_s - logsnr_jump)) sigma_s^2), logsnr_jump >= logsnr_s >= logsnr_t.
   """
@@ -102,8 +103,8 @@ def stochastic_step(
 def forward_step(*, z_s: jax.Array, noise: jax.Array, logsnr_s: jax.Array, logsnr_t: jax.Array) -> jax.Array:
   """z_t ~ q(z_t | z_s) = N((alpha_t / alpha_s) z_s, (1 - exp(logsnr_t - logsnr_s)) sigma_t^2), logsnr_t <= logsnr_s, from normal `noise`.
 
-  Going back up by it and making a step again lets what is asked for agree with what is given (RePaint, 2201.09865, algorithm 1, lines 9
-  and 10: its "resampling", with a jump length of 1).
+  Going back up and repeating a step lets the sampled frames agree with the given ones: the "resampling" of RePaint (2201.09865, algorithm
+  1, lines 9 and 10) with a jump length of 1.
   """
   alpha_s, _ = alpha_sigma(logsnr_s)
   alpha_t, sigma_t = alpha_sigma(logsnr_t)
@@ -117,17 +118,20 @@ def adds_noise(kind: SamplerKind) -> bool:
 
 
 def is_multistep(kind: SamplerKind) -> bool:
-  """Whether a step reads the x_hat of the step before."""
+  """Whether a step reads the x_hat of the previous step."""
   return kind is SamplerKind.DPM_SOLVER_PP_2M
+
+
+Leaf = Any  # a jax.Array, or what takes its place in a tree of the same structure: a NumPy array, an abstract array or a sharding
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["z", "x_hat"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class SampleState:
-  """What one sampling step hands to the next, [B, ...] float32: z_t, and the previous step's x_hat where the sampler reads it."""
+  """What one sampling step passes to the next, [B, ...] float32: z_t and, if the sampler reads it, the previous x_hat."""
 
-  z: jax.Array
-  x_hat: jax.Array | None = None
+  z: Leaf
+  x_hat: Leaf | None = None
 
 
 LEVELS = ("logsnr_t", "logsnr_s", "logsnr_prev", "logsnr_jump")
@@ -136,31 +140,31 @@ LEVELS = ("logsnr_t", "logsnr_s", "logsnr_prev", "logsnr_jump")
 @functools.partial(jax.tree_util.register_dataclass, data_fields=[*LEVELS, "w", "last"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class StepInputs:
-  """Scalars of one sampling step, so that one compiled step serves all of them.
+  """The scalars of one sampling step. They are inputs, so that one compiled program serves all steps.
 
   Attributes:
-    logsnr_t, logsnr_s: levels the step leaves and reaches.
-    logsnr_prev: level the step before left; equal to logsnr_t at the first.
+    logsnr_t, logsnr_s: levels at which the step starts and ends.
+    logsnr_prev: level at which the previous step started; equal to logsnr_t in the first step.
     logsnr_jump: level that the stochastic sampler's DDIM step reaches before it goes back up to logsnr_s.
     w: guidance weight.
-    last: bool; the step returns x_hat.
+    last: bool; the last step returns x_hat.
   """
 
-  logsnr_t: jax.Array
-  logsnr_s: jax.Array
-  logsnr_prev: jax.Array
-  logsnr_jump: jax.Array
-  w: jax.Array
-  last: jax.Array
+  logsnr_t: Leaf
+  logsnr_s: Leaf
+  logsnr_prev: Leaf
+  logsnr_jump: Leaf
+  w: Leaf
+  last: Leaf
 
 
 def sampler_step(
   sampling: SamplingSpec, state: SampleState, x_hat: jax.Array, *, step: StepInputs, noise: jax.Array | None = None
 ) -> SampleState:
-  """One step of the spec's sampler (static), from x_hat at the level that `step` leaves; where it is the last, the result is x_hat.
+  """One step of the spec's sampler (static), from x_hat at the level where `step` starts. The last step returns x_hat.
 
   Args:
-    noise: standard normal, like state.z; of samplers that add noise (`adds_noise`).
+    noise: standard normal, like state.z; only for samplers that add noise (`adds_noise`).
   """
   z = STEPS[sampling.sampler](sampling, state, x_hat, noise, step)
   return SampleState(z=jnp.where(step.last, x_hat.astype(z.dtype), z), x_hat=x_hat if is_multistep(sampling.sampler) else None)

@@ -11,12 +11,12 @@ from jax.typing import ArrayLike
 
 from ivid.spec.stage import DiffusionSpec
 
-GOLDEN_STRIDE = 2654435769  # 2^32 / golden ratio: the step of the additive recurrence with the most even gaps
+GOLDEN_STRIDE = 2654435769  # 2^32 / golden ratio, the step for which an additive recurrence has the most even gaps
 U_MARGIN = 1e-5  # u stays this far from 0 and 1
 
 
 def as_float(a: ArrayLike) -> jax.Array:
-  """`a` as an array of float32 (float64 stays): levels and everything computed with them are never narrower."""
+  """`a` as a float32 array, or float64 if it already is. Levels and everything computed with them are at least float32."""
   return jnp.asarray(a, dtype=jnp.promote_types(jnp.result_type(a), jnp.float32))
 
 
@@ -72,9 +72,9 @@ def make_schedule(spec: DiffusionSpec) -> CosineSchedule:
 
 
 def normal_logsnr(u: ArrayLike, *, mean: float, std: float) -> jax.Array:
-  """Levels for training that lie where there is most to learn: logsnr normal with this mean and deviation for u uniform in (0, 1).
+  """Training levels concentrated where there is most to learn: for u uniform in (0, 1), logsnr is normal with this mean and deviation.
 
-  EDM (2206.00364, section 5) draws log sigma so, which with alpha = 1 is -logsnr / 2. Falls strictly in u, as a schedule does.
+  EDM (2206.00364, section 5) draws log sigma in this way, which for alpha = 1 is -logsnr / 2. Like a schedule, it falls strictly in u.
   """
   return mean - std * jax.scipy.special.ndtri(as_float(u))
 
@@ -82,11 +82,11 @@ def normal_logsnr(u: ArrayLike, *, mean: float, std: float) -> jax.Array:
 def stratified_u(index: jax.Array, step_offset: ArrayLike) -> jax.Array:
   """Times u = index / golden ratio + step_offset mod 1, held within [1e-5, 1 - 1e-5].
 
-  Every run of consecutive indices is spread evenly over [0, 1], whatever the batch's size and however it is split, and u is uniform
-  over all indices. The product is taken modulo 2^32, so that large indices lose no precision.
+  Any run of consecutive indices is spread evenly over [0, 1], whatever the batch size and however it is split, and u is uniform over all
+  indices. The product is taken modulo 2^32, so that large indices lose no precision.
 
   Args:
-    index: [B] int32 or uint32, the examples' places in the data, their lower words where those are of two.
+    index: [B] int32 or uint32, the positions of the examples in the data (the lower words, if a position has two).
     step_offset: scalar in [0, 1), the same for all rows of a batch.
 
   Returns:

@@ -50,7 +50,7 @@ def judge(prompt: Prompt, clip: np.ndarray | ClipFile) -> Result:
   Raises:
     UserError: a clip that is too short or too small.
   """
-  seen = observe_image(clip[0]) if prompt.image else observe(clip)
+  seen = observe_image(clip[0]) if prompt.image else observe(clip)  # pyright: ignore[reportArgumentType]  a clip in a file is read like an array
   return Result(prompt, seen, score(seen, prompt.attributes), _thumbnails(clip))
 
 
@@ -133,7 +133,8 @@ def confusion_matrices(results: Iterable[Result]) -> dict[str, tuple[tuple[str, 
       for name, asked, seen in zip(list(tables)[:-1], item.words, words, strict=False):  # without the motion, of an image
         pairs[name].append((_kind(asked), _kind(seen)))
   return {
-    name: (names := (*table, UNCLEAR_NAME, MISSING), confusion(*zip(*pairs[name], strict=True), names)) for name, table in tables.items()
+    name: (names := (*table, UNCLEAR_NAME, MISSING), confusion(*zip(*pairs[name], strict=True), names))  # pyright: ignore[reportCallIssue]  pairs: two sequences
+    for name, table in tables.items()
   }
 
 

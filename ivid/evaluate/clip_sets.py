@@ -92,7 +92,7 @@ def cascade_clips(cascade: CascadeFolder, stages: Sequence[StageSpec], prompts: 
 
   def clips(numbers: Sequence[int]) -> Iterator[np.ndarray]:
     wanted = [prompts[n] for n in numbers]
-    yield from from_cascade(cascade, stages, wanted, seed=seed, batch_size=batch_size).clips(range(len(wanted)))
+    yield from from_cascade(cascade, stages, wanted, seed=seed, batch_size=batch_size).clips(range(len(wanted)))  # pyright: ignore[reportReturnType]  a clip in a file is read like an array
 
   return ClipSet(f"cascade {cascade.spec.name} to {stages[-1].name}", identity, stages[-1].output, len(prompts), cascade.spec.aspect, clips)
 
@@ -130,7 +130,7 @@ def _prepared(source: str, shape: ClipShape, *, count: int, seed: int) -> ClipSe
       break
   _check_count(source, made.clips, count)
   identity = dict(description=file_sha256(folder / DESCRIPTION), split=split.value, seed=seed, shape=convert.to_dict(shape))
-  clips = functools.partial(map, lambda n: made.clip(n)[0])
+  clips = functools.partial(map, lambda n: made.clip(n)[0])  # pyright: ignore[reportArgumentType]  a number
   return ClipSet(f"{source} ({split.value})", identity, shape, count or made.clips, shape.width / shape.height, clips)
 
 

@@ -13,7 +13,7 @@ from ivid.spec.errors import UserError, shown
 SUFFIXES = (".mp4", ".webm", ".gif", ".png", ".mov", ".mkv", ".avi")
 
 
-def find_clips(folder: str | os.PathLike, prompts: Sequence[Prompt] | None = None) -> list[tuple[Prompt, pathlib.Path]]:
+def find_clips(folder: str | os.PathLike[str], prompts: Sequence[Prompt] | None = None) -> list[tuple[Prompt, pathlib.Path]]:
   """The clips of a folder by name, each with its prompt: the n-th of `prompts`, or the one in the clip's own metadata.
 
   Pictures without a clip's metadata, such as contact sheets, do not count unless `prompts` are given.

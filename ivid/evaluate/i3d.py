@@ -43,7 +43,7 @@ def find_weights() -> pathlib.Path:
   return found
 
 
-def load_i3d(path: str | os.PathLike | None = None) -> dict[str, Any]:
+def load_i3d(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
   """Parameters of ivid.nets.i3d.I3D, float32.
 
   Args:
@@ -54,7 +54,7 @@ def load_i3d(path: str | os.PathLike | None = None) -> dict[str, Any]:
   """
   path = path or find_weights()
   params = _folded(read_pickle(path), path)
-  found = file_sha256(path)
+  found = file_sha256(path)  # pyright: ignore[reportArgumentType]  read like a path
   if found != SHA256:
     raise UserError(f"{path} holds other weights than I3D's of Kinetics-400: SHA-256 {found[:12]}, expected {SHA256[:12]}")
   return params
@@ -84,7 +84,7 @@ def make_i3d(
 def _made(layers: tuple[str, ...], still: bool, kernel: Filter) -> Any:
   def run(params: Any, clips: jax.Array) -> dict[str, jax.Array]:
     x = resize(clips.astype(jnp.float32) / 127.5 - 1, SIDE, SIDE, kernel)
-    return I3D(still=still).apply({"params": params}, x, layers)
+    return I3D(still=still).apply({"params": params}, x, layers)  # pyright: ignore[reportReturnType]  Flax and SciPy declare less than they give
 
   return Program("i3d", run).jit()
 
@@ -100,7 +100,7 @@ def _folded(variables: Mapping[str, Any], path: Any) -> dict[str, Any]:
   have = {"/".join(names): array for names, array in _leaves(variables)}
   params: dict[str, Any] = {}
   for names, shape in _units():
-    theirs = "/".join(names).replace("_Conv3d_0", "/Conv3d_0") if len(names) > 1 else names[0].replace(LOGITS, f"{LOGITS}/Conv3d_0c_1x1")
+    theirs = "/".join(names).replace("_Conv3d_0", "/Conv3d_0") if len(names) > 1 else names[0].replace(LOGITS, f"{LOGITS}/Conv3d_0c_1x1")  # pyright: ignore[reportGeneralTypeIssues]  Flax and SciPy declare less than they give
     channels = shape[-1:]
     kernel = _taken(have, f"params/{theirs}/Conv_0/kernel", shape, path)
     if names == (LOGITS,):
@@ -115,7 +115,7 @@ def _folded(variables: Mapping[str, Any], path: Any) -> dict[str, Any]:
     inner = params
     for name in names[:-1]:
       inner = inner.setdefault(name, {})
-    inner[names[-1]] = dict(kernel=np.asarray(kernel, np.float32), bias=np.asarray(bias, np.float32))
+    inner[names[-1]] = dict(kernel=np.asarray(kernel, np.float32), bias=np.asarray(bias, np.float32))  # pyright: ignore[reportGeneralTypeIssues]  Flax and SciPy declare less than they give
   if have:
     raise UserError(f"{path} holds the weights of another network: it has {next(iter(have))}, which I3D of Kinetics-400 has not")
   return params

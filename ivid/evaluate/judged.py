@@ -45,7 +45,7 @@ class Judging:
   clips: Callable[[Collection[int]], Iterator[np.ndarray | ClipFile]]
 
 
-def from_folder(folder: str | os.PathLike, prompts: Sequence[Prompt] | None) -> Judging:
+def from_folder(folder: str | os.PathLike[str], prompts: Sequence[Prompt] | None) -> Judging:
   """The clips of a folder, each with its prompt (ivid.evaluate.folder.find_clips), of which only frames that are looked at are held.
 
   Raises:
@@ -58,7 +58,7 @@ def from_folder(folder: str | os.PathLike, prompts: Sequence[Prompt] | None) -> 
       for done, path in enumerate((found[n][1] for n in keep), start=1):
         clip = ClipFile(path)
         try:
-          check(clip)
+          check(clip)  # pyright: ignore[reportArgumentType]  a clip in a file is read like an array
         except UserError as error:
           raise UserError(f"{path}: {error}") from None
         yield clip

@@ -79,7 +79,7 @@ def parse_prompt(text: str, *, image: bool = False) -> Prompt:
   return Prompt(text, attributes, group + HELD_OUT if held_out else group, image)
 
 
-def read_prompts(path: str | os.PathLike, *, images: bool = False) -> list[Prompt]:
+def read_prompts(path: str | os.PathLike[str], *, images: bool = False) -> list[Prompt]:
   """One prompt a line, of clips or of single `images`; empty lines and lines that begin with # do not count.
 
   Raises:

@@ -77,7 +77,7 @@ def compare(
   every = len(made) // len(small)
   colour = {way: colour_shift(clip[::every], small[: -(-len(clip) // every)]) for way, clip in ways.items()}
   warp = None if scene is None else warping_errors(ways, scene, fps=fps)
-  right = None if said is None else {name: score(observe(clip), said) for name, clip in ways.items()}
+  right: Any = None if said is None else {name: score(observe(clip), said) for name, clip in ways.items()}
   frames = {name: _thumbnails(clip) for name, clip in ways.items()}
   return Comparison(stage, psnrs, still_difference(ways[STAGE], real), colour, warp, right, frames)
 
@@ -195,7 +195,7 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
 
 def shrunk(real: np.ndarray, spec: StageSpec) -> np.ndarray:
   """The input [t, h, w, 3] uint8 that the stage would have in training for the clip `real` at its output."""
-  return to_uint8(shrink(from_uint8(real)[None], spec.lowres, spec.output)[0])
+  return to_uint8(shrink(from_uint8(real)[None], spec.lowres, spec.output)[0])  # pyright: ignore[reportArgumentType]  only stages with a low-resolution clip come here
 
 
 def _thumbnails(clip: np.ndarray) -> np.ndarray:

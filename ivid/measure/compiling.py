@@ -1,4 +1,4 @@
-"""A stage's Program compiled for a TPU slice that need not be there: memory, arithmetic, traffic between chips, estimated time."""
+"""Compiles a stage's Program for a TPU slice that need not exist: memory, arithmetic, traffic between chips, estimated time."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from ivid.stage import Stage, evaluations_per_step, unbox
 from ivid.train.distill import phase_run, plan_phases, student_stage
 from ivid.train.run import Lesson, make_training, model_flops
 
-FIT_EFFORT = -1.0  # of the compiler: 5 to 10 times faster, nearly the same memory, no use for time
+FIT_EFFORT = -1.0  # the compiler's effort: 5 to 10 times faster, with nearly the same memory but useless estimates of time
 SHOWN = 12  # operations in the table
 
 
 def refuse_too_small(report: dict[str, Any], found: Slice) -> None:
-  """UserError, naming a slice that is large enough, where the program needs more memory than a chip has."""
+  """Raises UserError, which names a slice that is large enough, if the program needs more memory than a chip has."""
   needed, have = report["bytes_per_chip"]["total"], report["bytes_per_chip"]["hbm"]
   if needed <= have:
     return
-  # Parameters, optimizer and activations are all cut over the chips: a first guess of what is enough.
+  # A first guess of what is enough, since parameters, optimizer state and activations are all spread over the chips.
   smallest = found.smallest(found.chips * needed / have)
   raise UserError(
     f"{report['stage']} needs {needed / 1e9:.1f} GB a chip, {found.name} has {have / 1e9:.1f}: "
@@ -41,11 +41,11 @@ def refuse_too_small(report: dict[str, Any], found: Slice) -> None:
 
 
 def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> dict[str, Any]:
-  """Figures of the very Program that the trainer, the distiller or the sampler runs.
+  """Figures about the same Program that the trainer, the distiller or the sampler runs.
 
-  Estimated time is the sum of the compiler's own cycle estimates over the clock. It is a static model of one chip: it leaves out the
-  collectives (estimated apart, from their bytes and one axis of links, as if none of it were hidden behind arithmetic), waiting for memory
-  beyond what the model sees, what crosses the network between slices, and the host.
+  The estimated time is the sum of the compiler's own cycle estimates divided by the clock rate. This is a static model of one chip. It
+  leaves out the host, waiting for memory beyond what the model sees, traffic between slices, and collectives. The latter are estimated
+  separately, from their bytes and one axis of links, on the assumption that none of them overlaps with arithmetic.
   """
   slices = run.mesh.slices or 1
   chips = found.chips * slices
@@ -56,7 +56,7 @@ def compile_report(run: RunSpec, found: Slice, *, program: str, fit: bool) -> di
   lowered = made.lower()
   lowering = time.perf_counter() - started
   started = time.perf_counter()
-  compiled = lowered.compile({"exec_time_optimization_effort": FIT_EFFORT} if fit else None)
+  compiled = lowered.compile({"exec_time_optimization_effort": FIT_EFFORT} if fit else None)  # pyright: ignore[reportArgumentType]  JAX declares less than it takes and gives
   compiling = time.perf_counter() - started
   return {
     "stage": run.stage,
@@ -79,8 +79,8 @@ def cost_of(compiled: jax.stages.Compiled, found: Slice, *, flops: int, chips: i
   """Memory, traffic and time of a program that was compiled for so many chips of a slice.
 
   Args:
-    flops: that its mathematics asks for, over all chips.
-    fit: whether it was compiled for its memory alone.
+    flops: floating-point operations that its mathematics requires, over all chips.
+    fit: whether it was only compiled to find its memory.
 
   Returns:
     Plain numbers: bytes per chip, collectives, seconds, and the MFU if all collectives are hidden behind arithmetic and if none is.
@@ -89,7 +89,7 @@ def cost_of(compiled: jax.stages.Compiled, found: Slice, *, flops: int, chips: i
   arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
   outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
   total = arguments + temporaries + max(outputs, 0) + memory.generated_code_size_in_bytes
-  cost = hlo.program_cost(compiled.as_text())
+  cost = hlo.program_cost(compiled.as_text())  # pyright: ignore[reportArgumentType]  JAX declares less than it takes and gives
   seconds = cost.cycles / found.family.clock
   links = {kind: {"count": n, "bytes": size, "seconds": passed / found.family.ring} for kind, (n, size, passed) in cost.collectives.items()}
   exposed = sum(link["seconds"] for link in links.values())
@@ -107,10 +107,10 @@ def cost_of(compiled: jax.stages.Compiled, found: Slice, *, flops: int, chips: i
 
 
 def make_program(run: RunSpec, program: str, mesh: Mesh) -> tuple[Program, int, int]:
-  """The Program, the clips that one run of it takes, and the floating-point operations that its mathematics asks for.
+  """The Program, the number of clips per run, and the floating-point operations that its mathematics requires.
 
   Raises:
-    UserError: a mesh that does not divide the clips that are to be sampled.
+    UserError: the mesh does not divide the clips that are to be sampled.
   """
   stage, tokens = run.cascade.stage(run.stage), run.cascade.text.max_tokens
   if program == "sample":
@@ -129,7 +129,7 @@ def make_program(run: RunSpec, program: str, mesh: Mesh) -> tuple[Program, int, 
 
 
 def _sampled(stage: StageSpec) -> dict[str, Any]:
-  """What of the stage's sampling its step depends on."""
+  """The part of the stage's sampling on which its step depends."""
   sampling = stage.sampling
   weights = [sampling.guidance.weight] + ([] if sampling.guidance.low is None else [sampling.guidance.low])
   found = dict(sampler=sampling.sampler.value, threshold=sampling.threshold.value, guidance=weights)

@@ -1,4 +1,4 @@
-"""What a run would take, from shapes alone: `ivid train --dry_run`."""
+"""What a run would take, computed from shapes only: `ivid train --dry_run`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def evaluation_flops(stage: Stage, *, max_tokens: int = 128) -> int:
 
 
 def dry_run(run: RunSpec, *, json_path: str | None = None) -> None:
-  """Prints what each phase of a run would take; the JSON has the phases in a list, or is the report of a run without any."""
+  """Prints what each phase of a run would take. The JSON has a list of phases or, for a run without phases, is one report."""
   stage, mesh, reports = run.cascade.stage(run.stage), make_mesh(run.mesh), []
   for phase in phases.remaining(phases.resolve(run.train), 0, run.train.total_steps):
     report = dry_run_report(stage, phase.train, mesh, max_tokens=run.cascade.text.max_tokens)
@@ -49,11 +49,11 @@ def dry_run(run: RunSpec, *, json_path: str | None = None) -> None:
 
 
 def _rates(train: TrainSpec, phase: phases.Phase) -> dict[str, Any]:
-  """The learning rate of a phase's first update, after its warm-up and of its last, and the updates of its warm-up."""
+  """The learning rate at a phase's first update, after its warm-up and at its last update, and the number of warm-up updates."""
   rate, steps = phases.learning_rate(phases.resolve(train)), phase.train.steps
   first, last = phase.first_step, phase.end - 1
-  warmup = phases.warmup_steps(phase.train.optimizer, steps)
-  values = dict(first=float(rate(first)), warm=float(rate(first + warmup)), last=float(rate(last)))
+  warmup = phases.warmup_steps(phase.train.optimizer, steps)  # pyright: ignore[reportArgumentType]  every phase has its updates
+  values = dict(first=float(rate(first)), warm=float(rate(first + warmup)), last=float(rate(last)))  # pyright: ignore[reportArgumentType]  a schedule gives a scalar
   return values | dict(warmup_steps=warmup, decay=phase.train.optimizer.decay.value)
 
 

@@ -1,4 +1,4 @@
-"""Reads what a compiled TPU program says of itself: the compiler's cycle estimates, and what goes over the links between chips."""
+"""Reads the text of a compiled TPU program: the compiler's cycle estimates, and the bytes that pass over the links between chips."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 from ivid.spec.errors import UserError
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-SCATTERS = "all-reduce-scatter"  # how TPU programs name the fusion of an all-reduce and the slice that is left of it
+SCATTERS = "all-reduce-scatter"  # the name that TPU programs give to an all-reduce fused with the slice that follows it
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -21,7 +21,7 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONSTANT = re.compile(r"^s32\[\]\S* constant\((\d+)\)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _SHAPE = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\]")
-# Of the chips that take part in one collective: so many groups of so many, the first group's list, or named axes of a mesh.
+# The groups of chips in a collective: the number and size of groups, the list of the first group, or named axes of a mesh.
 _GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\}|mesh\[([^\]]*)\][^{]*\{([^}]*)\})")
 _AXIS = re.compile(r"'(\w+)'=(\d+)")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
@@ -32,10 +32,10 @@ _BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 class Instruction:
   opcode: str
   result_bytes: int
-  group: int  # chips in a collective; 0 where it does not say
+  group: int  # chips in a collective; 0 if the program does not say
   cycles: int
-  trips: int | None  # of a while loop, where it says so itself
-  constant: int | None  # value of a whole number
+  trips: int | None  # of a while loop, if the loop states it
+  constant: int | None  # the value, if this is an integer constant
   called: tuple[tuple[str, str], ...]  # (attribute, computation)
   op_name: str
   transfer: str  # what a send to another slice is part of, such as all-reduce; empty for all others
@@ -43,13 +43,15 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class ProgramCost:
-  """Of one run of a program on one chip.
+  """The cost of running a program once, on one chip.
 
   Attributes:
-    cycles: the compiler's estimates, each times the trips of the loops around it. Its static model: no collective, no waiting.
-    collectives: by kind, how many run, the bytes of what is gathered, reduced or passed on, and of these what passes a chip on a ring.
-    between_slices: by kind, how many transfers cross the network between slices, and the bytes that this chip sends in them.
-    where: cycles by the operation's place in the model, the largest first.
+    cycles: sum of the compiler's estimates, each multiplied by the trip counts of the loops around it. The compiler's model is static: it
+      counts neither collectives nor waiting.
+    collectives: per kind, the number of calls, the bytes that are gathered, reduced or passed on, and the bytes that each chip of a ring
+      sends.
+    between_slices: per kind, the number of transfers over the network between slices, and the bytes that this chip sends in them.
+    where: cycles per place in the model, largest first.
   """
 
   cycles: int
@@ -85,9 +87,9 @@ def program_cost(text: str) -> ProgramCost:
 
 
 def ring_bytes(kind: str, size: int, chips: int) -> int:
-  """Bytes that each of n chips on a ring passes on: (n - 1) / n of what is gathered, scattered or exchanged, twice that to reduce for all.
+  """Bytes that each of n chips on a ring sends: (n - 1) / n of what is gathered, scattered or exchanged, and twice that for an all-reduce.
 
-  `chips` is 0 where the program does not say who takes part, and n then large.
+  If the program does not say which chips take part, `chips` is 0 and n is taken to be large.
   """
   if kind == "collective-permute":
     return size
@@ -96,7 +98,7 @@ def ring_bytes(kind: str, size: int, chips: int) -> int:
 
 
 def place(instruction: Instruction) -> str:
-  """The primitive, and the modules it stands in without the loops and transformations around it."""
+  """The primitive and its innermost module, without the loops and transformations around them."""
   parts = [part for part in instruction.op_name.split("/") if part]
   if not parts:
     return instruction.opcode
@@ -107,7 +109,7 @@ def place(instruction: Instruction) -> str:
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-  """Instructions by computation, and the name of the entry.
+  """The instructions of each computation, and the name of the entry computation.
 
   Raises:
     UserError: no entry computation in the text.
@@ -133,7 +135,7 @@ def _instruction(line: str) -> Instruction:
   result = body[: opcode.start(1)] if opcode else body
   sizes = [_shape_bytes(kind, sides) for kind, sides in _SHAPE.findall(result)]
   if opcode and opcode[1].endswith("-start") and opcode[1] != "all-reduce-start":
-    sizes = sizes[1:2]  # its result names the operand first, and after it what it waits by
+    sizes = sizes[1:2]  # its result lists the operand first, then the output, then what signals completion
   sent = _BETWEEN_SLICES.search(body) if opcode and opcode[1] == "send" else None
   if sent:
     sizes = sizes[:1]  # what is sent, and after it a number and a token
@@ -171,7 +173,7 @@ def _shape_bytes(kind: str, sides: str) -> int:
 
 
 def _runs(computations: dict[str, list[Instruction]], entry: str) -> dict[str, tuple[int, bool]]:
-  """How often each computation runs, and whether its instructions are scheduled themselves (not as part of a fusion)."""
+  """How often each computation runs, and whether its instructions are scheduled individually, not as parts of a fusion."""
   found: dict[str, tuple[int, bool]] = {}
   waiting = [(entry, 1, True)]
   while waiting:
@@ -188,7 +190,7 @@ def _runs(computations: dict[str, list[Instruction]], entry: str) -> dict[str, t
 
 
 def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
-  """Turns of a while loop: its own word, or the number that its condition compares the counter with, as jax.lax.scan counts from 0."""
+  """Trip count of a while loop: as stated, or the number that its condition compares the counter with (jax.lax.scan counts from 0)."""
   if loop.trips is not None:
     return loop.trips
   conditions = [name for attribute, name in loop.called if attribute == "condition"]

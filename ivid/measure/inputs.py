@@ -1,4 +1,4 @@
-"""Speed of a training run's input on one core, for `ivid bench data`."""
+"""The speed of a training run's input on one core, for `ivid bench data`."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ import functools
 import statistics
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ivid.data.view import frame_times
 from ivid.spec.errors import UserError
 from ivid.spec.run import Draw, RunSpec
 
 if TYPE_CHECKING:
+  from ivid.data.sources import MovingShapes
   from ivid.text.embedder import Embedder
 
-EXAMPLES = 32  # timed together
-DRAWN = 4  # of these by the devices: everything everywhere takes them longer, unless they are accelerators
+EXAMPLES = 32  # number of examples timed together
+DRAWN = 4  # number of these drawn by the devices, which draw everything everywhere and take longer unless they are accelerators
 CAPTIONS = 64
 
 
 def bench_data(run: RunSpec, *, repeats: int) -> Iterator[dict[str, Any]]:
-  """Seconds of processor time for an example: a row for images, for clips of a quarter of the frames and for whole clips.
+  """Seconds of processor time per example: one row each for images, for clips with a quarter of the frames and for whole clips.
 
-  Timed are whole examples (scene, caption, drawing), the drawing alone, and examples without it, which are what data.draw=device leaves to
-  the processes that feed; what it leaves to the devices (here in processor time as well); and looking up captions' embeddings. Examples
-  differ from one repetition to the next. Text that has to be embedded is so before; the encoder's own time is that of `ivid bench text`.
+  This times whole examples (scene, caption, drawing), the drawing by itself, and examples without drawing, which is the work that
+  data.draw=device leaves to the feeding processes. It also times the drawing by devices (here in processor time, too) and looking up the
+  embeddings of captions. Examples differ between repetitions. Text is embedded beforehand; `ivid bench text` times the encoder.
   """
   if run.data.name != "moving_shapes":
     raise UserError(f"data.name={run.data.name!r}: expected moving_shapes, which is drawn on the fly")
@@ -39,7 +40,7 @@ def bench_data(run: RunSpec, *, repeats: int) -> Iterator[dict[str, Any]]:
 
 
 def _bench_view(run: RunSpec, embedder: Embedder, frames: int, *, repeats: int) -> dict[str, Any]:
-  """The row of examples of that many frames of the clip."""
+  """The row for examples with so many frames of the clip."""
   import jax
   import numpy as np
 
@@ -52,17 +53,18 @@ def _bench_view(run: RunSpec, embedder: Embedder, frames: int, *, repeats: int) 
   stage, tokens = run.cascade.stage(run.stage), run.cascade.text.max_tokens
   crop = dataclasses.replace(run.train.crop, frames=min(run.train.crop.frames, frames))
   train = dataclasses.replace(run.train, frames=frames, image_fraction=0.0, crop=crop)
-  given = dict(train=train, stage=stage, split=Split.TRAIN)
-  source, undrawn = (make_source(data=dataclasses.replace(run.data, draw=where), **given) for where in (Draw.HOST, Draw.DEVICE))
+  given: dict[str, Any] = dict(train=train, stage=stage, split=Split.TRAIN)
+  sources = (make_source(data=dataclasses.replace(run.data, draw=where), **given) for where in (Draw.HOST, Draw.DEVICE))
+  source, undrawn = cast("Iterator[MovingShapes]", sources)
   view = source.view
   by_devices = Program("draw", functools.partial(draw_frames, view=view)).jit()
-  size = dict(height=view.clip.height, width=view.clip.width, crop=(0, 0, view.height, view.width))
+  size: dict[str, Any] = dict(height=view.clip.height, width=view.clip.width, crop=(0, 0, view.height, view.width))
   times = frame_times(view, 0) if frames > 1 else np.array([view.clip.seconds / 2])
   seconds: dict[str, list[float]] = {}
 
   @contextlib.contextmanager
   def timed(name: str, count: int) -> Iterator[None]:
-    """Processor time of the body, which makes `count` examples."""
+    """Measures the processor time of the body, which makes `count` examples."""
     start = time.process_time()
     yield
     seconds.setdefault(name, []).append((time.process_time() - start) / count)
@@ -81,7 +83,7 @@ def _bench_view(run: RunSpec, embedder: Embedder, frames: int, *, repeats: int) 
       jax.block_until_ready(by_devices(np.stack(packed[:DRAWN])))
     captions = [text for example in examples for text in example.captions]
     captions = (captions * CAPTIONS)[:CAPTIONS]
-    embedder.embed(captions, length=tokens)  # brings what is on disk, or no pool has, into memory
+    embedder.embed(captions, length=tokens)  # loads into memory what is on disk or not in a pool
     with timed("text", CAPTIONS):
       embedder.embed(captions, length=tokens)
   medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}

@@ -1,4 +1,4 @@
-"""Speed of the networks against a matrix product timed in turn, for `ivid bench unet`."""
+"""The speed of the networks compared with a matrix product, timed in turn, for `ivid bench unet`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOKENS = 64
 
 
 def bench_stage(run: RunSpec, *, batch_size: int, repeats: int) -> dict[str, Any]:
-  """Times one evaluation and one loss with its gradient, each in turn with the matrix product.
+  """Times one evaluation, and one loss with its gradient, in turn with the matrix product.
 
   Fully convolutional stages are timed on their training crop, the others on whole clips.
   """
@@ -43,7 +43,7 @@ def bench_stage(run: RunSpec, *, batch_size: int, repeats: int) -> dict[str, Any
   work = count_flops(stage.predict, *args)
   rates = {
     "forward": work / seconds["forward"] / 1e9,
-    # A backward pass is twice the forward's products: one for the inputs, one for the weights.
+    # A backward pass has two products for each one of the forward pass: one for the inputs and one for the weights.
     "forward_backward": 3 * work / seconds["forward_backward"] / 1e9,
     "matmul": 2 * MATRIX**3 / seconds["matmul"] / 1e9,
   }

@@ -36,16 +36,16 @@ def bench_sampling(
   mesh: meshes.Meshes | None = None,
   seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
-  """Samples one clip through the stages, each entered with the clip of the stage before; a row of figures for each.
+  """Samples one clip through the stages, each from the clip of the previous stage; returns one row of figures per stage.
 
-  `seconds` is the whole stage as a user waits for it: reading weights, compiling (or reading the cache), all steps. A step's seconds are
-  the median between the ends of two evaluations, times the tiles, and GFLOP/s follow from it; None where there is but one evaluation, whose
-  time is mostly the compiler's. Memory is the most that the process held, of the host.
+  `seconds` is the time that a user waits for the whole stage: reading weights, compiling (or reading the cache), and all steps. The seconds
+  per step are the median time between the ends of two evaluations, times the number of tiles; GFLOP/s follow from it. They are None if
+  there is only one evaluation, which is mostly compilation. Memory is the peak host memory of the process.
 
   Args: tile: as of ivid.sample.plan.Overrides; mesh: devices that share the clip (ivid.sample.meshes).
 
   Raises:
-    UserError: before the first stage: a tile or a mesh that cannot be.
+    UserError: before the first stage, if a tile or a mesh is impossible.
   """
   devices = meshes.open_mesh(mesh)
   cut = meshes.cuts_clips(meshes.mesh_spec(devices))
@@ -110,5 +110,5 @@ def format_row(row: dict[str, Any]) -> str:
 
 
 def _entered(clip: Any, spec: StageSpec) -> Any:
-  """The clip of the stage before; without one, as where the bench starts in the middle, grey of the right size."""
+  """The clip of the previous stage; if there is none, because the bench starts in the middle, a grey clip of the right size."""
   return np.full(spec.lowres.input.array, 128, np.uint8) if clip is None else clip

@@ -23,10 +23,10 @@ CAPTION = "a large red circle moves left and a small blue star spins on a black 
 
 
 def bench_text(names: Sequence[str], *, batch_size: int, repeats: int) -> Iterator[dict[str, Any]]:
-  """Embeds `batch_size` captions with random weights in float32, in turn with a matrix product; a row of figures for each encoder.
+  """Embeds `batch_size` captions with random float32 weights, in turn with a matrix product; returns one row of figures per encoder.
 
-  Captions become bytes, whatever the encoder's own tokenizer. Timed is all of it, from strings to bfloat16 rows on the host. Counted is the
-  arithmetic of real tokens alone: padding, which a batch computes too, is time without work here.
+  Captions are tokenized as bytes, whatever the encoder's own tokenizer is. The time covers everything from strings to bfloat16 rows on the
+  host. The arithmetic only counts real tokens, although a batch also computes padding.
   """
   captions = [CAPTION.format(n) for n in range(batch_size)]
   matrix = jax.random.normal(jax.random.key(0), (MATRIX, MATRIX), jnp.float32)
@@ -58,7 +58,7 @@ def bench_text(names: Sequence[str], *, batch_size: int, repeats: int) -> Iterat
 
 
 def caption_flops(spec: TextSpec, tokens: int) -> int:
-  """Multiplications and additions of the matrix products for one caption of so many tokens."""
+  """Multiplications and additions in the matrix products for one caption of so many tokens."""
   joined = spec.heads * spec.head_dim
   layer = 4 * spec.dim * joined + 3 * spec.dim * spec.mlp_dim + 2 * tokens * joined
   return 2 * spec.layers * tokens * layer

@@ -1,4 +1,4 @@
-"""Times of calls that take turns, for the benches."""
+"""Times calls in turn, for the benches."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-MATRIX = 2048  # side of the product that speeds are compared with
+MATRIX = 2048  # side of the matrices whose product serves as the reference for speed
 
 
 def interleaved(calls: dict[str, Callable[[], Any]], *, repeats: int) -> dict[str, float]:
-  """Median seconds of each call, run in turn so that a change of the machine's speed meets all of them."""
+  """Median seconds of each call. They run in turn, so that a change of the machine's speed affects all of them."""
   for call in calls.values():
     call()  # compiles
   times: dict[str, list[float]] = {name: [] for name in calls}

@@ -1,4 +1,4 @@
-"""TPU slices that need not be there: what a chip of each family can do, and its devices for the compiler."""
+"""TPU slices that need not exist: what a chip of each family can do, and devices for the compiler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jax
 from ivid.flops import PEAKS
 from ivid.spec.errors import UserError, nearest
 
-# What launch/env.sh gives the compiler on a slice, with its reasons there.
+# The flags that launch/env.sh gives the compiler on a slice; the reasons are given there.
 TPU_FLAGS = (
   "--xla_enable_async_all_gather=true",
   "--xla_tpu_enable_async_collective_fusion=true",
@@ -30,13 +30,13 @@ class Family:
   """One generation of chips.
 
   Attributes:
-    hbm: bytes a chip.
-    peak: bfloat16 FLOP/s a chip.
-    clock: cycles a second.
-    link: bytes a second over one link between chips, one way; a chip has one in each direction of each of its `axes`.
-    slices: topologies that can be had, from the smallest.
-    accelerator: what libtpu calls a host of this family.
-    megacore: whether a device is a chip only if asked for.
+    hbm: bytes per chip.
+    peak: bfloat16 FLOP/s per chip.
+    clock: cycles per second.
+    link: bytes per second over one link between chips, one way; a chip has a link in each direction along each of its `axes`.
+    slices: available topologies, smallest first.
+    accelerator: libtpu's name for a host of this family.
+    megacore: whether one device per chip has to be requested.
   """
 
   hbm: float
@@ -50,7 +50,7 @@ class Family:
 
   @property
   def ring(self) -> float:
-    """Bytes a second that a ring along one axis passes on, both directions together."""
+    """Bytes per second that a chip passes on in a ring along one axis, both directions together."""
     return 2 * self.link
 
 
@@ -82,7 +82,7 @@ def parse_slice(name: str) -> Slice:
   """The slice of that name.
 
   Raises:
-    UserError: unknown family, or a shape that the family does not come in, naming the nearest.
+    UserError: the family is unknown, or does not have this shape; the error names the nearest.
   """
   kind, _, shape = name.partition(":")
   if kind not in FAMILIES:
@@ -99,9 +99,9 @@ def parse_slice(name: str) -> Slice:
 
 
 def set_environment(found: Slice) -> None:
-  """What libtpu reads when it is loaded; call before JAX starts a backend. Its log stays off the user's terminal.
+  """Sets what libtpu reads when it is loaded; call this before JAX starts a backend. Keeps libtpu's log off the terminal.
 
-  The compiler gets the flags of a run on a slice; those of the user's LIBTPU_INIT_ARGS stand behind them and win.
+  The compiler gets the flags of a run on a slice; flags in the user's LIBTPU_INIT_ARGS follow them and win.
   """
   os.environ.update(
     LIBTPU_INIT_ARGS=" ".join((*TPU_FLAGS, os.environ.get("LIBTPU_INIT_ARGS", ""))).strip(),
@@ -114,11 +114,11 @@ def set_environment(found: Slice) -> None:
     TF_CPP_MIN_LOG_LEVEL="3",
     ALLOW_MULTIPLE_LIBTPU_LOAD="1",
   )
-  jax.config.update("jax_enable_compilation_cache", False)  # without a chip JAX can write a program there, and not read it back
+  jax.config.update("jax_enable_compilation_cache", False)  # without a chip, JAX can write a program there but cannot read it back
 
 
 def slice_devices(found: Slice, slices: int = 1) -> list[Any]:
-  """Devices of so many slices of this kind, which a network joins, for compiling alone.
+  """Devices of so many slices of this kind, joined by a network, for compiling only.
 
   Raises:
     UserError: libtpu is not installed.

@@ -27,15 +27,15 @@ WRITERS: dict[str, Writer] = {
 
 
 def write_clip(
-  path: str | os.PathLike, clip: np.ndarray, fps: float | Fraction, *, metadata: dict | None = None, crf: int | None = None
+  path: str | os.PathLike[str], clip: np.ndarray, fps: float | Fraction, *, metadata: dict | None = None, crf: int | None = None
 ) -> None:
   """Writes `clip` uint8 [T, H, W, 3], RGB; the file appears whole or not at all, with `metadata` as JSON in its comment.
 
   .mp4 is H.264 and .webm VP9, both 4:2:0, for which sides must be even; `crf` is their quality (lower is better; None: one fit for the
-  picture's size). .gif has 256 colours a frame and whole hundredths of a second. .png is one picture of all frames, without loss.
+  picture's size). .gif has 256 colours per frame and times in whole hundredths of a second. .png is one lossless picture with all frames.
 
   Raises:
-    UserError: unknown suffix, wrong array, odd sides where the format wants even ones, rate or crf out of range, unwritable folder.
+    UserError: the suffix is unknown, the array is wrong, the format needs even sides, rate or crf is out of range, or writing fails.
   """
   suffix = pathlib.Path(path).suffix.lower()
   if suffix not in WRITERS:
@@ -51,26 +51,26 @@ def write_clip(
     WRITERS[suffix](temporary, clip, rate, comment=comment, crf=crf)
 
 
-def read_clip(path: str | os.PathLike, *, max_frames: int | None = None) -> tuple[np.ndarray, Fraction]:
+def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None) -> tuple[np.ndarray, Fraction]:
   """Frames uint8 [T, H, W, 3] and frames per second of any clip FFmpeg reads, or of a .png that `write_clip` made.
 
   Raises:
-    UserError: no such file, no clip in it, or one too large to be held whole.
+    UserError: there is no such file, it holds no clip, or the clip is too large for memory.
   """
   _check_clip(path)
   return decode.read(path, max_frames)
 
 
 class ClipFile:
-  """A clip in a file, like an array uint8 [T, H, W, 3] of which those frames alone are in memory that are asked for.
+  """A clip in a file that behaves like an array uint8 [T, H, W, 3], of which only the requested frames are in memory.
 
-  Its frames are counted when it is opened; each index is read in one pass.
+  The frames are counted when it is opened. Each access reads the file in one pass.
   """
 
   dtype, ndim = np.dtype(np.uint8), 4
 
-  def __init__(self, path: str | os.PathLike):
-    """Raises UserError: as of read_clip."""
+  def __init__(self, path: str | os.PathLike[str]):
+    """Raises UserError as read_clip."""
     _check_clip(path)
     self._path = path
     shown = decode.pictures(path)
@@ -81,7 +81,7 @@ class ClipFile:
     return self.shape[0]
 
   def __getitem__(self, frames: int | Sequence[int]) -> np.ndarray:
-    """Frame [H, W, 3], or frames [n, H, W, 3] by their rising numbers."""
+    """A frame [H, W, 3], or frames [n, H, W, 3] for rising indices."""
     wanted = np.atleast_1d(frames)
     made = np.empty((len(wanted), *self.shape[1:]), np.uint8)
     for n, picture in enumerate(itertools.islice(decode.pictures(self._path), int(wanted.max()) + 1)):
@@ -91,11 +91,11 @@ class ClipFile:
     return made[0] if np.ndim(frames) == 0 else made
 
 
-def timed_pictures(path: str | os.PathLike) -> Iterator[Picture]:
+def timed_pictures(path: str | os.PathLike[str]) -> Iterator[Picture]:
   """Pictures, with their times, of what `read_clip` reads, or of a still.
 
   Raises:
-    UserError: no such file, an empty one, or nothing to be seen in it.
+    UserError: there is no such file, it is empty, or it has no pictures.
   """
   file = check_file(path, "clip")
   if not file.stat().st_size:
@@ -103,15 +103,15 @@ def timed_pictures(path: str | os.PathLike) -> Iterator[Picture]:
   yield from decode.pictures(path)
 
 
-def _check_clip(path: str | os.PathLike) -> None:
-  """Raises UserError: no file, or a PNG that is no clip."""
+def _check_clip(path: str | os.PathLike[str]) -> None:
+  """Raises UserError if there is no file, or it is a PNG but not a clip."""
   check_file(path, "clip")
   if pathlib.Path(path).suffix.lower() == ".png" and not pictures.is_grid(path):
     raise UserError(f"{path} is a picture, not a clip: expected a .png that ivid wrote, or .mp4, .webm, .gif")
 
 
-def read_metadata(path: str | os.PathLike) -> dict | None:
-  """What `write_clip` or `write_png` was given as metadata; None if the file carries none.
+def read_metadata(path: str | os.PathLike[str]) -> dict | None:
+  """The metadata that `write_clip` or `write_png` wrote; None if the file has none.
 
   Raises:
     UserError: no such file, or no clip in it.
@@ -125,7 +125,7 @@ def to_uint8(x: np.ndarray) -> np.ndarray:
   """Floats [..., H, W, C] in [-1, 1] (clipped) as bytes, rounded: -1 is 0 and 1 is 255."""
   x = np.asarray(x)
   made = np.empty(x.shape, np.uint8)
-  for place in np.ndindex(x.shape[:-3]):  # a picture at a time: the copies of a long clip would take several times its memory
+  for place in np.ndindex(x.shape[:-3]):  # one picture at a time, because copies of a long clip would take several times its memory
     made[place] = np.round((np.clip(x[place].astype(np.float32), -1, 1) + 1) * 127.5)
   return made
 
@@ -136,7 +136,7 @@ def from_uint8(clip: np.ndarray) -> np.ndarray:
 
 
 def _rate(fps: float | Fraction) -> Fraction | None:
-  """As a fraction that is exact for a Fraction of usual terms, else nearest among those of small ones; None: it is no rate."""
+  """The rate as a fraction: exact for a Fraction of usual terms, else the nearest with small terms. None: it is not a rate."""
   if not 0 < fps <= pictures.RATE_TERM:  # also NaN
     return None
   exact = Fraction(fps)

@@ -1,4 +1,4 @@
-"""Pictures of containers by PyAV: one is in memory at a time, and a window of a long clip is entered by a key frame before it."""
+"""Reads pictures from containers by PyAV. One is in memory at a time, and reading within a long clip starts at a key frame."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import io
 import math
 import os
 from collections.abc import Iterator
+from fractions import Fraction
+from typing import cast
 
 import av
+from av.container import InputContainer
 from av.filter import Graph
 from av.format import ContainerFormat
 from av.format import Flags as FormatFlags
@@ -23,25 +26,26 @@ from ivid.media.picture import MAX_PIXELS, BrokenOff, Colour, Picture, Source, c
 from ivid.media.upright import turn_of, upright
 from ivid.spec.errors import UserError
 
-LONGER_STREAM = 1.0  # seconds that a sound may last longer than its pictures
-JUMP = 10.0  # seconds between two pictures that are a jump of the clock, where a format has such, and no still picture
-# They open what their text names, or what goes by a similar name: other files, addresses.
+LONGER_STREAM = 1.0  # seconds by which a sound may be longer than its pictures
+JUMP = 10.0  # so many seconds between two pictures are a jump of the clock, in formats that have such jumps, and not a still picture
+# These formats open what their text names, or similar names: other files and addresses.
 NAMES_OTHERS = {"concat", "dash", "hls", "image2", "imf", "rtp", "rtsp", "sap", "sdp", "vobsub", "webm_dash_manifest"}
 COVERS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
-def open_container(source: Source, name: str) -> av.container.InputContainer:
-  """Raises UserError: no clip, one without pictures or with too large ones, or a list of other files."""
+def open_container(source: Source, name: str) -> InputContainer:
+  """Raises UserError if it is not a clip, has no pictures or too large ones, or is a list of other files."""
   try:
     container = av.open(
-      io.BytesIO(source) if isinstance(source, bytes) else os.path.abspath(source),  # a path that is no address
-      metadata_errors="replace",  # titles in other encodings than UTF-8 are nothing against the pictures
-      options={"max_pixels": str(MAX_PIXELS)},  # of the decoders that look into the file now
+      io.BytesIO(source) if isinstance(source, bytes) else os.path.abspath(source),  # a path that cannot be taken for an address
+      "r",
+      metadata_errors="replace",  # titles that are not UTF-8 do not matter for the pictures
+      options={"max_pixels": str(MAX_PIXELS)},  # for the decoders that look into the file now
       container_options={"format_whitelist": _formats(), "protocol_whitelist": "file"},
     )
-  except av.ArgumentError:  # not on the list
+  except av.ArgumentError:  # the format is not on the list
     raise UserError(f"{name} is a playlist or its like, which names other files: expected the clip itself") from None
-  except av.error.MemoryError:  # of tables that say to be longer than any that FFmpeg takes
+  except av.MemoryError:  # for tables that claim to be longer than FFmpeg allows
     raise UserError(f"{name} is damaged, or needs more memory than there is") from None
   except (av.FFmpegError, OSError) as error:
     raise UserError(f"{name} is no clip that can be read: {error.strerror}") from None
@@ -58,17 +62,17 @@ def open_container(source: Source, name: str) -> av.container.InputContainer:
 
 @functools.cache
 def _formats() -> str:
-  """FFmpeg's names of all formats that are one file."""
+  """FFmpeg's names of all formats that consist of one file."""
   found = []
   for name in av.formats_available:
-    with contextlib.suppress(ValueError):  # one that is only written
+    with contextlib.suppress(ValueError):  # a format that can only be written
       if not ContainerFormat(name, "r").flags & FormatFlags.no_file.value and name not in NAMES_OTHERS:
         found.append(name)
   return ",".join(sorted(found))
 
 
-def video_stream(container: av.container.InputContainer, name: str = "") -> VideoStream:
-  """The stream that players show: the first that is flagged as default, else the first, and no cover of a sound.
+def video_stream(container: InputContainer, name: str = "") -> VideoStream:
+  """The stream that players show: the first that is flagged as default, else the first, but never the cover of a sound.
 
   Raises:
     UserError: there is none.
@@ -80,15 +84,15 @@ def video_stream(container: av.container.InputContainer, name: str = "") -> Vide
 
 
 def of_container(source: Source, start: float, background: Colour, name: str) -> Iterator[Picture | BrokenOff]:
-  """Pictures from the one on that is shown at `start` seconds. Errors as of ivid.media.decode.pictures."""
+  """Yields pictures, beginning with the one shown at `start` seconds. Raises as ivid.media.decode.pictures."""
   held = turn = None
-  reformatter = VideoReformatter()  # one for all, as its tables cost more than a small picture
+  reformatter = VideoReformatter()  # one for all pictures, because its tables cost more than a small picture
   for clip, time, frame in _entered(source, start, name):
     if held is not None and (frame is None or time > start):
-      yield dataclasses.replace(held, seconds=time - held.time)  # until the next one appears
+      yield dataclasses.replace(held, seconds=time - held.time)  # until the next picture appears
     if frame is None:
       break
-    turn = turn or turn_of(frame)  # of the first one alone: a frame that was asked for it is kept until Python looks for cycles
+    turn = turn or turn_of(frame)  # only from the first frame: a frame that is asked for it stays in memory until Python collects cycles
     size = (frame.width, frame.height, 1 / clip.aspect) if turn.quarter else (frame.height, frame.width, clip.aspect)
     held = Picture(time, 0.0, *size, functools.partial(upright, frame, turn, background, reformatter), clip.tick)
   if clip.broken_off:
@@ -110,69 +114,70 @@ def _entered(source: Source, start: float, name: str) -> Iterator[_Shown]:
           yield head
           yield from frames
           return
-  with open_container(source, name) as container:  # from its beginning: there is no index, or no key frame before
+  with open_container(source, name) as container:  # from the beginning, because there is no index or no earlier key frame
     yield from _Clip(container, source, name).timed()
 
 
 class _Clip:
-  """An open container's pictures in order of time.
+  """The pictures of an open container in order of time.
 
   Attributes:
     aspect: of a pixel.
-    tick: seconds that times are counted in.
-    broken_off: after the last picture, whether the file ends before its structure does.
+    tick: unit of its times, in seconds.
+    broken_off: after the last picture, whether the file is truncated.
   """
 
-  def __init__(self, container: av.container.InputContainer, source: Source, name: str):
+  def __init__(self, container: InputContainer, source: Source, name: str):
     self._container, self._source, self._name = container, source, name
     self._stream = video_stream(container, name)
     self._clock_jumps = bool(container.format.flags & FormatFlags.ts_discont.value)
-    self._counted = "mp4" in container.format.name and self._stream.frames > 0  # an .avi counts ticks, of which some show nothing new
+    self._counted = "mp4" in container.format.name and self._stream.frames > 0  # an .avi counts ticks, some of which show nothing new
     self._zero: float | None = None
     self._packets = 0
-    self._still_until = -math.inf  # seconds of the clock up to which packets say that nothing new is shown
+    self._still_until = -math.inf  # seconds of the clock until which packets say that nothing new is shown
     self._sought = self._jumped = False
     self.aspect = float(self._stream.sample_aspect_ratio or 1)
-    self.tick = float(self._stream.time_base)
+    self._tick = cast("Fraction", self._stream.time_base)  # every stream of pictures has one
+    self.tick = float(self._tick)
     self.broken_off = False
 
   def seek(self, start: float) -> bool:
-    """Whether it now begins with a key frame before so many seconds. A clock that jumps does not say where to look."""
+    """Seeks a key frame before so many seconds, and returns whether this worked. If the clock jumps, it cannot tell where to look."""
     stream = self._stream
     if stream.start_time is None or self._clock_jumps:
       return False
     try:
-      self._container.seek(stream.start_time + int(start / stream.time_base), stream=stream)
+      self._container.seek(stream.start_time + int(start / self._tick), stream=stream)
     except av.FFmpegError:
       return False
-    self._zero, self._sought = float(stream.start_time * stream.time_base), True
+    self._zero, self._sought = float(stream.start_time * self._tick), True
     return True
 
   def timed(self) -> Iterator[_Shown]:
-    """Each frame with the seconds after the first one's time at which it appears, in rising order; last the end, without a frame."""
+    """Yields each frame with its time in seconds after the first, in rising order, and finally the time of the end without a frame."""
     zero, last, stated = self._zero, None, 0.0
     gap = 1 / float(self._stream.average_rate or 1)
     for frame in self._decoded():
       time = frame.time
       if time is None:
-        time = 0.0 if last is None else zero + last + gap
+        time = 0.0 if last is None or zero is None else zero + last + gap
       zero = time if zero is None else zero
       if self._clock_jumps and last is not None and not last - gap / 2 < time - zero < last + JUMP:
-        zero, self._jumped = time - (last + gap), True  # another part, which counts anew
+        zero, self._jumped = time - (last + gap), True  # another part, whose clock starts again
       time = max(time - zero, 0.0 if last is None else last)
       if last is not None and time > last:
         gap = time - last
       last = time
       stated = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else gap
       yield self, time, frame
-    still = self._still_until - zero
+    still = self._still_until - cast("float", zero)
     yield self, self._end(max(last + stated, still), max(last + gap, still), gap), None
 
   def _end(self, end: float, seen: float, gap: float) -> float:
-    """Seconds at which the last picture ends, where its packet says `end`; `seen`: which are there in any case.
+    """The time in seconds at which the last picture ends. Its packet says `end`; the file has at least `seen`.
 
     Raises:
-      UserError: the file was cut and says how long it was.
+      UserError: the file is truncated, and states how long it was.
     """
     if self._sought or self._counted:
       return end
@@ -181,7 +186,7 @@ class _Clip:
     length = 0.0 if self._jumped else (self._container.duration or 0) / av.time_base
     alone = len(self._container.streams) == 1
     missing = length - seen
-    said = not self._clock_jumps and "mp4" not in self._container.format.name  # else FFmpeg has seen what there is
+    said = not self._clock_jumps and "mp4" not in self._container.format.name  # otherwise FFmpeg has seen everything
     if said and cut is not False and missing > (0.75 * gap if alone else LONGER_STREAM):
       raise UserError(f"{self._name} breaks off: it has {seen:.3g} s of its {length:.3g} s")
     if not cut and missing > 0.75 * gap and alone:
@@ -189,10 +194,10 @@ class _Clip:
     return end
 
   def _decoded(self) -> Iterator[av.VideoFrame]:
-    """Whole frames: where one is interlaced, it and those that follow are made of both fields."""
+    """Yields whole frames. If one is interlaced, it and all later frames are made from both fields."""
     stream = self._stream
-    stream.thread_type = "SLICE"  # threads of whole frames now and then lose the error of the last one
-    # Else what is damaged is painted over.
+    stream.thread_type = "SLICE"  # threading by frames sometimes loses the error of the last one
+    # Otherwise damage is painted over.
     stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
     graph, count = None, 0
     packets = self._container.demux(stream)
@@ -215,7 +220,7 @@ class _Clip:
   def _decoded_from(self, packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
     packet = None
     for packet in packets:
-      if packet.size:  # else nothing new is shown (Theora, AVI), or it is PyAV's last one, at which decoders give what they hold
+      if packet.size:  # otherwise it shows nothing new (Theora, AVI), or is PyAV's last packet, at which decoders return what they hold
         self._packets += 1
         yield from packet.decode()
       elif packet.pts is not None:
@@ -223,7 +228,7 @@ class _Clip:
     yield from packet.decode()
 
   def _is_over(self, packets: Iterator[av.Packet]) -> bool:
-    """Whether what could not be decoded is the piece that is left where the file was cut, which some formats alone can tell."""
+    """Whether the undecodable data is the last piece of a truncated file, which only some formats can tell."""
     with contextlib.suppress(av.FFmpegError):
       if any(packet.size for packet in packets):
         return False
@@ -241,4 +246,4 @@ def _through(graph: Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFram
   graph.push(frame)
   with contextlib.suppress(av.BlockingIOError, av.EOFError):
     while True:
-      yield graph.pull()
+      yield cast("av.VideoFrame", graph.pull())

@@ -1,4 +1,4 @@
-"""Copies of folders in buckets on this machine, for what maps files or reads here and there in them, as ArrayRecord and safetensors do."""
+"""Local copies of folders in buckets, for readers such as ArrayRecord and safetensors that map files or read at random positions."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ivid.media.places import file_system, is_remote, naming_remote_errors
 from ivid.media.scratch import lock_file
 from ivid.spec.errors import UserError
 
-ROOM = 1.05  # of a disk, over what is copied to it
+ROOM = 1.05  # free space that a disk must have, relative to what is copied
 
 
-def local_copy(address: str | os.PathLike, name: str, *, cache: pathlib.Path | None = None) -> pathlib.Path:
-  """The folder itself; of one in a bucket a copy below `cache`, made anew when anything has changed there.
+def local_copy(address: str | os.PathLike[str], name: str, *, cache: pathlib.Path | None = None) -> pathlib.Path:
+  """The folder itself or, for a bucket, a copy below `cache`, which is made again when anything has changed there.
 
   Args:
     name: what it is, for errors.
-    cache: None: the user's.
+    cache: None: that of the user.
 
   Raises:
-    UserError: it is not there, cannot be read, or is larger than the room on the disk; as of user_cache.
+    UserError: it does not exist, cannot be read, or does not fit onto the disk; or as user_cache.
   """
   if not is_remote(address):
     return pathlib.Path(address)
@@ -36,7 +36,7 @@ def local_copy(address: str | os.PathLike, name: str, *, cache: pathlib.Path | N
     found = system.find(root, detail=True)
   if not found:
     raise UserError(f"{name}={text}: there is nothing, or nothing that may be read")
-  files = {posixpath.relpath(path, root): info for path, info in found.items()}
+  files = {posixpath.relpath(path, root): info for path, info in found.items()}  # pyright: ignore[reportAttributeAccessIssue]  fsspec gives a dictionary where details are asked for
   state = {path: [str(info.get(key)) for key in ("size", "etag", "generation", "mtime", "created")] for path, info in files.items()}
   digest = hashlib.sha256(json.dumps([text, state], sort_keys=True).encode()).hexdigest()[:16]
   cache = cache or user_cache()
@@ -56,5 +56,5 @@ def local_copy(address: str | os.PathLike, name: str, *, cache: pathlib.Path | N
 
 
 def user_cache() -> pathlib.Path:
-  """$XDG_CACHE_HOME/ivid or ~/.cache/ivid; not made here. UserError where neither is known."""
+  """$XDG_CACHE_HOME/ivid or ~/.cache/ivid; not created here. Raises UserError if neither is known."""
   return at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache", instead="XDG_CACHE_HOME, or data.cache for embeddings") / "ivid"

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import cast
 
 import numpy as np
 
@@ -15,25 +16,25 @@ from ivid.media.picture import BLACK, Colour, Picture, Source
 from ivid.media.stills import is_image, of_image, stated_rate
 from ivid.spec.errors import UserError
 
-MAX_DENOMINATOR = 1001  # of a frame rate: 24000/1001 and its like are exact
-MAX_BYTES = 1 << 33  # of a clip that is held whole
+MAX_DENOMINATOR = 1001  # of a frame rate, so that 24000/1001 and similar rates are exact
+MAX_BYTES = 1 << 33  # of a clip that is held in memory
 TICK = Fraction(1, 100)  # seconds, of GIF
 
 
 def pictures(source: Source, *, start: float = 0.0, background: Colour = BLACK, name: str = "", strict: bool = False) -> Iterator[Picture]:
-  """Pictures of a clip from the one on that is shown at `start` seconds, or the one of a still. A clip that ivid wrote as PNG is one.
+  """Yields the pictures of a clip, from the one shown at `start` seconds on, or that of a still. A PNG clip by ivid counts as a clip.
 
-  A file that does not say how long its frames last has them as long as the one before. One that was cut and does not say how long it was
-  (Matroska and MPEG-TS as they are sent live, fragmented MP4, animations) ends early, with a warning that says when.
+  If a file does not say how long a frame lasts, the frame lasts as long as the previous one. If it is truncated and does not state its
+  length (live streams in Matroska and MPEG-TS, fragmented MP4, animations), it ends early, with a warning that says when.
 
   Args:
     source: path of a file, or its bytes.
     background: what shows through where a picture is transparent.
-    name: what errors call it; empty: the path.
-    strict: whether a file that was cut is an error in any case.
+    name: for errors; empty: the path.
+    strict: whether a truncated file is always an error.
 
   Raises:
-    UserError: nothing that can be read, a playlist, pictures that are too large, a file that breaks off, or no picture in it.
+    UserError: it cannot be read, is a playlist, has too large pictures or none, or breaks off.
   """
   name = name or (f"a file of {len(source)} bytes" if isinstance(source, bytes) else os.fspath(source))
   found = of_image(source, background, name) if is_image(source) else of_container(source, start, background, name)
@@ -47,11 +48,11 @@ def pictures(source: Source, *, start: float = 0.0, background: Colour = BLACK, 
     warnings.warn(said, stacklevel=2)
 
 
-def read(path: str | os.PathLike, max_frames: int | None) -> tuple[np.ndarray, Fraction]:
-  """Frames uint8 [T, H, W, 3] of the first one's size, and frames per second.
+def read(path: str | os.PathLike[str], max_frames: int | None) -> tuple[np.ndarray, Fraction]:
+  """Frames uint8 [T, H, W, 3], all of the size of the first, and frames per second.
 
   Raises:
-    UserError: as of `pictures`; a clip that does not fit MAX_BYTES.
+    UserError: as `pictures`; or the clip does not fit into MAX_BYTES.
   """
   frames, times, end = [], [], 0.0
   for picture in itertools.islice(pictures(path), max_frames):
@@ -65,13 +66,13 @@ def read(path: str | os.PathLike, max_frames: int | None) -> tuple[np.ndarray, F
   return np.stack(frames), _rate(times, end, *_stated(path))
 
 
-def _stated(path: str | os.PathLike) -> tuple[Fraction, Fraction]:
-  """Frames per second that a file says, or 0, and the seconds that it counts times in."""
+def _stated(path: str | os.PathLike[str]) -> tuple[Fraction, Fraction]:
+  """The frames per second that a file states, or 0, and the unit of its times in seconds."""
   if is_image(path):
     return stated_rate(path), TICK
   with open_container(path, os.fspath(path)) as container:
     stream = video_stream(container)
-    return Fraction(stream.average_rate or 0), stream.time_base
+    return Fraction(stream.average_rate or 0), cast("Fraction", stream.time_base)  # every stream of pictures has one
 
 
 def _rate(times: list[float], end: float, stated: Fraction, tick: Fraction) -> Fraction:

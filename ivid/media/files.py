@@ -1,4 +1,4 @@
-"""The one way to write: files, here or in a bucket, and folders that appear whole or not at all. And the metadata inside files."""
+"""The only way in which ivid writes: files (local or in a bucket) and folders that appear whole or not at all. Also metadata in files."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ivid.media.scratch import BEFORE, SCRATCH, is_scratch, put, remove, scratch
 from ivid.spec.errors import UserError
 from ivid.spec.files import parse_json
 
-# What a disk says; errors of other numbers are of something that is read meanwhile.
+# Errors of a disk; errors with other numbers come from something that is read in the meantime.
 DISK = (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 BLOCK = 1 << 20
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """Gives a path of the same name to write to, whose file takes the place of `path` at the end; on failure nothing stays or changes.
+def whole_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Yields a path of the same name to write to. At the end, that file replaces `path`; on failure, nothing changes or is left behind.
 
-  A link stays, and its target is replaced. Devices, pipes and descriptors such as /dev/stdout are written in place, at the end.
+  A link is kept and its target replaced. Devices, pipes and descriptors such as /dev/stdout are written in place, at the end.
 
   Raises:
-    UserError: it cannot be made or written, or is a folder, a socket or a disk.
+    UserError: it cannot be created or written, or is a folder, a socket or a disk.
   """
   if is_remote(path):  # an object appears whole
     with tempfile.TemporaryDirectory(prefix=SCRATCH) as place, naming_disk_errors(path):
@@ -40,7 +40,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       upload(temporary, path)
     return
   path = pathlib.Path(path)
-  if is_scratch(path):  # a part of what is moved as a whole; there may be the very file that it replaces
+  if is_scratch(path):  # it belongs to a folder that is moved as a whole, which may contain the file that it replaces
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     yield path
@@ -61,14 +61,14 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         os.replace(temporary, target)
 
 
-def write_whole(path: str | os.PathLike, contents: str | bytes) -> None:
-  """Writes a small file, whole or not at all; text as UTF-8. Errors as of `whole_file`."""
+def write_whole(path: str | os.PathLike[str], contents: str | bytes) -> None:
+  """Writes a small file, whole or not at all; text as UTF-8. Raises as `whole_file`."""
   with whole_file(path) as temporary:
     temporary.write_bytes(contents.encode("utf-8") if isinstance(contents, str) else contents)
 
 
-def append_line(path: str | os.PathLike, line: str) -> None:
-  """Adds a line, whole or not at all, to a file of lines; where a killed process broke off in its last one, that is ended first.
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+  """Appends a line, whole or not at all. If a killed process left an unfinished last line, that is ended first.
 
   Raises:
     UserError: it cannot be written.
@@ -87,17 +87,17 @@ def append_line(path: str | os.PathLike, line: str) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | os.PathLike, *, keep: bool = False) -> Iterator[pathlib.Path]:
-  """Gives a new folder to write into, which takes the place of `path` at the end; on failure that stays as it was.
+def whole_folder(path: str | os.PathLike[str], *, keep: bool = False) -> Iterator[pathlib.Path]:
+  """Yields a new folder to write into, which replaces `path` at the end; on failure, `path` stays as it was.
 
-  At every moment one of both is there whole, as ivid.media.scratch.put has it.
+  At every moment, one of the two exists as a whole (ivid.media.scratch.put).
 
   Args:
-    keep: whether the new folder begins with all that is in the old one. Its files are the same ones: `whole_file` replaces them, but what
-      changes them in place changes the old ones too.
+    keep: whether the new folder starts with the contents of the old one. These are the same files: `whole_file` replaces them, but changes
+      in place also change the old ones.
 
   Raises:
-    UserError: it cannot be made or written, or is no folder.
+    UserError: it cannot be created or written, or is not a folder.
   """
   target = pathlib.Path(path)
   if is_scratch(target):  # a part of what is moved as a whole
@@ -124,11 +124,11 @@ def whole_folder(path: str | os.PathLike, *, keep: bool = False) -> Iterator[pat
 
 
 @contextlib.contextmanager
-def updated_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """Gives a folder in which `whole_file` and `whole_folder` are to replace parts; all of them change at once, at the end.
+def updated_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Yields a folder in which `whole_file` and `whole_folder` replace parts. All parts change at once, at the end.
 
-  They change one by one in a folder that cannot be exchanged: a mounted disk, one that this process stands in, or one whose parent cannot
-  be written. Errors as of `whole_folder`.
+  They change one by one if the folder cannot be replaced: a mounted disk, the current folder of this process, or one whose parent is not
+  writable. Raises as `whole_folder`.
   """
   path, here = pathlib.Path(path), pathlib.Path.cwd()
   real = path.resolve()
@@ -140,8 +140,8 @@ def updated_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def naming_errors(path: str | os.PathLike) -> Iterator[None]:
-  """Says an OSError as a UserError: that `path` cannot be written, and why."""
+def naming_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Turns an OSError into a UserError that says that `path` cannot be written, and why."""
   try:
     yield
   except OSError as error:
@@ -149,8 +149,8 @@ def naming_errors(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def naming_disk_errors(path: str | os.PathLike) -> Iterator[None]:
-  """As `naming_errors`, of errors of a scratch folder and of the disk alone: others are of files that are read meanwhile."""
+def naming_disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Like `naming_errors`, but only for errors of a scratch folder and of the disk; others come from files read in the meantime."""
   try:
     yield
   except OSError as error:
@@ -161,15 +161,15 @@ def naming_disk_errors(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _real(path: pathlib.Path) -> pathlib.Path:
-  """The path behind links, where there need not be a file."""
+  """The path behind links, even if there is no file."""
   try:
     return path.resolve() if path.is_symlink() else path
-  except RuntimeError:  # what pathlib says of a loop before Python 3.13
+  except RuntimeError:  # pathlib raises this for a loop before Python 3.13
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
 
 
 def _is_special(target: pathlib.Path) -> bool:
-  """Whether it is a device or a pipe; OSError if it cannot be written at all."""
+  """Whether it is a device or a pipe. Raises OSError if it cannot be written at all."""
   try:
     mode = target.stat().st_mode
   except FileNotFoundError:
@@ -182,7 +182,7 @@ def _is_special(target: pathlib.Path) -> bool:
 
 
 def _descriptor(path: pathlib.Path) -> int | None:
-  """The number behind /dev/stdout, /dev/fd/3 and their like; None for any other path."""
+  """The number behind /dev/stdout, /dev/fd/3 and the like; None for any other path."""
   for _ in range(8):
     folder = os.path.realpath(path.parent)
     if folder in (f"/proc/{os.getpid()}/fd", "/dev/fd"):
@@ -195,7 +195,7 @@ def _descriptor(path: pathlib.Path) -> int | None:
 
 
 def _copy_into(source: pathlib.Path, target: pathlib.Path, descriptor: int | None) -> None:
-  """Writes a file's bytes into what is no regular file. A pipe that nobody reads is an error, not a wait without end."""
+  """Writes a file's bytes into something that is not a regular file. A pipe without a reader is an error, not an endless wait."""
   sys.stdout.flush()
   if descriptor is None:
     out = os.open(target, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
@@ -209,12 +209,12 @@ def _copy_into(source: pathlib.Path, target: pathlib.Path, descriptor: int | Non
 
 
 def _to_disk(path: pathlib.Path) -> None:
-  """Makes a disk say now what it would say later, or to nobody."""
+  """Makes a disk report errors now that it would report later, or to nobody."""
   file = os.open(path, os.O_RDONLY)
   try:
     os.fsync(file)
   except OSError as error:
-    if error.errno != errno.EINVAL:  # a file system without it
+    if error.errno != errno.EINVAL:  # the file system does not have it
       raise
   finally:
     os.close(file)
@@ -223,7 +223,7 @@ def _to_disk(path: pathlib.Path) -> None:
 def _link(source: str, target: str) -> None:
   try:
     os.link(source, target)
-  except OSError:  # a file system without links
+  except OSError:  # the file system has no links
     shutil.copy2(source, target)
 
 
@@ -238,7 +238,7 @@ def to_comment(metadata: dict | None) -> str:
 
 
 def from_comment(comment: str | None) -> dict | None:
-  """The dictionary in a comment tag; None where there is none or where somebody else's text stands."""
+  """The dictionary in a comment tag; None if there is none, or if the text is not by ivid."""
   try:
     value = parse_json(comment or "null", source="a comment")
   except UserError:
@@ -246,11 +246,11 @@ def from_comment(comment: str | None) -> dict | None:
   return value if isinstance(value, dict) else None
 
 
-def at_home(path: str | os.PathLike, *, instead: str) -> pathlib.Path:
-  """The path, `~` in it replaced by the user's folder.
+def at_home(path: str | os.PathLike[str], *, instead: str) -> pathlib.Path:
+  """The path with `~` replaced by the user's home folder.
 
   Raises:
-    UserError: the user has none, as where a container runs as a number that no user has; `instead`: what can be given then.
+    UserError: there is none, as in a container that runs under an unknown user id. `instead`: what to give then.
   """
   try:
     return pathlib.Path(path).expanduser()

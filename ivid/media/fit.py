@@ -1,4 +1,4 @@
-"""Pictures cut about their middle to an aspect and resized, antialiased: never squeezed."""
+"""Cuts pictures around their middle to an aspect and resizes them with antialiasing. Pictures are never squeezed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from PIL import Image
 
 
 def fit(picture: np.ndarray, height: int, width: int, *, aspect: float = 0.0, pixel_aspect: float = 1.0) -> np.ndarray:
-  """`picture` uint8 [H, W, 3] as uint8 [height, width, 3]: means over boxes where it shrinks by whole factors, else bilinear.
+  """`picture` uint8 [H, W, 3] as uint8 [height, width, 3]: means over boxes if it shrinks by whole factors, else bilinear.
 
   Args:
-    aspect: width over height that it is cut to; 0: that of height and width.
+    aspect: width over height to which it is cut; 0: that of `height` and `width`.
     pixel_aspect: width over height of its own pixels.
   """
   H, W, _ = picture.shape
@@ -20,7 +20,7 @@ def fit(picture: np.ndarray, height: int, width: int, *, aspect: float = 0.0, pi
   top, left = (H - h) / 2, (W - w) / 2
   if all(float(n).is_integer() for n in (top, left, h / height, w / width)):
     return _box_means(picture[int(top) : int(top + h), int(left) : int(left + w)], height, width)
-  # Each colour as floats: Pillow rounds bytes between its two passes.
+  # Each colour is resized as floats, because Pillow rounds bytes between its two passes.
   box = (left, top, left + w, top + h)
   colours = (Image.fromarray(picture[..., c].astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR, box) for c in range(3))
   return np.clip(np.round(np.stack([np.asarray(colour) for colour in colours], axis=-1)), 0, 255).astype(np.uint8)
@@ -28,14 +28,14 @@ def fit(picture: np.ndarray, height: int, width: int, *, aspect: float = 0.0, pi
 
 def _box_means(picture: np.ndarray, height: int, width: int) -> np.ndarray:
   H, W, _ = picture.shape
-  rows = picture.reshape(height, H // height, W, 3).sum(axis=1, dtype=np.uint32)  # along whole rows, which is several times as fast
+  rows = picture.reshape(height, H // height, W, 3).sum(axis=1, dtype=np.uint32)  # reducing along whole rows is several times as fast
   sums = rows.reshape(height, width, W // width, 3).sum(axis=2, dtype=np.uint32)
   return np.round(sums / np.float32(H // height * (W // width))).astype(np.uint8)
 
 
 def cut_size(height: int, width: int, aspect: float, pixel_aspect: float = 1.0) -> tuple[float, float]:
   """Height and width, in pixels, of the largest part of a picture that has the aspect."""
-  across = aspect / pixel_aspect  # pixels across for each one down
+  across = aspect / pixel_aspect  # pixels across per pixel down
   h, w = min(float(height), width / across), min(float(width), height * across)
   # A picture that is less than half a pixel off keeps its rows and columns as they are.
   return (float(height) if height - h < 0.5 else h), (float(width) if width - w < 0.5 else w)

@@ -1,7 +1,7 @@
-"""Pictures of high dynamic range (HLG, PQ) and wide gamut (BT.2020) as BT.709 of standard range, neither dim nor pale.
+"""Converts pictures of high dynamic range (HLG, PQ) and wide gamut (BT.2020) to BT.709 of standard range, neither dim nor pale.
 
-Reference white, 203 cd/m^2 (BT.2408), becomes nearly white. What is brighter is rolled off above a knee by the largest of the three
-colours, so that hues stay.
+Reference white, 203 cd/m^2 (BT.2408), becomes nearly white. Brighter light is rolled off above a knee, according to the largest of the
+three colours, so that hues are preserved.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TO_BT709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0
 
 
 def is_wide(transfer: int, primaries: int) -> bool:
-  """Whether pictures that are tagged so look wrong where they are taken for BT.709."""
+  """Whether pictures with these tags look wrong if they are taken for BT.709."""
   return transfer in (HLG, PQ) or primaries == BT2020
 
 
@@ -57,7 +57,7 @@ def _rolled_off(light: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _inverse_hlg() -> np.ndarray:
-  """Scene light [65536] in [0, 1] by code: the inverse of BT.2100's opto-electronic function, table 5."""
+  """Scene light [65536] in [0, 1] per code value: the inverse of BT.2100's opto-electronic function, table 5."""
   a, b, c = 0.17883277, 0.28466892, 0.55991073
   code = np.arange(65536) / 65535
   return np.where(code <= 0.5, code**2 / 3, (np.exp((code - c) / a) + b) / 12).astype(np.float32)
@@ -65,7 +65,7 @@ def _inverse_hlg() -> np.ndarray:
 
 @functools.cache
 def _inverse_pq() -> np.ndarray:
-  """Light [65536] in units of WHITE by code: BT.2100, table 4."""
+  """Light [65536] in units of WHITE per code value: BT.2100, table 4."""
   m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 4096 * 128, 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
   root = (np.arange(65536) / 65535) ** (1 / m2)
   return (10_000 / WHITE * (np.maximum(root - c1, 0) / (c2 - c3 * root)) ** (1 / m1)).astype(np.float32)

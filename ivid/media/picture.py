@@ -12,26 +12,28 @@ import numpy as np
 from ivid.media.fit import fit
 from ivid.spec.errors import UserError
 
-Source = str | os.PathLike | bytes  # a file's path, or its bytes
-Colour = tuple[int, int, int]  # red, green and blue of 255
+Source = str | os.PathLike[str] | bytes  # a file's path, or its bytes
+Colour = tuple[int, int, int]  # red, green and blue, 0 to 255
 BLACK = (0, 0, 0)
-MAX_PIXELS = 1 << 28  # of one picture, whatever it is of: 16384x16384
-BAND_PIXELS = 1 << 24  # of a picture's rows that are converted together, so that what lies between takes no multiple of its memory
-ROUNDING = 1e-3  # seconds: containers round the times of frames, also before a clip comes into one that counts finer
-HALF = 0.51  # of a tick: times are rounded to the nearest, and computed ones may be off by a hair
-SHORTEST = 0.25  # of a picture's time on screen: what rounding may take of it
+MAX_PIXELS = 1 << 28  # of any one picture: 16384x16384
+BAND_PIXELS = (
+  1 << 24
+)  # pixels in rows that are converted together, so that intermediate results do not take a multiple of the picture's memory
+ROUNDING = 1e-3  # seconds: containers round the times of frames, and a clip may later move into a container with finer times
+HALF = 0.51  # of a tick: times are rounded to the nearest tick, and computed times may be off slightly
+SHORTEST = 0.25  # share of a picture's time on screen that rounding may take
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Picture:
-  """One picture, converted when its pixels are first asked for: most of a clip's are passed over.
+  """One picture, which is converted when its pixels are first asked for, since most pictures of a clip are skipped.
 
   Attributes:
-    time: seconds after the clip's first picture at which it appears.
-    seconds: for which it is shown; 0 of a still that does not say.
+    time: when it appears, in seconds after the clip's first picture.
+    seconds: for which it is shown; 0 for a still that does not say.
     height, width: of its pixels, upright.
     pixel_aspect: width over height of a pixel.
-    tick: seconds that its file counts times in: `time` is rounded to them.
+    tick: unit of times in its file, in seconds, to which `time` is rounded.
   """
 
   time: float
@@ -49,12 +51,12 @@ class Picture:
 
   @property
   def end(self) -> float:
-    """Seconds at which the next one appears, as the file has it."""
+    """The time in seconds at which the next picture appears, according to the file."""
     return self.time + self.seconds
 
   @property
   def until(self) -> float:
-    """Seconds before which it is the one that is meant: frame n of a clip is what is asked for at n / fps, however its file rounds."""
+    """The time in seconds before which this picture is meant. Asking for n / fps gives frame n, however the file rounds."""
     return self.end - min(max(ROUNDING, HALF * self.tick), SHORTEST * self.seconds)
 
   def fitted(self, height: int, width: int, *, aspect: float = 0.0) -> np.ndarray:
@@ -64,25 +66,25 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class BrokenOff:
-  """The end of a clip whose file was cut and does not say how long it was: seconds of it that are there."""
+  """Marks the end of a clip whose file is truncated and does not state its length; has the seconds that are there."""
 
   seconds: float
 
 
 def check_size(width: int, height: int, name: str) -> None:
-  """Raises UserError: a picture of more than MAX_PIXELS, for which its header suffices."""
+  """Raises UserError for a picture of more than MAX_PIXELS; the header suffices for this."""
   if width * height > MAX_PIXELS:
     raise UserError(f"{name} has pictures of {width}x{height}: expected at most {MAX_PIXELS} pixels, such as 16384x16384")
 
 
 def bands(height: int, width: int) -> Iterator[slice]:
-  """Rows of a picture, so many at a time that they have about BAND_PIXELS."""
+  """Slices of a picture's rows with about BAND_PIXELS pixels each."""
   rows = max(1, BAND_PIXELS // max(1, width))
   return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def over(rgba: np.ndarray, background: Colour) -> np.ndarray:
-  """uint8 [H, W, 4], its colours not multiplied, over a colour."""
+  """Composites uint8 [H, W, 4] with straight alpha over a colour."""
   made = np.empty((*rgba.shape[:2], 3), np.uint8)
   for rows in bands(*rgba.shape[:2]):
     alpha = rgba[rows, :, 3:].astype(np.uint32)

@@ -23,14 +23,14 @@ GRID_COLUMNS = 8
 COMMENT, LAYOUT = "Comment", "Clip"  # text chunks: metadata, and "frames height width fps" of a clip
 LAYOUT_TEXT = re.compile(r"(\d{1,9}) (\d{1,9}) (\d{1,9}) (\S{1,30})", re.ASCII)
 RATE_TEXT = re.compile(r"\d{1,9}(/\d{1,9})?", re.ASCII)
-RATE_TERM = 10**9 - 1  # that fits it
-_PILLOW = threading.Lock()  # of its limit, which is one for all threads
-SHOWN = 60  # characters of what stands where a layout should
+RATE_TERM = 10**9 - 1  # the largest term of a rate that fits
+_PILLOW = threading.Lock()  # guards Pillow's limit, which all threads share
+SHOWN = 60  # characters of an invalid layout in errors
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Of a clip as PNG: its shape, and frames per second."""
+  """The layout of a clip as PNG: its shape and frames per second."""
 
   frames: int
   height: int
@@ -39,18 +39,18 @@ class Layout:
 
 
 def parse_rate(text: str) -> Fraction | None:
-  """Frames per second as `str` writes a Fraction; None: that is no such."""
+  """Reads frames per second as `str` writes a Fraction; None if the text is something else."""
   if not RATE_TEXT.fullmatch(text):
     return None
   over, _, under = text.partition("/")
   return Fraction(int(over), int(under or 1)) if int(over) and int(under or 1) else None
 
 
-def write_png(path: str | os.PathLike, picture: np.ndarray, metadata: dict | None = None) -> None:
+def write_png(path: str | os.PathLike[str], picture: np.ndarray, metadata: dict | None = None) -> None:
   """Writes `picture` uint8 [H, W, 3]; the file appears whole or not at all.
 
   Raises:
-    UserError: wrong array, unwritable folder.
+    UserError: the array is wrong, or the folder cannot be written.
   """
   picture = np.asarray(picture)
   if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
@@ -59,7 +59,7 @@ def write_png(path: str | os.PathLike, picture: np.ndarray, metadata: dict | Non
     _save(temporary, picture, {COMMENT: to_comment(metadata)})
 
 
-def write_grid(path: os.PathLike, clip: np.ndarray, rate: Fraction, *, comment: str, crf: int | None) -> None:
+def write_grid(path: os.PathLike[str], clip: np.ndarray, rate: Fraction, *, comment: str, crf: int | None) -> None:
   """All frames in rows of GRID_COLUMNS, without gaps, the last row filled with black; `crf` has no meaning here."""
   frames, height, width, _ = clip.shape
   check_grid(path, frames, height, width)
@@ -70,8 +70,8 @@ def write_grid(path: os.PathLike, clip: np.ndarray, rate: Fraction, *, comment: 
   _save(path, picture, {COMMENT: comment, LAYOUT: f"{frames} {height} {width} {rate}"})
 
 
-def check_grid(path: str | os.PathLike, frames: int, height: int, width: int) -> None:
-  """Raises UserError: frames of that size that are too many for one picture."""
+def check_grid(path: str | os.PathLike[str], frames: int, height: int, width: int) -> None:
+  """Raises UserError if there are too many frames of that size for one picture."""
   pixels = _rows(frames) * height * min(frames, GRID_COLUMNS) * width
   if pixels > MAX_PIXELS:
     shown = f"{frames} frames of {width}x{height}"
@@ -83,10 +83,10 @@ def _rows(frames: int) -> int:
 
 
 def layout_of(image: Image.Image, name: str) -> Layout | None:
-  """What `write_grid` wrote of a picture; None: it did not write it.
+  """The layout that `write_grid` stored in a picture; None if there is none.
 
   Raises:
-    UserError: something else stands there, or it does not fit the picture.
+    UserError: the entry is something else, or does not fit the picture.
   """
   text = image.info.get(LAYOUT) if image.format == "PNG" else None
   if text is None:
@@ -102,8 +102,8 @@ def layout_of(image: Image.Image, name: str) -> Layout | None:
   return Layout(frames, height, width, rate)
 
 
-def is_grid(path: str | os.PathLike) -> bool:
-  """Whether `write_grid` wrote that picture. Errors as of `opened` and `layout_of`."""
+def is_grid(path: str | os.PathLike[str]) -> bool:
+  """Whether `write_grid` wrote the picture. Raises as `opened` and `layout_of`."""
   with opened(path, os.fspath(path)) as image:
     return layout_of(image, os.fspath(path)) is not None
 
@@ -118,7 +118,7 @@ def cells(image: Image.Image, layout: Layout) -> Iterator[Picture]:
     yield Picture(n / fps, 1 / fps, height, width, 1.0, functools.partial(np.asarray, cell.convert("RGB")))
 
 
-def read_comment(path: str | os.PathLike) -> dict | None:
+def read_comment(path: str | os.PathLike[str]) -> dict | None:
   """Metadata of a PNG (text chunk) or GIF (comment block)."""
   with opened(path, os.fspath(path)) as image:
     try:
@@ -131,14 +131,14 @@ def read_comment(path: str | os.PathLike) -> dict | None:
 
 @contextlib.contextmanager
 def opened(source: Source, name: str) -> Iterator[Image.Image]:
-  """A picture whose header was read, and found to be of a size for which there is memory.
+  """Opens a picture; its header is read, and its size checked against the memory.
 
   Raises:
-    UserError: no picture, or too large a one.
+    UserError: it is not a picture, or is too large.
   """
   file = io.BytesIO(source) if isinstance(source, bytes) else source
   with _PILLOW:
-    # A clip of 128 frames of 1280x768 is one picture, of more than Pillow warns of.
+    # A clip of 128 frames of 1280x768 is one picture, which is larger than Pillow's limit for warnings.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
       image = Image.open(file)
@@ -153,7 +153,7 @@ def opened(source: Source, name: str) -> Iterator[Image.Image]:
     yield image
 
 
-def _save(path: os.PathLike, picture: np.ndarray, texts: dict[str, str]) -> None:
+def _save(path: os.PathLike[str], picture: np.ndarray, texts: dict[str, str]) -> None:
   info = PngImagePlugin.PngInfo()
   for key, text in texts.items():
     if text:

@@ -1,7 +1,7 @@
-"""Files and folders in a bucket: paths that read like pathlib's, and files that appear whole.
+"""Files and folders in a bucket: paths that behave like pathlib's, and files that appear whole.
 
-An object appears whole, in the instant in which its upload ends, but several do not appear together, and none can be renamed: what consists
-of several is complete when the one that is written last is there (Orbax's commit_success.txt, key.json, cascade.json).
+An object appears whole, at the moment when its upload ends. But several objects do not appear together, and none can be renamed. What
+consists of several is complete when the last one is there (Orbax's commit_success.txt, key.json, cascade.json).
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import pathlib
 import posixpath
 import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ivid.spec.errors import UserError, first_line
 
 if TYPE_CHECKING:  # slow to import, and most runs need neither
   import fsspec
 
-GOOGLE = "gs://"  # what Orbax, TensorStore and epath all write
-# No listing is remembered: other processes write into the same folders. As epath has them, so that there is one file system of each kind.
+GOOGLE = "gs://"  # the only scheme that Orbax, TensorStore and epath can all write to
+# No listings are cached, because other processes write into the same folders. Same options as epath's, so both share one file system.
 OPTIONS = {"gs": dict(use_listings_cache=False, finalize_on_close=True)}
 OPTIONS["gcs"] = OPTIONS["gs"]
 
 
-def is_remote(path: str | os.PathLike) -> bool:
-  """Whether it is an address, such as gs://bucket/folder, and no path of this machine."""
+def is_remote(path: str | os.PathLike[str]) -> bool:
+  """Whether it is an address, such as gs://bucket/folder, and not a local path."""
   return "://" in os.fspath(path)
 
 
@@ -34,12 +34,12 @@ def file_system(address: str, **options: Any) -> tuple[fsspec.AbstractFileSystem
   """The file system of a path or address, and the path in it.
 
   Raises:
-    UserError: a scheme that is unknown, or whose package is not installed.
+    UserError: the scheme is unknown, or its package is not installed.
   """
   import fsspec
 
-  for name, values in OPTIONS.items():  # epath makes its own, of the same class and so with the same options
-    fsspec.config.conf.setdefault(name, {}).update(values)
+  for name, values in OPTIONS.items():  # epath makes its own file systems, of the same class and thus with the same options
+    fsspec.config.conf.setdefault(name, {}).update(values)  # pyright: ignore[reportAttributeAccessIssue]  fsspec imports it
   try:
     return fsspec.core.url_to_fs(address, **options)
   except ImportError as error:
@@ -48,14 +48,14 @@ def file_system(address: str, **options: Any) -> tuple[fsspec.AbstractFileSystem
     raise UserError(f"{address}: {error}") from None
 
 
-def open_folder(path: str | os.PathLike, name: str) -> pathlib.Path:
-  """A folder to write into, as pathlib has it here and epath in a bucket.
+def open_folder(path: str | os.PathLike[str], name: str) -> pathlib.Path:
+  """A folder to write into: a pathlib path if it is local, an epath if it is in a bucket.
 
   Args:
     name: what it is, for errors, such as --workdir.
 
   Raises:
-    UserError: an address of another kind than gs://, or a bucket that is not there or cannot be read.
+    UserError: the address is not gs://, or the bucket does not exist or cannot be read.
   """
   if not is_remote(path):
     return pathlib.Path(path)
@@ -65,19 +65,19 @@ def open_folder(path: str | os.PathLike, name: str) -> pathlib.Path:
     raise UserError(f"{said}: expected a path, or {GOOGLE}BUCKET/FOLDER; another bucket as the folder that it is mounted as")
   try:
     there = file_system(text)[0].exists(bucket)
-  except UserError as error:  # which begins with the address
+  except UserError as error:  # the message begins with the address
     raise UserError(f"{name}={error}") from None
-  except Exception as error:  # of the client's many
+  except Exception as error:  # the client raises many kinds
     raise UserError(f"{said}: {first_line(error)}") from None
   if not there:
     raise UserError(f"{said}: there is no bucket {bucket}, or none that may be read: expected one that `gcloud storage buckets list` shows")
   from etils import epath
 
-  return epath.Path(text)
+  return cast("pathlib.Path", epath.Path(text))  # which has the same methods
 
 
-def local_path(path: str | os.PathLike, name: str) -> pathlib.Path:
-  """A path here; UserError for an address, which would become a folder named `gs:`. `name`: what it is, for the error."""
+def local_path(path: str | os.PathLike[str], name: str) -> pathlib.Path:
+  """A local path. Raises UserError for an address, which would become a folder named `gs:`. `name`: what it is, for the error."""
   scheme, found, rest = os.fspath(path).partition("://")
   if found:
     raise UserError(f"{name}={os.fspath(path)}: expected a path, such as /{scheme}/{rest}, where the bucket is mounted (launch/README.md)")
@@ -85,26 +85,26 @@ def local_path(path: str | os.PathLike, name: str) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def naming_remote_errors(address: str | os.PathLike, what: str = "write") -> Iterator[None]:
-  """Says whatever a client of a bucket raises as a UserError: that `address` cannot be written, and why."""
+def naming_remote_errors(address: str | os.PathLike[str], what: str = "write") -> Iterator[None]:
+  """Turns any error of a bucket's client into a UserError that says that `address` cannot be written, and why."""
   try:
     yield
   except UserError:
     raise
-  except Exception as error:  # each client has classes of its own
+  except Exception as error:  # each client has its own classes
     raise UserError(f"cannot {what} {os.fspath(address)}: {first_line(error)}") from error
 
 
-def upload(file: pathlib.Path, address: str | os.PathLike) -> None:
-  """Gives a finished file of this machine a name in a bucket. UserError if that cannot be."""
+def upload(file: pathlib.Path, address: str | os.PathLike[str]) -> None:
+  """Uploads a finished local file to a bucket. Raises UserError if this fails."""
   system, target = file_system(os.fspath(address))
   with naming_remote_errors(address):
-    system.makedirs(posixpath.dirname(target), exist_ok=True)  # of memory:// and their like; buckets have no folders
+    system.makedirs(posixpath.dirname(target), exist_ok=True)  # for memory:// and the like; buckets have no folders
     system.put_file(str(file), target)
 
 
 def upload_folder(folder: pathlib.Path, address: str, *, last: str) -> None:
-  """Uploads all files of a folder, the one named `last` after all others. UserError if that cannot be."""
+  """Uploads all files of a folder, the one named `last` after all others. Raises UserError if this fails."""
   files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
   for name in sorted(files, key=lambda name: name == last):
     upload(folder / name, posixpath.join(address, name))
@@ -112,7 +112,7 @@ def upload_folder(folder: pathlib.Path, address: str, *, last: str) -> None:
 
 @contextlib.contextmanager
 def local_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """The file itself; of one in a bucket a copy, for as long as this lasts. UserError if it cannot be read."""
+  """The file itself or, for a bucket, a copy that exists within the context. Raises UserError if it cannot be read."""
   if not is_remote(path):
     yield path
     return
@@ -125,7 +125,7 @@ def local_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def move(path: pathlib.Path, target: pathlib.Path) -> None:
-  """Renames a folder, or copies one in a bucket, object by object, and removes it."""
+  """Renames a folder. In a bucket, copies it object by object and then removes it."""
   if not is_remote(path):
     path.rename(target)
     return

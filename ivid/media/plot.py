@@ -14,17 +14,17 @@ from ivid.spec.paths import read_lines
 
 STEP = "step"
 PANEL_INCHES = (8.0, 3.0)
-CELL_INCHES = 0.32  # of a confusion matrix
+CELL_INCHES = 0.32  # side of a cell in a confusion matrix
 LOG_RATIO = 20  # a panel whose largest value is so many times its smallest gets a logarithmic axis
 
-Series = dict[str, tuple[list[float], list[float]]]  # by metric: steps, values
+Series = dict[str, tuple[list[float], list[float]]]  # per metric: steps and values
 
 
-def plot_metrics(jsonl_path: str | os.PathLike, png_path: str | os.PathLike) -> None:
-  """Draws every number of metrics.jsonl (lines {"step": n, "train/loss": x, ...}) over the step, one panel for each name before the '/'.
+def plot_metrics(jsonl_path: str | os.PathLike[str], png_path: str | os.PathLike[str]) -> None:
+  """Draws every number of metrics.jsonl (lines {"step": n, "train/loss": x, ...}) over the step, with one panel per name before the '/'.
 
   Raises:
-    UserError: no such file, no metrics in it, unwritable folder.
+    UserError: there is no such file, it has no metrics, or the folder cannot be written.
   """
   groups = read_metrics(jsonl_path)
   from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
@@ -48,11 +48,11 @@ def plot_metrics(jsonl_path: str | os.PathLike, png_path: str | os.PathLike) -> 
     figure.savefig(temporary, format="png", dpi=100)
 
 
-def plot_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], png_path: str | os.PathLike, *, x: str, y: str) -> None:
-  """Draws curves side by side, each over its own places, on one scale of values.
+def plot_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], png_path: str | os.PathLike[str], *, x: str, y: str) -> None:
+  """Draws curves side by side, each over its own x values, with a common y axis.
 
   Args:
-    curves: by title, places and values.
+    curves: per title, x values and y values.
     x, y: names of the axes.
 
   Raises:
@@ -76,11 +76,11 @@ def plot_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], p
     figure.savefig(temporary, format="png", dpi=100)
 
 
-def plot_confusion(matrices: Mapping[str, tuple[Sequence[str], np.ndarray]], png_path: str | os.PathLike) -> None:
-  """Draws confusion matrices side by side: rows what was asked, columns what was seen, darkness the share of the row, counts in the cells.
+def plot_confusion(matrices: Mapping[str, tuple[Sequence[str], np.ndarray]], png_path: str | os.PathLike[str]) -> None:
+  """Draws confusion matrices side by side: rows what was asked, columns what was seen, darkness the share of the row, counts in cells.
 
   Args:
-    matrices: by title, the names of rows and columns and the counts [names, names].
+    matrices: per title, the names of rows and columns, and the counts [names, names].
 
   Raises:
     UserError: no matrix, or unwritable folder.
@@ -110,8 +110,8 @@ def plot_confusion(matrices: Mapping[str, tuple[Sequence[str], np.ndarray]], png
     figure.savefig(temporary, format="png", dpi=100, bbox_inches="tight")  # titles and names stay in the picture
 
 
-def read_metrics(jsonl_path: str | os.PathLike) -> dict[str, Series]:
-  """Metrics by group (the name before the last '/', or the whole name), then by the rest of the name; lines cut short are left out.
+def read_metrics(jsonl_path: str | os.PathLike[str]) -> dict[str, Series]:
+  """Metrics by group (the name before the last '/', or the whole name), then by the rest of the name. Truncated lines are skipped.
 
   Raises:
     UserError: no such file, or no metrics in it.

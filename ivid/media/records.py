@@ -6,13 +6,13 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 
-from array_record.python import array_record_data_source, array_record_module
+from array_record.python import array_record_data_source, array_record_module  # pyright: ignore[reportAttributeAccessIssue]  a compiled module without stubs
 
 OPTIONS = "group_size:1,uncompressed"  # read at random; neither media nor numbers of a network compress
 
 
 @contextlib.contextmanager
-def writing_records(path: str | os.PathLike) -> Iterator[Callable[[bytes], None]]:
+def writing_records(path: str | os.PathLike[str]) -> Iterator[Callable[[bytes], None]]:
   """Gives what writes a record to a new file.
 
   Raises:

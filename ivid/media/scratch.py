@@ -1,7 +1,7 @@
-"""Hidden folders in which files are written until they are whole, and what processes left in them that are dead.
+"""Hidden folders in which files are written until they are complete, and the cleaning up after dead processes.
 
-A scratch folder lies beside what is written, is named `.writing-HOST-...` and is locked by its process: the system frees the locks of the
-dead. Whoever writes beside it next removes what is left over.
+A scratch folder lies beside what is written, is named `.writing-HOST-...` and is locked by its process. The system frees the locks of dead
+processes, and the next process that writes there removes what is left over.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from errno import EINVAL, ENOSYS, ENOTSUP
 from ivid.spec.errors import UserError
 
 SCRATCH, BEFORE = ".writing-", ".before-"
-DEAD_SECONDS = 86_400  # without a change, after which another host's scratch counts as left over: its locks cannot be seen from here
+DEAD_SECONDS = 86_400  # another host's scratch counts as left over after so long without a change, because its locks are not visible here
 POLL_SECONDS = 0.5
 AT_FDCWD, EXCHANGE = -100, 2  # of Linux's renameat2
 SWAP = 2  # of macOS's renamex_np
-_swept: set[str] = set()  # folders that this process has looked through
+_swept: set[str] = set()  # folders that this process has already swept
 
 
 @contextlib.contextmanager
-def scratch_folder(beside: str | os.PathLike | None) -> Iterator[pathlib.Path]:
-  """A new hidden folder in `beside` (None: the system's folder for such), removed at the end, or after this process's death."""
+def scratch_folder(beside: str | os.PathLike[str] | None) -> Iterator[pathlib.Path]:
+  """A new hidden folder in `beside` (None: the system's temporary folder), removed at the end or after the death of this process."""
   if beside is None:
     with tempfile.TemporaryDirectory(prefix=SCRATCH) as place:
       yield pathlib.Path(place)
@@ -56,12 +56,12 @@ def remove(path: pathlib.Path) -> None:
 
 
 def is_scratch(path: pathlib.Path) -> bool:
-  """Whether the path is in a scratch folder, so that it is no name for good yet."""
+  """Whether the path is in a scratch folder, and thus only temporary."""
   return any(part.startswith(SCRATCH) for part in path.parts[:-1])
 
 
-def sweep(folder: str | os.PathLike) -> None:
-  """Removes what dead processes were writing in the folder, once per process; what they had renamed and not replaced gets its name back."""
+def sweep(folder: str | os.PathLike[str]) -> None:
+  """Removes what dead processes were writing in the folder, once per process. What they had renamed but not replaced gets its name back."""
   folder = os.path.realpath(folder)
   if folder in _swept:
     return
@@ -73,8 +73,8 @@ def sweep(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike) -> Iterator[None]:
-  """Lets one process of this machine at a time go on of those that lock this folder."""
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+  """Lets only one of the processes on this machine that lock this folder proceed at a time."""
   file = os.open(folder, os.O_RDONLY)
   try:
     with contextlib.suppress(OSError):  # a file system without locks
@@ -85,14 +85,14 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lock_file(path: str | os.PathLike, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def lock_file(path: str | os.PathLike[str], waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
   """Lets one process at a time go on of those that lock this file, on all machines that share the disk; an empty file stays.
 
   Args:
-    waiting: called again and again while another process has the lock.
+    waiting: called repeatedly while another process has the lock.
 
   Raises:
-    UserError: it cannot be made.
+    UserError: the file cannot be created.
   """
   path = pathlib.Path(path)
   try:
@@ -113,10 +113,10 @@ def lock_file(path: str | os.PathLike, waiting: Callable[[], None] = lambda: Non
 
 
 def put(fresh: pathlib.Path, target: pathlib.Path) -> None:
-  """Gives the folder `fresh` the name `target`; a folder that had it gets the name `fresh` in the same instant, or goes.
+  """Gives the folder `fresh` the name `target`. A folder of that name becomes `fresh` at the same moment, or is removed.
 
-  Where the system cannot exchange names (NFS, some disks of buckets), the old folder has a name of its own between two renames; if this
-  process dies there, `sweep` gives it back.
+  If the system cannot exchange names (NFS, some mounted buckets), the old folder has a temporary name between two renames. If this process
+  dies then, `sweep` restores the name.
   """
   if not target.exists():
     os.rename(fresh, target)
@@ -136,7 +136,7 @@ def _locked_folder(beside: pathlib.Path) -> tuple[pathlib.Path, int]:
     os.mkdir(place)
     try:
       lock = os.open(place, os.O_RDONLY)
-    except FileNotFoundError:  # swept in the instant before it was locked
+    except FileNotFoundError:  # swept just before it was locked
       continue
     with contextlib.suppress(OSError):  # a file system without locks
       fcntl.flock(lock, fcntl.LOCK_EX)
@@ -166,12 +166,12 @@ def _bury(place: pathlib.Path) -> None:
 
 
 def _changed(place: pathlib.Path) -> float:
-  """When anything in a folder was changed last."""
+  """The time of the last change in a folder."""
   return max(path.lstat().st_mtime for path in (place, *place.rglob("*")))
 
 
 def _exchange(a: pathlib.Path, b: pathlib.Path) -> bool:
-  """Exchanges two names in one instant; False where the system or the file system cannot."""
+  """Exchanges two names atomically; returns False if the system or the file system cannot."""
   library = ctypes.CDLL(None, use_errno=True)
   if hasattr(library, "renameat2"):
     failed = library.renameat2(AT_FDCWD, os.fsencode(a), AT_FDCWD, os.fsencode(b), EXCHANGE)

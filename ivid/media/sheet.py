@@ -24,12 +24,12 @@ BACKGROUND, INK = (24, 24, 24), (235, 235, 235)
 def contact_sheet(
   clips: Sequence[np.ndarray], *, captions: Sequence[str] | None = None, columns: int = 8, scale: int = 1, header: str = ""
 ) -> np.ndarray:
-  """One row of frames for each clip uint8 [T, H, W, 3], as a picture uint8 [H, W, 3].
+  """A picture uint8 [H, W, 3] with one row of frames per clip uint8 [T, H, W, 3].
 
-  A row holds up to `columns` frames spread evenly from the first to the last, magnified `scale` times, its caption above.
+  A row has up to `columns` frames, spread evenly from the first to the last and magnified `scale` times, with the caption above.
 
   Raises:
-    UserError: no clips, wrong arrays, or not one caption a clip.
+    UserError: there are no clips, the arrays are wrong, or there is not one caption per clip.
   """
   if len(clips) == 0:
     raise UserError("a contact sheet of no clips: expected at least one")
@@ -55,10 +55,10 @@ def even_frames(frames: int, columns: int) -> list[int]:
 def table(rows: Sequence[Sequence[Cell]], *, scale: int = 1) -> np.ndarray:
   """Rows of cells, columns aligned, as a picture uint8 [H, W, 3].
 
-  Pictures are repeated `scale` times along both sides, text is wrapped. A row of one text alone runs across the whole width.
+  Pictures are repeated `scale` times along both sides, text is wrapped. A row with a single text spans the whole width.
 
   Raises:
-    UserError: no rows, scale below 1, or a cell that is neither text nor uint8 [H, W, 3].
+    UserError: there are no rows, scale is below 1, or a cell is neither text nor uint8 [H, W, 3].
   """
   if not any(len(row) for row in rows):
     raise UserError("a table of no cells: expected at least one")

@@ -1,6 +1,6 @@
-"""Stills and animations by Pillow, which knows animated WebP, and the orientation and profiles of stills, as FFmpeg does not.
+"""Stills and animations by Pillow which, unlike FFmpeg, knows animated WebP and the orientation and profiles of stills.
 
-Clips that ivid wrote as PNG are here too: one picture of all frames.
+Clips that ivid wrote as PNG, one picture with all frames, are read here, too.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ivid.media.picture import BrokenOff, Colour, Picture, Source, bands, over
 from ivid.spec.errors import UserError
 
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"GIF8", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")  # first bytes
-ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # what Pillow calls them
-DEFAULT_SECONDS = 0.1  # of a frame of an animation that says 0, as browsers show it
-TICKS = {"GIF": 0.01}  # seconds that times are counted in
-TICK = 0.001  # of the others
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # Pillow's names
+DEFAULT_SECONDS = 0.1  # for a frame of an animation that says 0, as in browsers
+TICKS = {"GIF": 0.01}  # unit of times, in seconds
+TICK = 0.001  # for the other formats
 
 
 def is_image(source: Source) -> bool:
-  """Whether its first bytes are those of a still or an animation, which Pillow reads."""
+  """Whether the first bytes are those of a still or an animation that Pillow reads."""
   if isinstance(source, bytes):
     head = source[:16]
   else:
@@ -41,7 +41,7 @@ def is_image(source: Source) -> bool:
 
 
 def of_image(source: Source, background: Colour, name: str) -> Iterator[Picture | BrokenOff]:
-  """Pictures of a still (one), of an animation, or of a clip as PNG. Errors as of ivid.media.decode.pictures."""
+  """Pictures of a still (one), of an animation, or of a clip as PNG. Raises as ivid.media.decode.pictures."""
   end = None
   with contextlib.closing(_frames_of_image(source, background, name)) as found:
     while True:
@@ -54,7 +54,7 @@ def of_image(source: Source, background: Colour, name: str) -> Iterator[Picture 
       except Exception as error:  # each of Pillow's decoders has errors of its own
         if end is None or not is_cut(source):
           raise UserError(f"{name} is damaged: {error or type(error).__name__}") from None
-        picture = BrokenOff(end)  # it holds a part of the next frame
+        picture = BrokenOff(end)  # the file holds a part of the next frame
       if picture is None:
         return
       yield picture
@@ -63,8 +63,8 @@ def of_image(source: Source, background: Colour, name: str) -> Iterator[Picture 
       end = picture.end
 
 
-def stated_rate(path: str | os.PathLike) -> Fraction:
-  """Frames per second that ivid wrote into a GIF or PNG; 0: it did not. Errors as of `of_image`."""
+def stated_rate(path: str | os.PathLike[str]) -> Fraction:
+  """The frames per second that ivid wrote into a GIF or PNG; 0 if there are none. Raises as `of_image`."""
   with pictures.opened(path, os.fspath(path)) as image:
     layout = pictures.layout_of(image, os.fspath(path))
     return layout.rate if layout else gif.rate_of(image)
@@ -73,7 +73,7 @@ def stated_rate(path: str | os.PathLike) -> Fraction:
 def _frames_of_image(source: Source, background: Colour, name: str) -> Generator[Picture | BrokenOff]:
   with pictures.opened(source, name) as image:
     if image.format == "PNG" and (chunk := wrong_chunk(source)):
-      raise UserError(f"{name} is damaged: its {chunk} is not what was written")  # Pillow takes pixels without their sum
+      raise UserError(f"{name} is damaged: its {chunk} is not what was written")  # Pillow accepts pixels without a checksum
     layout = pictures.layout_of(image, name)
     if layout:
       yield from pictures.cells(image, layout)
@@ -83,18 +83,19 @@ def _frames_of_image(source: Source, background: Colour, name: str) -> Generator
     moves = animated and _moves(source, name)
     time = 0.0
     for frame in ImageSequence.Iterator(image) if moves else (image,):
-      pixels = _flat(frame, background)  # first, as some formats tell a frame's duration with its pixels alone
+      pixels = _flat(frame, background)  # first, because some formats only tell a frame's duration together with its pixels
       seconds = frame.info.get("duration", 0) / 1000 or (DEFAULT_SECONDS if moves else 0.0)
-      tick = TICKS.get(image.format, TICK) if moves else 0.0
-      yield Picture(time, seconds, *pixels.shape[:2], 1.0, functools.partial(np.asarray, pixels), tick)
+      tick = TICKS.get(image.format or "", TICK) if moves else 0.0
+      height, width = pixels.shape[:2]
+      yield Picture(time, seconds, height, width, 1.0, functools.partial(np.asarray, pixels), tick)
       time += seconds
     if animated and is_cut(source):
       yield BrokenOff(time)
 
 
 def _moves(source: Source, name: str) -> bool:
-  """Whether an animation has several frames; one that is cut in the middle of a later frame has."""
-  with pictures.opened(source, name) as image:  # opened for this alone: what is left after an error cannot be used
+  """Whether an animation has several frames; this includes one that is truncated in a later frame."""
+  with pictures.opened(source, name) as image:  # opened separately, because it cannot be used after an error
     try:
       return getattr(image, "n_frames", 1) > 1
     except Exception:  # each of Pillow's decoders has errors of its own
@@ -102,8 +103,8 @@ def _moves(source: Source, name: str) -> bool:
 
 
 def _flat(image: Image.Image, background: Colour) -> np.ndarray:
-  """uint8 [H, W, 3] in sRGB, upright; a band of rows at a time."""
-  if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would be copied
+  """uint8 [H, W, 3] in sRGB, upright, converted one band of rows at a time."""
+  if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # otherwise it would be copied
     image = ImageOps.exif_transpose(image)
   if image.mode == "F":
     raise ValueError("gray values without a scale")
@@ -114,7 +115,7 @@ def _flat(image: Image.Image, background: Colour) -> np.ndarray:
   for rows in bands(height, width):
     whole = rows == slice(0, height)
     band = image if whole else image.crop((0, rows.start, width, rows.stop))
-    if image.mode.startswith("I"):  # 16 bits of gray; Pillow would cut off what is above 255
+    if image.mode.startswith("I"):  # 16-bit gray, of which Pillow would clip values above 255
       made[rows] = (np.clip(np.asarray(band), 0, 65535) // 257)[..., None]
     elif image.has_transparency_data:
       made[rows] = over(np.asarray(to_srgb(band).convert("RGBA")), background)
@@ -124,11 +125,11 @@ def _flat(image: Image.Image, background: Colour) -> np.ndarray:
 
 
 def _to_srgb(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-  """What brings a part of it into sRGB, by the profile that it carries."""
+  """A function that converts parts of the image to sRGB by its embedded profile."""
   profile = image.info.get("icc_profile")
   if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
-    with contextlib.suppress(ImageCms.PyCMSError, OSError):  # a broken profile: as if there were none
+    with contextlib.suppress(ImageCms.PyCMSError, OSError):  # a broken profile is ignored
       mode = "RGBA" if image.has_transparency_data else "RGB"
       transform = ImageCms.buildTransform(io.BytesIO(profile), ImageCms.createProfile("sRGB"), image.mode, mode)
-      return functools.partial(ImageCms.applyTransform, transform=transform)
+      return functools.partial(ImageCms.applyTransform, transform=transform)  # pyright: ignore[reportReturnType]  it gives None only when it changes the picture in place
   return lambda part: part

@@ -1,4 +1,4 @@
-"""A decoded frame as it is to be seen: upright, in RGB and BT.709."""
+"""Converts a decoded frame for display: upright, in RGB and BT.709."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ivid.media import hdr
 from ivid.media.picture import Colour, over
 
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-HD_ROWS = 720  # a clip that does not say what its colours are is BT.709 from so many rows on, else BT.601, as players take it
+HD_ROWS = 720  # a clip without colour tags is taken, as players do, for BT.709 from so many rows on, else for BT.601
 UNSPECIFIED = 2  # H.273
 
 
 class Turn(NamedTuple):
-  """How a picture is set upright: rows and columns exchanged, then mirrored left and right, and up and down."""
+  """How to set a picture upright: exchange rows and columns, then mirror left to right, and top to bottom."""
 
   quarter: bool = False
   left: bool = False
@@ -27,8 +27,8 @@ class Turn(NamedTuple):
 
 
 def turn_of(frame: av.VideoFrame) -> Turn:
-  """What the display matrix says: it moves (x, y) to (a x + c y, b x + d y). Whole quarters of a turn are what files have."""
-  data = frame.side_data.get(SideData.DISPLAYMATRIX)
+  """Reads the display matrix, which moves (x, y) to (a x + c y, b x + d y). Files only have multiples of a quarter turn."""
+  data = frame.side_data.get(SideData.DISPLAYMATRIX)  # pyright: ignore[reportArgumentType, reportCallIssue]  PyAV's stub knows the names alone
   if data is None:
     return Turn()
   a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()
@@ -36,7 +36,7 @@ def turn_of(frame: av.VideoFrame) -> Turn:
 
 
 def upright(frame: av.VideoFrame, turn: Turn, background: Colour, reformatter: VideoReformatter) -> np.ndarray:
-  """uint8 [H, W, 3] of a frame that is set upright by `turn`, over `background` where it is transparent."""
+  """uint8 [H, W, 3]: a frame set upright by `turn`, over `background` where it is transparent."""
   picture = _rgb(frame, background, reformatter)
   if turn.quarter:
     picture = picture.swapaxes(0, 1)
@@ -54,7 +54,7 @@ def _rgb(frame: av.VideoFrame, background: Colour, reformatter: VideoReformatter
 
 
 def _colourspace(frame: av.VideoFrame) -> Colorspace | None:
-  """What the frame's YUV is taken for where it does not say."""
+  """The colour space for which an untagged frame's YUV is taken."""
   if frame.colorspace != UNSPECIFIED:
     return None
   return Colorspace.ITU709 if frame.height >= HD_ROWS else Colorspace.ITU601

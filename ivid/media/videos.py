@@ -7,41 +7,43 @@ import os
 import pathlib
 from collections.abc import Iterable
 from fractions import Fraction
+from typing import Any, cast
 
 import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.stream import VideoStream
 
 from ivid.media.containers import open_container
 from ivid.media.files import from_comment
 from ivid.media.upright import EXACT
 from ivid.spec.errors import UserError
 
-SMALL_PIXELS = 192 * 320  # up to this size a frame gets the better quality: a few kilobytes buy clean edges
-TICKS = 90_000  # a second, where frames come at uneven times
+SMALL_PIXELS = 192 * 320  # frames up to this size get the better quality, since a few kilobytes buy clean edges
+TICKS = 90_000  # per second, for frames at uneven times
 MOST_TICKS = 2**31 - 1  # of one picture
 SMALL_CRF, LARGE_CRF = 12, 18
 
 
-def write_mp4(path: os.PathLike, clip: np.ndarray, rate: Fraction, *, comment: str, crf: int | None) -> None:
-  """H.264, index in front of the pictures so that browsers start at once."""
-  options = {"crf": _crf(path, clip, crf, 51), "preset": "medium"}
+def write_mp4(path: os.PathLike[str], clip: np.ndarray, rate: Fraction, *, comment: str, crf: int | None) -> None:
+  """Writes H.264, with the index before the pictures so that browsers start at once."""
+  options: dict[str, Any] = {"crf": _crf(path, clip, crf, 51), "preset": "medium"}
   _write(path, clip, rate, codec="libx264", codec_options=options, comment=comment, container_options={"movflags": "+faststart"})
 
 
-def write_webm(path: os.PathLike, clip: np.ndarray, rate: Fraction, *, comment: str, crf: int | None) -> None:
-  """VP9 at constant quality."""
-  options = {"crf": _crf(path, clip, crf, 63), "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
+def write_webm(path: os.PathLike[str], clip: np.ndarray, rate: Fraction, *, comment: str, crf: int | None) -> None:
+  """Writes VP9 at constant quality."""
+  options: dict[str, Any] = {"crf": _crf(path, clip, crf, 63), "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
   _write(path, clip, rate, codec="libvpx-vp9", codec_options=options, comment=comment, container_options={})
 
 
 def encode_mp4(shown: Iterable[tuple[float, float, np.ndarray]], rate: Fraction) -> bytes:
-  """H.264 of (seconds at which it appears, seconds for which it is shown, uint8 [H, W, 3] of even sides); a key frame for every second.
+  """H.264 from (start in seconds, duration in seconds, uint8 [H, W, 3] with even sides), with one key frame per second.
 
   The same pictures give the same bytes: the encoder uses one thread.
 
   Raises:
-    UserError: a picture that is shown for longer than an MP4 can say.
+    UserError: a picture is shown for longer than an MP4 can express.
   """
   file = io.BytesIO()
   tick = Fraction(1, TICKS)
@@ -52,7 +54,7 @@ def encode_mp4(shown: Iterable[tuple[float, float, np.ndarray]], rate: Fraction)
         raise UserError(f"a picture is shown for {seconds:.4g} s: expected at most {MOST_TICKS // TICKS}")
       if stream is None:
         height, width, _ = picture.shape
-        options = {
+        options: dict[str, Any] = {
           "crf": _crf("an .mp4", picture[None], None, 51),
           "preset": "medium",
           "x264-params": f"keyint={max(1, round(rate))}:scenecut=0",
@@ -61,13 +63,13 @@ def encode_mp4(shown: Iterable[tuple[float, float, np.ndarray]], rate: Fraction)
         stream.time_base = stream.codec_context.time_base = tick  # the encoder would round times to the rate
         stream.codec_context.thread_count = 1
         _describe(stream, height, width)
-      at = max(round(time / tick), at + 1)  # files may have several at one time
+      at = max(round(time / tick), at + 1)  # a file may have several pictures at the same time
       container.mux(stream.encode(_frame(picture, at, 1 / tick, round(seconds / tick))))
     container.mux(stream.encode(None))
   return file.getvalue()
 
 
-def read_comment(path: str | os.PathLike) -> dict | None:
+def read_comment(path: str | os.PathLike[str]) -> dict | None:
   """Metadata of a container's comment tag."""
   with open_container(path, os.fspath(path)) as container:
     tags = {key.lower(): value for key, value in container.metadata.items()}
@@ -75,7 +77,7 @@ def read_comment(path: str | os.PathLike) -> dict | None:
 
 
 def _write(
-  path: os.PathLike,
+  path: os.PathLike[str],
   clip: np.ndarray,
   rate: Fraction,
   *,
@@ -90,7 +92,7 @@ def _write(
   with av.open(os.fspath(path), "w", options=container_options) as container:
     if comment:
       container.metadata["comment"] = comment
-    stream = container.add_stream(codec, rate=rate, options=codec_options)
+    stream = cast("VideoStream", container.add_stream(codec, rate=rate, options=codec_options))
     stream.time_base = 1 / rate
     _describe(stream, height, width)
     for i, picture in enumerate(clip):
@@ -98,7 +100,7 @@ def _write(
     container.mux(stream.encode(None))
 
 
-def _describe(stream: av.video.stream.VideoStream, height: int, width: int) -> None:
+def _describe(stream: VideoStream, height: int, width: int) -> None:
   stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
   context = stream.codec_context
   context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
@@ -121,7 +123,7 @@ def _frame(picture: np.ndarray, index: int, rate: Fraction, duration: int) -> av
   return frame
 
 
-def _crf(path: os.PathLike, clip: np.ndarray, crf: int | None, worst: int) -> str:
+def _crf(path: str | os.PathLike[str], clip: np.ndarray, crf: int | None, worst: int) -> str:
   if crf is None:
     crf = SMALL_CRF if clip.shape[1] * clip.shape[2] <= SMALL_PIXELS else LARGE_CRF
   if not 0 <= crf <= worst:

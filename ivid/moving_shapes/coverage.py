@@ -1,7 +1,7 @@
-"""What of a moving_shapes clip each colour covers, and the gray background behind: pixels in, coverages out.
+"""Measures which part of a moving_shapes clip each colour covers, and the gray background: pixels in, coverages out.
 
-Backgrounds have no colour, so the chroma of a pixel (what is left of RGB without its gray part, a point of a plane) is the
-object's chroma times the share it covers, whatever lies behind.
+Backgrounds have no colour. The chroma of a pixel (RGB without its gray part, a point in a plane) is therefore the object's chroma times the
+share that the object covers, whatever lies behind.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ CHROMA = np.array(list(COLOURS.values()), np.float32) @ PLANE.T  # [8, 2]
 STRENGTH = (CHROMA**2).sum(axis=1)  # [8]
 
 FAINT = 25.0  # chroma below this is background, in RGB units
-CLEAR = 20.0**2  # a pixel speaks for a colour if another one explains it worse by this
-MIX_PRICE = 0.5  # of the error without mixing: pixels of two colours are rare, so that orange is not red on yellow
-OVERFULL = 1.15  # coverage above 1 that noise can give
-SOLID = 0.25  # coverage of a pixel that belongs to an object
+CLEAR = 20.0**2  # a pixel counts for a colour if every other colour explains it worse by this much
+MIX_PRICE = 0.5  # of the error without mixing; mixed pixels are rare, so that orange is not taken for red on yellow
+OVERFULL = 1.15  # the largest coverage that noise can cause
+SOLID = 0.25  # smallest coverage of a pixel that belongs to an object
 # Shares of the height squared, mean over frames: the smallest object of the world has 0.02, of which 30% may be hidden.
 MIN_MASS = 0.005
 MIN_PART = 0.003
 MIN_PART_SHARE = 0.12  # of its colour's mass
 REACH = 2  # pixels that a soft border extends beyond SOLID
-EIGHT = np.zeros((3, 3, 3), bool)  # neighbours, within a frame
+EIGHT = np.zeros((3, 3, 3), bool)  # the eight neighbours within a frame
 EIGHT[1] = True
-MATCH = 0.5  # share of the background's variance that stripes explain
+MATCH = 0.5  # share of the background's variance that stripes must explain
 LEVEL = {"black": 0.0, "gray": 128.0, "white": 255.0}
 BAND_SPREAD = 30.0  # gray levels; stripes and checks (90 and 200) have 55, blurred ones less
 
@@ -42,8 +42,8 @@ class Layer:
   Attributes:
     colour: index into COLOUR_NAMES.
     cover: [T, H, W] share of each pixel, noise included: a little below 0 and above 1.
-    near: [T, H, W] where the object and its soft border are.
-    parts: pieces that do not hang together, a typical frame's number.
+    near: [T, H, W], True on the object and its soft border.
+    parts: number of disconnected pieces in a typical frame.
   """
 
   colour: int
@@ -58,7 +58,7 @@ def chroma(clip: np.ndarray) -> np.ndarray:
 
 
 def layers(clip: np.ndarray) -> list[Layer]:
-  """The colours of a clip [T, H, W, 3], float in [0, 255], that cover enough to be an object, the largest first."""
+  """The colours of a clip [T, H, W, 3], float in [0, 255], that cover enough to be an object, largest first."""
   u = chroma(clip)
   T, H, W, _ = u.shape
   strong = (u**2).sum(axis=-1) > FAINT**2
@@ -66,11 +66,11 @@ def layers(clip: np.ndarray) -> list[Layer]:
   found = _palette(u[strong], unit)
   covers = _unmix(u, strong, found)
   union = strong & (sum((cover for cover in covers), np.zeros((T, H, W), np.float32)) > SOLID)
-  places = ndimage.label(union, EIGHT)[0] if found else None
+  places = ndimage.label(union, EIGHT)[0] if found else None  # pyright: ignore[reportIndexIssue]  SciPy's stubs are narrower than its functions
   out = []
   for colour, cover in zip(found, covers, strict=True):
     solid = union & (cover > SOLID)
-    keep, parts = _parts(solid, cover, places, H * H)
+    keep, parts = _parts(solid, cover, places, H * H)  # pyright: ignore[reportArgumentType]  SciPy's stubs are narrower than its functions
     if parts:
       near = ndimage.binary_dilation(keep, EIGHT, iterations=REACH)
       out.append(Layer(colour, cover * near, near, parts))
@@ -78,7 +78,7 @@ def layers(clip: np.ndarray) -> list[Layer]:
 
 
 def _errors(u: np.ndarray, colour: int) -> tuple[np.ndarray, np.ndarray]:
-  """Coverage of pixels of chroma `u` [N, 2] by one colour, and the squared error that is left: [N] each."""
+  """Coverage of pixels of chroma `u` [N, 2] by one colour, and the remaining squared error: [N] each."""
   cover = np.clip(u @ CHROMA[colour] / STRENGTH[colour], 0.0, OVERFULL)
   return cover, ((u - cover[:, None] * CHROMA[colour]) ** 2).sum(axis=1)
 
@@ -100,7 +100,7 @@ def _palette(u: np.ndarray, unit: float) -> list[int]:
   single = min(likely, key=lambda c: error[c].sum())
 
   def mass(colour: int, others: list[int]) -> float:
-    """Mean coverage by `colour` where the others do clearly worse."""
+    """Mean coverage by `colour` where all others are clearly worse."""
     clear = np.min(error[others], axis=0) - error[colour] > CLEAR
     return float(cover[colour][clear].sum() / unit)
 
@@ -139,21 +139,21 @@ def _unmix(u: np.ndarray, strong: np.ndarray, found: list[int]) -> list[np.ndarr
     first, second, possible = _mixture(pixels, found[i], found[j])
     possible &= (error.min(axis=0) > CLEAR / 4) & ((best == i) | (best == j))
     shares[i, possible], shares[j, possible] = first[possible], second[possible]
-  # Faint pixels keep their (signed) noise, so that masses have no bias, and go to the colour that is near.
+  # Faint pixels keep their (signed) noise, so that masses are unbiased, and are assigned to the nearest colour.
   faint = u @ (CHROMA[found] / STRENGTH[found, None]).T
   out = []
   for k in range(len(found)):
     cover = faint[..., k].copy()
     cover[strong] = shares[k]
     out.append(cover)
-  reach = np.stack([ndimage.uniform_filter(np.where(strong, cover, 0.0), (1, 5, 5)) for cover in out]).argmax(axis=0)
+  reach = np.stack([ndimage.uniform_filter(np.where(strong, cover, 0.0), (1, 5, 5)) for cover in out]).argmax(axis=0)  # pyright: ignore[reportArgumentType]  SciPy's stubs are narrower than its functions
   return [np.where(strong | (reach == k), cover, 0.0) for k, cover in enumerate(out)]
 
 
 def _parts(solid: np.ndarray, cover: np.ndarray, places: np.ndarray, unit: float) -> tuple[np.ndarray, int]:
-  """`solid` without specks, and the typical number of parts a frame.
+  """`solid` without specks, and the typical number of parts per frame.
 
-  `places` numbers what hangs together when all colours count: what the object in front cuts in two is one part.
+  `places` labels connected regions of all colours together, so that an object which the one in front cuts in two is one part.
   """
   labels = np.where(solid, places, 0)
   T = len(labels)
@@ -171,7 +171,7 @@ def _parts(solid: np.ndarray, cover: np.ndarray, places: np.ndarray, unit: float
 
 
 def background(clip: np.ndarray, objects: list[Layer]) -> int:
-  """Index into BACKGROUNDS of what is behind the objects of a clip [T, H, W, 3]; -1 where they cover everything."""
+  """Index into BACKGROUNDS of what is behind the objects of a clip [T, H, W, 3]; -1 if they cover everything."""
   gray = clip.mean(axis=-1)
   hidden = np.zeros(gray.shape, bool)
   for layer in objects:

@@ -197,7 +197,7 @@ def _draw_sparse(scene: Scene, times: np.ndarray, view: tuple, fine: int) -> np.
       region, share = picture[k, y, x], part.cover[k, y, x, None]
       region += share * (RGB[scene.colour[i]] - region)
   if fine > 1:
-    _refine(picture, scene, view, fine, light, parts)
+    _refine(picture, scene, view, fine, light, parts)  # pyright: ignore[reportArgumentType]  NumPy's stubs widen the type
   return picture
 
 
@@ -284,7 +284,7 @@ def _refine(picture: np.ndarray, scene: Scene, view: tuple, fine: int, light: np
   meet = borders[0] & borders[1] if len(parts) == 2 else False
   if striped:
     meet = meet | (functools.reduce(np.logical_or, borders) & (light > 0) & (light < 1))
-  frames, rows, columns = np.nonzero(meet)
+  frames, rows, columns = np.nonzero(meet)  # pyright: ignore[reportArgumentType]  NumPy's stubs widen the type
   if not len(frames):
     return
   step = 1.0 / fine

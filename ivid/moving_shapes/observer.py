@@ -1,4 +1,4 @@
-"""Does a clip show what its moving_shapes prompt says: what is seen, from the pixels alone, and how it compares.
+"""Whether a clip shows what its moving_shapes prompt says: what it shows, judged only by its pixels, and a comparison.
 
 `observe` never reads the prompt. `score` compares what it (or `observe_image` of a single picture) saw with the prompt, attribute by
 attribute.
@@ -24,9 +24,9 @@ from ivid.video.resize import resize
 
 ATTRIBUTES = ("count", "colour", "shape", "size", "motion", "background")
 IMAGE_ATTRIBUTES = tuple(name for name in ATTRIBUTES if name != "motion")
-PLAIN_SHAPE, LETTER = "plain_shape", "letter"  # the two kinds of shapes, apart
+PLAIN_SHAPE, LETTER = "plain_shape", "letter"  # scores for the two kinds of shapes separately
 ROWS, FRAMES = 48, 16  # larger and longer clips are shrunk to these
-LETTER_ROWS = 48  # fewer rows do not tell letters apart
+LETTER_ROWS = 48  # with fewer rows, letters cannot be told apart
 MIN_ROWS, MIN_FRAMES = 24, 8
 UNCLEAR = -1
 
@@ -34,13 +34,13 @@ UNCLEAR = -1
 SMALLEST, MIDDLE, LARGEST = 0.14, 0.32, 0.70
 MOVED, STILL = 0.24, 0.12
 GREW, SAME = np.log(1.6), np.log(1.3)
-TURN_HEIGHT = 0.06  # of a bounce: less is a wobble
+TURN_HEIGHT = 0.06  # height of a bounce; less is a wobble
 LONGEST = 1.0  # diameter, in heights
 WOBBLE = 0.06  # heights
-STEADY = 1.04  # noise that upright shapes fit better because they may move from frame to frame
+STEADY = 1.04  # margin for upright shapes, which fit noise better because they may move from frame to frame
 SPIN_CHANGE = 0.03  # variance over time of what spins on the spot, over its area
-BLURS = (0.0, 0.75)  # pixels: of a sharp clip and of a half-trained model's
-SHARP = 0.02  # error of a fit that needs no second look
+BLURS = (0.0, 0.75)  # pixels: for a sharp clip, and for one of a half-trained model
+SHARP = 0.02  # a fit with a smaller error needs no second look
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Seen:
   Attributes:
     motion: None in a single picture.
     diameter: at the middle of the clip, in heights.
-    error: what the shape leaves unexplained, a share of the object's square.
+    error: what the shape leaves unexplained, as a share of the object's square.
   """
 
   size: int
@@ -74,10 +74,10 @@ class Observation:
 
   Attributes:
     count: objects, fragments included.
-    objects: one for each colour, the largest first.
+    objects: one per colour, largest first.
     background: index into BACKGROUNDS, or UNCLEAR.
     letters: whether there are enough rows to tell letters apart.
-    still: whether it is a single picture, which knows no motion.
+    still: whether it is a single picture, which has no motion.
   """
 
   count: int
@@ -96,13 +96,13 @@ class Observation:
 
 
 def observe(clip: np.ndarray) -> Observation:
-  """What a whole clip (5.33 s) of moving_shapes shows.
+  """Describes what a whole clip (5.33 s) of moving_shapes shows.
 
   Args:
-    clip: uint8 [T, H, W, 3], at least MIN_FRAMES frames and MIN_ROWS rows; an array, or what is indexed like one.
+    clip: uint8 [T, H, W, 3], at least MIN_FRAMES frames and MIN_ROWS rows; an array, or something that is indexed like one.
 
   Raises:
-    UserError: another type or shape, or a clip too short or too small.
+    UserError: the type or shape is wrong, or the clip is too short or too small.
   """
   check(clip)
   time = np.arange(len(clip))[_frames(len(clip))] / len(clip)
@@ -120,7 +120,7 @@ def observe_layers(clip: np.ndarray, see: Callable[[Layer, np.ndarray], Seen], *
 
 
 def check(clip: np.ndarray) -> None:
-  """Raises a UserError where `observe` cannot look at a clip: another type or shape, too short or too small."""
+  """Raises UserError if `observe` cannot judge a clip: its type or shape is wrong, or it is too short or too small."""
   if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3:
     raise UserError(f"clip of {clip.dtype} {list(clip.shape)}: expected uint8 [frames, height, width, 3]")
   if len(clip) < MIN_FRAMES or clip.shape[1] < MIN_ROWS or clip.shape[2] < clip.shape[1]:
@@ -129,13 +129,13 @@ def check(clip: np.ndarray) -> None:
 
 
 def score(seen: Observation, said: Attributes) -> dict[str, bool | None]:
-  """Whether each of ATTRIBUTES is as the prompt says, of both objects where it has two, and "all" of them.
+  """Whether each of ATTRIBUTES agrees with the prompt (for both objects if it has two), and whether "all" of them do.
 
-  Objects are matched where most agrees, colours first. Letters pass for each other where the clip is too small for them. A single picture
-  has IMAGE_ATTRIBUTES, and PLAIN_SHAPE and LETTER: the shapes of each kind, None where the prompt has none.
+  Objects are matched so that most attributes agree, colours first. If the clip is too small for letters, any letter counts as any other. A
+  single picture has IMAGE_ATTRIBUTES, and PLAIN_SHAPE and LETTER for the shapes of each kind, which are None if the prompt has none.
   """
   votes = _matched(seen, said)
-  out = {"count": seen.count == len(said.objects)}
+  out: dict[str, bool | None] = {"count": seen.count == len(said.objects)}
   for name in ATTRIBUTES[1:-1]:
     out[name] = all(vote.get(name, False) for vote in votes)
   out["background"] = seen.background == said.background
@@ -157,7 +157,7 @@ def _agree(item: Seen, asked: grammar.Object, letters: bool) -> dict[str, bool]:
 
 
 def _matched(seen: Observation, said: Attributes) -> list[dict[str, bool]]:
-  """What agrees of every object of the prompt with a seen one of its own; nothing where there is none."""
+  """Which attributes of each object in the prompt agree with the seen object that is matched to it; none if there is no such object."""
 
   def votes(choice: tuple[Seen | None, ...]) -> list[dict[str, bool]]:
     return [{} if item is None else _agree(item, asked, seen.letters) for item, asked in zip(choice, said.objects, strict=True)]
@@ -169,12 +169,12 @@ def _matched(seen: Observation, said: Attributes) -> list[dict[str, bool]]:
 
 
 def _frames(count: int) -> np.ndarray:
-  """Which frames are looked at."""
+  """The indices of the frames that are examined."""
   return np.unique(np.arange(FRAMES) * count // FRAMES) if count > FRAMES else np.arange(count)
 
 
 def _shrink(clip: np.ndarray) -> np.ndarray:
-  """float32 [T, h, w, 3] of at most FRAMES frames and ROWS rows; of a clip in a file they alone are read."""
+  """float32 [T, h, w, 3] of at most FRAMES frames and ROWS rows; from a clip in a file, only these are read."""
   _, H, W, _ = clip.shape
   rows = min(H, ROWS)
   columns = round(W * rows / H)
@@ -182,8 +182,8 @@ def _shrink(clip: np.ndarray) -> np.ndarray:
 
 
 def touched(layer: Layer, hidden: np.ndarray) -> np.ndarray:
-  """[T] whether others, where `hidden` [T, H, W] says, touch the layer."""
-  return (ndimage.binary_dilation(hidden, EIGHT) & (layer.near & (layer.cover > SOLID / 2))).any(axis=(1, 2))
+  """[T]: whether other objects, at `hidden` [T, H, W], touch the layer."""
+  return (ndimage.binary_dilation(hidden, EIGHT) & (layer.near & (layer.cover > SOLID / 2))).any(axis=(1, 2))  # pyright: ignore[reportOperatorIssue, reportReturnType]  NumPy's stubs take an array for a scalar
 
 
 def _seen(layer: Layer, hidden: np.ndarray, time: np.ndarray) -> Seen:
@@ -192,7 +192,7 @@ def _seen(layer: Layer, hidden: np.ndarray, time: np.ndarray) -> Seen:
   shown = layer.near.any(axis=(1, 2))
   if shown.sum() < MIN_FRAMES:
     return Seen(UNCLEAR, layer.colour, UNCLEAR, UNCLEAR, 0.0, 1.0)
-  patch = cut_out(layer, hidden, time, shown)
+  patch = cut_out(layer, hidden, time, shown)  # pyright: ignore[reportArgumentType]  NumPy's stubs take an array for a scalar
   contact = touched(layer, hidden)[shown]
   upright = best_fit(fit_upright, patch, H, contact)
   fit = upright
@@ -205,12 +205,12 @@ def _seen(layer: Layer, hidden: np.ndarray, time: np.ndarray) -> Seen:
 
 
 def size_of(diameter: float, middle: float = MIDDLE) -> int:
-  """Index into SIZES of a diameter in heights, UNCLEAR where the world has none such. `middle`: where small becomes large."""
+  """Index into SIZES of a diameter in heights, UNCLEAR if the world has no such size. `middle`: the border between small and large."""
   return UNCLEAR if not SMALLEST < diameter < LARGEST else SMALL if diameter < middle else LARGE
 
 
 def best_fit(fit: Callable[..., Fit], patch: Patch, rows: int, contact: np.ndarray) -> Fit:
-  """The better of the fits to a sharp and to a soft clip, the second only where the first leaves something."""
+  """The better of two fits, for a sharp and for a soft clip. The second is only made if the first leaves an error."""
   first = fit(patch, BLURS[0], LONGEST * rows, contact)
   return first if first.error < SHARP else min(first, fit(patch, BLURS[1], LONGEST * rows, contact), key=lambda f: f.error)
 
@@ -222,8 +222,8 @@ def cut_out(layer: Layer, hidden: np.ndarray, time: np.ndarray, shown: np.ndarra
   T, H, W = near.shape
   rows, columns = near.any(axis=2), near.any(axis=1)
   top, left = rows.argmax(axis=1), columns.argmax(axis=1)
-  h = (H - rows[:, ::-1].argmax(axis=1) - top).max()
-  w = (W - columns[:, ::-1].argmax(axis=1) - left).max()
+  h = (H - rows[:, ::-1].argmax(axis=1) - top).max()  # pyright: ignore[reportIndexIssue]  NumPy's stubs take an array for a scalar
+  w = (W - columns[:, ::-1].argmax(axis=1) - left).max()  # pyright: ignore[reportIndexIssue]  NumPy's stubs take an array for a scalar
   top, left = np.minimum(top, H - h), np.minimum(left, W - w)
   y, x = top[:, None, None] + np.arange(h)[:, None], left[:, None, None] + np.arange(w)
   k = np.arange(T)[:, None, None]
@@ -238,13 +238,13 @@ def _changes(patch: Patch) -> float:
 
 
 def _way(track: np.ndarray, time: np.ndarray) -> float:
-  """How far a track [T] goes in a whole clip."""
+  """The distance that a track [T] covers in a whole clip."""
   line = lines(track[None], time)[0]
   return float((line[-1] - line[0]) / (time[-1] - time[0]))
 
 
 def _stays(patch: Patch, rows: int) -> bool:
-  """Whether the centroid stays where it is, as that of what spins does: generous, since another object may hide a part."""
+  """Whether the centroid stays in place, as that of a spinning object does. This is generous, since another object may hide a part."""
   _, *tracks = patch.moments
   return max(np.median(np.abs(track - np.median(track))) for track in tracks) < WOBBLE * rows
 
@@ -267,7 +267,7 @@ def _motion(fit: Fit, time: np.ndarray, shape: tuple[int, ...]) -> int:
 
 
 def _turns(y: np.ndarray) -> int:
-  """Changes of direction of a track, each after a way of at least TURN_HEIGHT; single frames do not count."""
+  """Changes of direction of a track, each after a distance of at least TURN_HEIGHT; single frames do not count."""
   y = ndimage.median_filter(y, 3, mode="nearest")
   turns, low, high, going = 0, y[0], y[0], 0
   for value in y[1:]:

@@ -61,8 +61,8 @@ def _uncover(patch: Patch, shape: np.ndarray, pose: Pose, blur: float, limit: fl
   for track, better in zip(pose[:3], first[:3], strict=True):
     track[:, hidden] = better
   x, y, d, _ = pose
-  ways = lines(x, patch.time), lines(y, patch.time), np.clip(np.exp(lines(np.log(d), patch.time)), SMALLEST, limit)
-  steady = refine(part, shape, Pose(*(way[:, hidden] for way in ways), None), blur, 2, limit)
+  x, y, d = lines(x, patch.time), lines(y, patch.time), np.clip(np.exp(lines(np.log(d), patch.time)), SMALLEST, limit)
+  steady = refine(part, shape, Pose(x[:, hidden], y[:, hidden], d[:, hidden], None), blur, 2, limit)
   for place in (first, steady):
     difference = coverage(part, shape, place, blur) - part.cover
     fits.append(np.einsum("kthw,kthw,thw->kt", difference, difference, part.weight))
@@ -96,7 +96,7 @@ def fit_upright(patch: Patch, blur: float, limit: float, hidden: np.ndarray, kee
     pose = _uncover(patch, best, pose, blur, limit, hidden)
   errors = error(patch, coverage(patch, best, pose, blur))
   k = int((errors * _doubt(best, pose.diameter, limit)).argmin())
-  return Fit(int(best[k]), *(track[k] for track in pose[:3]), 0.0, float(errors[k]))
+  return Fit(int(best[k]), pose.x[k], pose.y[k], pose.diameter[k], 0.0, float(errors[k]))
 
 
 def fit_spinning(patch: Patch, blur: float, limit: float, hidden: np.ndarray, keep: int = 5) -> Fit:
@@ -111,8 +111,8 @@ def fit_spinning(patch: Patch, blur: float, limit: float, hidden: np.ndarray, ke
     pose = guess(part, shape, turns)
     if free:
       pose = refine(part, shape, pose, blur, 2, limit)
-    still = (np.repeat(np.median(track, axis=1, keepdims=True), track.shape[1], axis=1) for track in pose[:3])
-    pose = Pose(*still, pose.turn)
+    x, y, d = (np.repeat(np.median(track, axis=1, keepdims=True), track.shape[1], axis=1) for track in pose[:3])
+    pose = Pose(x, y, d, pose.turn)
     return error(part, coverage(part, shape, pose, blur)), pose
 
   coarse = errors(few, shape, turns, False)[0].reshape(len(kinds), len(TURNS))
@@ -125,7 +125,7 @@ def fit_spinning(patch: Patch, blur: float, limit: float, hidden: np.ndarray, ke
     left, pose = errors(patch, shape, turns, free)
     order = np.argsort(left * _doubt(shape, pose.diameter, limit))
     k = order[0]
-    fits.append(Fit(int(shape[k]), *(track[k] for track in pose[:3]), float(turns[k]), float(left[k])))
+    fits.append(Fit(int(shape[k]), pose.x[k], pose.y[k], pose.diameter[k], float(turns[k]), float(left[k])))
     shape, turns = shape[order[:FREE]], turns[order[:FREE]]
   return min(fits, key=lambda fit: fit.error)
 
@@ -155,4 +155,4 @@ def fit_turned(patch: Patch, blur: float, limit: float, hidden: np.ndarray, keep
   share = pose.diameter[:, 0] / limit
   strange = (share < TINY) | ((share < SMALL_LETTER) & (shape >= FIRST_LETTER))
   k = int((errors * np.where(strange, STRANGE_DOUBT, 1.0)).argmin())
-  return Fit(int(shape[k]), *(track[k] for track in pose[:3]), float(pose.turn[k, 0] / (2 * np.pi)), float(errors[k]))
+  return Fit(int(shape[k]), pose.x[k], pose.y[k], pose.diameter[k], float(pose.turn[k, 0] / (2 * np.pi)), float(errors[k]))

@@ -170,7 +170,7 @@ def _kinematics(item: grammar.Object, aspect: float, rng: np.random.Generator, e
   return _Move(size)
 
 
-def _start(item: grammar.Object, move: _Move, aspect: float, share: Sequence[float]) -> tuple[float, float]:
+def _start(item: grammar.Object, move: _Move, aspect: float, share: Sequence[float] | np.ndarray) -> tuple[float, float]:
   """Where it starts: at `share` (in [0, 1], x and y) of the room from which it stays in view."""
   largest = move.middle * float(np.exp(abs(move.growth) * CLIP_SECONDS / 2)) if move.growth else move.middle
   reach = float(shapes.REACH[item.shape])
@@ -191,10 +191,10 @@ def _scene(said: Attributes, aspect: float, rng: np.random.Generator, moves: lis
   per_object = {field: np.array([getattr(item, field) for item in objects], np.int32) for field in ("size", "colour", "shape", "motion")}
   first, second = (moves * 2)[:2]
   return Scene(
-    aspect=np.float32(aspect),
-    background=np.int32(said.background),
+    aspect=np.float32(aspect),  # pyright: ignore[reportArgumentType]  scalars of NumPy are arrays without axes
+    background=np.int32(said.background),  # pyright: ignore[reportArgumentType]  scalars of NumPy are arrays without axes
     bands=np.array(bands, np.float32),
-    cell=np.float32(rng.uniform(*CELL)),
+    cell=np.float32(rng.uniform(*CELL)),  # pyright: ignore[reportArgumentType]  scalars of NumPy are arrays without axes
     phase=rng.uniform(0, 2, 2).astype(np.float32),
     present=np.array([1, len(said.objects) == 2], np.float32),
     **per_object,
@@ -228,4 +228,4 @@ def _most_visible(said: Attributes, aspect: float, rng: np.random.Generator) -> 
         best, best_share = scene, share
       if share >= VISIBLE + SLACK:
         return scene
-  return best
+  return best  # pyright: ignore[reportReturnType]  shares are 0 or more, so the first is the best at first

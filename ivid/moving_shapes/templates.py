@@ -59,7 +59,7 @@ class Pose(NamedTuple):
   turn: np.ndarray | None
 
   def pick(self, index) -> Pose:
-    return Pose(*(None if a is None else a[index] for a in self))
+    return Pose(self.x[index], self.y[index], self.diameter[index], None if self.turn is None else self.turn[index])
 
 
 @functools.cache

@@ -22,7 +22,7 @@ def largest_hidden_share(shape: tuple[int, int], place: np.ndarray, size: np.nda
     points: along each side of the first shape's box.
   """
   turning = turn.any(axis=0)
-  boxes = np.stack([_BOXES[shape[i], int(turning[i])] for i in (0, 1)])  # [2 shapes, 4]
+  boxes = np.stack([_BOXES[shape[i], int(turning[i])] for i in (0, 1)])  # [2 shapes, 4]  # pyright: ignore[reportIndexIssue]  NumPy's stubs take an array for a scalar
   low, high = (place + boxes[:, ends] * size[..., None] for ends in (slice(2), slice(2, 4)))  # [T, 2 shapes, 2]
   low[:, 1] -= size[:, 1:] * CELL
   high[:, 1] += size[:, 1:] * CELL
@@ -31,7 +31,7 @@ def largest_hidden_share(shape: tuple[int, int], place: np.ndarray, size: np.nda
     return 0.0
   grid = _grid(shape[0], points)
   hidden = lambda poses: float(_hidden(shape, grid, place[poses], size[poses], turn[poses]).max())  # noqa: E731
-  if turning[0] or len(which) <= FIRST:
+  if turning[0] or len(which) <= FIRST:  # pyright: ignore[reportIndexIssue]  NumPy's stubs take an array for a scalar
     return hidden(which) / len(grid.inside)
   # Of an upright shape no more is hidden than its points in the second's box: few poses can have the largest share.
   scale = points / (high[which, 0] - low[which, 0])

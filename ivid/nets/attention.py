@@ -1,8 +1,12 @@
-"""Attention over frames, a frame's positions, both at once, and to the text; queries and keys RMS-normalised, softmax in float32."""
+"""Attention over frames, over the positions of a frame, over both at once, and to the text.
+
+Queries and keys are RMS-normalised, and the softmax is computed in float32.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ivid.nets import axes
 from ivid.nets.captions import Captions
-from ivid.nets.layers import Dense, VectorNorm, kernel_init, sinusoids
+from ivid.nets.layers import Dense, VectorNorm, kernel_init, logical, sinusoids
 
 MASKED = -1e30  # logit of a hidden token
 PACKED = 128  # tokens, the side of a TPU's matrix unit
@@ -20,12 +24,12 @@ PLACE_PERIODS = (1 / 8, 8.0)  # heights of the frame
 
 
 def softmax(logits: jax.Array, *, dim: int, dtype: jnp.dtype) -> jax.Array:
-  """Weights from unscaled logits of heads of width `dim`, in float32, then `dtype`."""
+  """Attention weights from the unscaled logits of heads of width `dim`; computed in float32, returned as `dtype`."""
   return nn.softmax(logits.astype(jnp.float32) / math.sqrt(dim), axis=-1).astype(dtype)
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-  """Softmax attention of independent groups, [..., Q, D] and [..., K, D] twice -> [..., Q, D]; `mask` False hides a key from a query."""
+  """Softmax attention in independent groups: q [..., Q, D], k and v [..., K, D] -> [..., Q, D]. A False `mask` hides a key from a query."""
   logits = (q @ k.swapaxes(-1, -2)).astype(jnp.float32)
   if mask is not None:
     logits = jnp.where(mask, logits, MASKED)
@@ -33,9 +37,9 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, mask: jax.Array | None =
 
 
 def attend_or_null(q: jax.Array, k: jax.Array, v: jax.Array, *, null_k: jax.Array, null_v: jax.Array, mask: jax.Array) -> jax.Array:
-  """`attend` beside one more key and value, [..., 1, D], that all groups share and no mask hides.
+  """`attend` with one more key and value, [..., 1, D], which all groups share and which is never masked.
 
-  Apart from the others, as 256 tokens and one make 384 in a TPU's tiles of 128.
+  The extra token is computed apart from the others, because 257 tokens would be padded to 384 in a TPU's tiles of 128.
   """
   scale = 1.0 / math.sqrt(q.shape[-1])
   logits = jnp.where(mask, (q @ k.swapaxes(-1, -2)).astype(jnp.float32) * scale, MASKED)
@@ -47,21 +51,21 @@ def attend_or_null(q: jax.Array, k: jax.Array, v: jax.Array, *, null_k: jax.Arra
 
 
 def attend_over_frames(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """Every position over its own frames: [B, T, heads, P, D] three times -> [B, T, heads, P, D]."""
+  """Attention of every position over its own frames: q, k and v [B, T, heads, P, D] -> [B, T, heads, P, D]."""
   return jax.lax.platform_dependent(q, k, v, cpu=attend_each_position, default=attend_packed)
 
 
 def attend_each_position(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """`attend_over_frames`, an attention of T tokens for each position."""
+  """`attend_over_frames` as one attention over T tokens per position."""
   q, k, v = (a.transpose(0, 3, 2, 1, 4) for a in (q, k, v))
   return attend(q, k, v).transpose(0, 3, 2, 1, 4)
 
 
 def attend_packed(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """`attend_over_frames`, positions joined into attentions of up to PACKED tokens that are blind between positions.
+  """`attend_over_frames` with several positions packed into one attention over up to PACKED tokens; a mask keeps the positions apart.
 
-  A matrix unit of 128 x 128 is nearly empty in an attention of 16 tokens. Tokens are in the order (frame, position), so that positions and
-  channels stay together in memory.
+  An attention over 16 tokens leaves a matrix unit of 128 x 128 nearly empty. Tokens are ordered (frame, position), so that positions and
+  channels stay adjacent in memory.
   """
   B, T, heads, P, D = q.shape
   pack = max(n for n in range(1, max(PACKED // T, 1) + 1) if P % n == 0)
@@ -73,10 +77,10 @@ def attend_packed(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def project(x: jax.Array, kernel: jax.Array, *, head_dim: int) -> jax.Array:
-  """Dense layer into heads that stand before the positions: x [..., P, C], kernel [C, features] -> [..., heads, P, head_dim].
+  """Dense layer into heads, with the heads before the positions: x [..., P, C], kernel [C, features] -> [..., heads, P, head_dim].
 
-  Positions and channels of a head are then the last two axes, which TPUs hold in tiles: no padding of few heads to a tile, and a norm
-  over a head's channels costs a third of one behind [..., P, heads, head_dim].
+  The last two axes, which TPUs store in tiles, are then the positions and channels of a head. A small number of heads is not padded to a
+  tile, and a norm over the channels of a head costs a third of what it would cost with [..., P, heads, head_dim].
   """
   return jnp.einsum("...pc,cnd->...npd", x, kernel.reshape(kernel.shape[0], -1, head_dim))
 
@@ -88,7 +92,7 @@ def join(h: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class Project(nn.Module):
-  """The kernel of `project`."""
+  """`project` with its kernel as a parameter."""
 
   features: int
   head_dim: int
@@ -97,7 +101,7 @@ class Project(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    init = nn.with_logical_partitioning(kernel_init(zero=False), (axes.EMBED_IN, axes.EMBED_OUT))
+    init = logical(kernel_init(zero=False), (axes.EMBED_IN, axes.EMBED_OUT))
     kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
     return project(x.astype(self.dtype), kernel.astype(self.dtype), head_dim=self.head_dim)
 
@@ -113,7 +117,7 @@ class Heads(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    kinds: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     h = checkpoint_name(Project(self.features, self.head_dim, name="dense", **kinds)(x), "heads")
     return VectorNorm(axes.HEAD_DIM, name="norm", **kinds)(h) if self.norm else h
 
@@ -128,15 +132,15 @@ class Out(nn.Module):
   @nn.compact
   def __call__(self, h: jax.Array) -> jax.Array:
     heads, _, head_dim = h.shape[-3:]
-    init = nn.with_logical_partitioning(kernel_init(zero=True), (axes.EMBED_IN, axes.EMBED_OUT))
+    init = logical(kernel_init(zero=True), (axes.EMBED_IN, axes.EMBED_OUT))
     kernel = self.param("kernel", init, (heads * head_dim, self.features), self.param_dtype)
-    init = nn.with_logical_partitioning(nn.initializers.zeros_init(), (axes.CHANNELS,))
+    init = logical(nn.initializers.zeros_init(), (axes.CHANNELS,))
     bias = self.param("bias", init, (self.features,), self.param_dtype)
     return checkpoint_name(join(h, kernel.astype(self.dtype)) + bias.astype(self.dtype), "out")
 
 
 class Attention(nn.Module):
-  """Shared parts of the three kinds: projections of C channels into heads and a zero-initialised way out."""
+  """What all kinds of attention share: projections of C channels into heads, and a zero-initialised projection out of them."""
 
   head_dim: int
   dtype: jnp.dtype = jnp.float32
@@ -150,7 +154,7 @@ class Attention(nn.Module):
 
 
 class TemporalAttention(Attention):
-  """Every position attends over its own T frames; each frame carries its time in seconds."""
+  """Every position attends over its own T frames; each frame is told its time in seconds."""
 
   @nn.compact
   def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
@@ -165,13 +169,13 @@ class TemporalAttention(Attention):
 
 
 class JointAttention(Attention):
-  """Every position attends to all positions of all frames, of a picture to those of its own; each carries its time and its place."""
+  """Every position attends to all positions of all frames, or in a picture to its own positions; each is told its time and place."""
 
   @nn.compact
   def __call__(self, x: jax.Array, time: jax.Array, is_video: jax.Array | None) -> jax.Array:
-    """x [B, T, H, W, C], time [B, T, features], is_video [B] bool, None where no row is one -> [B, T, H, W, C]."""
+    """x [B, T, H, W, C], time [B, T, features], is_video [B] bool or, if no row is a video, None -> [B, T, H, W, C]."""
     B, T, H, W, C = x.shape
-    kinds = dict(bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
+    kinds: dict[str, Any] = dict(bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
     when = Dense(C, (axes.FEATURES, axes.EMBED_OUT), name="time", **kinds)(time)
     where = Dense(C, (axes.FEATURES, axes.EMBED_OUT), name="place", **kinds)(_places(H, W))
     # A picture has a place among the frames, but no time.
@@ -187,7 +191,7 @@ class JointAttention(Attention):
 
 
 def _places(height: int, width: int) -> jax.Array:
-  """[H, W, features] sinusoids of the centres of a grid's cells, y then x, in heights of the frame."""
+  """[H, W, features] sinusoids of the cell centres of a grid, y before x, in units of the height of the frame."""
   y, x = ((jnp.arange(count, dtype=jnp.float32) + 0.5) / height for count in (height, width))
   y, x = (sinusoids(a, PLACE_FEATURES, shortest=PLACE_PERIODS[0], longest=PLACE_PERIODS[1]) for a in (y, x))
   shape = (height, width, PLACE_FEATURES)
@@ -207,21 +211,21 @@ class SpatialAttention(Attention):
 
 
 class TextAttention(Attention):
-  """Every position attends to the tokens of its caption and to one learned token, which is all there is without text."""
+  """Every position attends to the tokens of its caption and to one learned token; without text, only the learned token is left."""
 
   @nn.compact
   def __call__(self, x: jax.Array, pictures: Captions, clips: Captions) -> jax.Array:
-    """x [B, T, H, W, C] and the captions of all its rows -> [B, T, H, W, C]."""
+    """x [B, T, H, W, C] and the captions of all its rows (pictures and clips) -> [B, T, H, W, C]."""
     B, T, H, W, C = x.shape
     groups, _, length, D = clips.tokens.shape
     query, key, value = (self.heads(name, features=C) for name in ("query", "key", "value"))
     out = self.out(features=C)
-    init = nn.with_logical_partitioning(nn.initializers.normal(1.0), (axes.TEXT,))
+    init = logical(nn.initializers.normal(1.0), (axes.TEXT,))
     null = self.param("null", init, (D,), self.param_dtype).astype(clips.tokens.dtype)[None]
     nothing = dict(null_k=key(null), null_v=value(null))
 
     def attended(rows: jax.Array, said: Captions) -> jax.Array:
-      """[G, rows, T, P, C], each caption read by as many neighbouring positions."""
+      """[G, rows, T, P, C]; each caption is read by the same number of consecutive positions."""
       q = query(rows.reshape(said.mask.size // length, -1, C))
       tokens, mask = said.tokens.reshape(-1, length, D), said.mask.reshape(-1, 1, 1, length)
       return out(attend_or_null(q, key(tokens), value(tokens), mask=mask, **nothing)).reshape(rows.shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ SKIP_SCALE = 2**-0.5  # of skip connections (Imagen, appendix B)
 
 
 class Block(nn.Module):
-  """One block of a level, a scan step: carry [B, T, H, W, C], on the way up joined by a skip of the same shape."""
+  """One block of a level, as a step of a scan. The carry is [B, T, H, W, C]; on the way up a skip of the same shape joins it."""
 
   spec: UNetSpec
   level: LevelSpec
@@ -25,12 +27,12 @@ class Block(nn.Module):
   def _norm(self, name: str) -> FrameNorm:
     return FrameNorm(self.spec.norm, self.spec.norm_groups, name=name, **self._kinds())
 
-  def _kinds(self) -> dict[str, jnp.dtype]:
+  def _kinds(self) -> dict[str, Any]:
     return dict(dtype=jnp.dtype(self.spec.dtype), param_dtype=jnp.dtype(self.spec.param_dtype))
 
   @nn.compact
   def __call__(self, h: jax.Array, skip: jax.Array | None, context: Context) -> tuple[jax.Array, jax.Array | None]:
-    """Returns the new carry, and on the way down the same as the skip."""
+    """Returns the new carry; on the way down it is returned a second time, as the skip."""
     shape = h.shape
     if self.up:
       h = jnp.concatenate([h, skip * jnp.asarray(SKIP_SCALE, skip.dtype)], axis=-1)
@@ -46,7 +48,7 @@ class Block(nn.Module):
     return h, None if self.up else h
 
   def _residual(self, x: jax.Array, context: Context, which: str) -> jax.Array:
-    """norm, SiLU, conv, norm with scale and shift, SiLU, conv; 1x1 shortcut where the channels differ. `which` ends its layers' names."""
+    """norm, SiLU, conv, norm with scale and shift, SiLU, conv; a 1x1 shortcut if the channels differ. `which` ends layer names."""
     C = self.level.channels
     film = Dense(2 * C, name=f"film{which}", **self._kinds())(context.emb)
     scale, shift = jnp.split(film, 2, axis=-1)
@@ -58,7 +60,7 @@ class Block(nn.Module):
     return x + h
 
   def _mix_time(self, h: jax.Array, context: Context) -> jax.Array:
-    """Adds the result for videos only: independent pictures in the frames of one example never meet."""
+    """Mixes over time in videos only: independent pictures packed as the frames of one example never mix."""
     if self.level.time is TimeMixing.JOINT:
       return h + JointAttention(self.spec.head_dim, name="time", **self._kinds())(
         self._norm("time_norm")(h), context.time, context.is_video

@@ -11,21 +11,21 @@ from ivid.spec.batch import CaptionLayout
 
 
 class Captions(NamedTuple):
-  """Some captions of every group: tokens [G, N, L, D] and which of them are valid, [G, N, L] bool."""
+  """N captions per group: tokens [G, N, L, D], and which of them are valid, [G, N, L] bool."""
 
   tokens: jax.Array
   mask: jax.Array
 
 
 def split(text: jax.Array, mask: jax.Array, *, batch_size: int, frames: int) -> tuple[Captions, Captions]:
-  """Captions of pictures, a group's `images` x `frames` of them, and of clips, `rows` - `images`; either may be none."""
+  """Captions of pictures (`images` x `frames` per group) and of clips (`rows` - `images` per group); either may be empty."""
   layout = CaptionLayout.of(text.shape[:2], batch_size=batch_size, frames=frames)
   pictures = layout.images * frames
   return Captions(text[:, :pictures], mask[:, :pictures]), Captions(text[:, pictures:], mask[:, pictures:])
 
 
 def per_caption(rows: jax.Array, text: jax.Array, *, frames: int) -> jax.Array:
-  """A value of each row, [B], to each of its captions, [G, M]."""
+  """Copies the value of each row, [B], to each of its captions, [G, M]."""
   layout = CaptionLayout.of(text.shape[:2], batch_size=rows.shape[0], frames=frames)
   rows = rows.reshape(-1, layout.rows)
   pictures, clips = jnp.split(rows, [layout.images], axis=1)
@@ -33,7 +33,7 @@ def per_caption(rows: jax.Array, text: jax.Array, *, frames: int) -> jax.Array:
 
 
 def per_frame(values: jax.Array, *, batch_size: int, frames: int) -> jax.Array:
-  """A value of each caption, [G, M, E], to the frames of its row: [B, T, E], or [B, 1, E] where all rows have one caption."""
+  """Copies the value of each caption, [G, M, E], to the frames that it describes: [B, T, E], or [B, 1, E] if all rows have one caption."""
   layout = CaptionLayout.of(values.shape[:2], batch_size=batch_size, frames=frames)
   groups, _, features = values.shape
   if not layout.images:

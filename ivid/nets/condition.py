@@ -1,4 +1,4 @@
-"""What every block of the U-Net is told: noise levels, frame rate, guidance weight and text (Imagen Video, section 2.3)."""
+"""What every block of the U-Net reads: noise levels, frame rate, guidance weight and text (Imagen Video, section 2.3)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from ivid.nets import axes, captions
-from ivid.nets.layers import Dense, VectorNorm, sinusoids
+from ivid.nets.layers import Dense, VectorNorm, logical, sinusoids
 from ivid.spec.stage import UNetSpec
 
 FEATURES = 64  # sinusoids of a scalar
-# (shortest, longest) period: fine enough for the steps that occur, longer than the range.
+# (shortest, longest) period: short enough for the differences that occur, longer than the range.
 LOGSNR_PERIODS = (0.5, 100.0)  # logsnr in [-20, 20]
-RATE_PERIODS = (0.5, 16.0)  # log2 of frames a second, -1 to 7
+RATE_PERIODS = (0.5, 16.0)  # log2 of frames per second, -1 to 7
 GUIDANCE_PERIODS = (0.5, 64.0)  # w in [0, 30]
 TIME_PERIODS = (1 / 16, 32.0)  # seconds, 5.3 in the paper's clips
 
@@ -24,9 +24,9 @@ class Context(NamedTuple):
   """Inputs shared by all blocks.
 
   Attributes:
-    emb: [B, K, E] conditioning vector after its SiLU; K = 1, or T if there are pictures or frames carry their times.
-    text: captions of pictures and of clips, their tokens normalised, and projected to the spec's text_width if it has one.
-    is_video: [B] bool; time mixing is off where False, and left out where None.
+    emb: [B, K, E] conditioning vector after its SiLU; K is T if there are pictures or frame times, else 1.
+    text: captions of pictures and of clips. Their tokens are normalised and, if the spec has a text_width, projected to it.
+    is_video: [B] bool; time mixing is off where it is False, and not computed at all if it is None.
     time: [B, T, FEATURES] sinusoids of each frame's time in seconds.
   """
 
@@ -52,7 +52,7 @@ class ScalarEmbedding(nn.Module):
 
 
 class PooledText(nn.Module):
-  """[G, M, L, D] -> [G, M, features]: masked mean of the tokens, norm, dense; a learned vector where no token is valid."""
+  """[G, M, L, D] -> [G, M, features]: masked mean of the tokens, norm, dense; a learned vector if no token is valid."""
 
   features: int
   param_dtype: jnp.dtype = jnp.float32
@@ -63,19 +63,19 @@ class PooledText(nn.Module):
     pooled = jnp.sum(text.astype(jnp.float32) * weight, axis=2) / jnp.maximum(weight.sum(2), 1.0)
     pooled = VectorNorm(axes.TEXT, center=True, param_dtype=self.param_dtype)(pooled)
     pooled = Dense(self.features, (axes.EMBED_IN, axes.COND), param_dtype=self.param_dtype)(pooled)
-    init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (axes.COND,))
+    init = logical(nn.initializers.normal(0.02), (axes.COND,))
     null = self.param("null", init, (self.features,), self.param_dtype).astype(jnp.float32)
     return jnp.where(text_mask.any(2)[..., None], pooled, null)
 
 
 class Conditioner(nn.Module):
-  """Builds the Context. All of it in float32: it is small, and logsnr needs the digits."""
+  """Builds the Context, all in float32: it is small, and logsnr needs the precision."""
 
   spec: UNetSpec
 
   @nn.compact
   def __call__(self, logsnr, *, text, text_mask, is_video, time, fps, aug_logsnr=None, w=None) -> Context:
-    """logsnr, is_video, fps, aug_logsnr, w: [B]; text [G, M, L, D]; time [B, T] in seconds. Weights exist for aug_logsnr if given."""
+    """logsnr, is_video, fps, aug_logsnr, w: [B]; text [G, M, L, D]; time [B, T] in seconds. aug_logsnr has weights only if it is given."""
     E, dtype, param_dtype = self.spec.embed_dim, jnp.dtype(self.spec.dtype), jnp.dtype(self.spec.param_dtype)
     emb = ScalarEmbedding(E, LOGSNR_PERIODS, param_dtype=param_dtype, name="logsnr")(logsnr)
     if aug_logsnr is not None:
@@ -83,7 +83,7 @@ class Conditioner(nn.Module):
     if is_video is not None:  # a single picture has no rate
       rate = ScalarEmbedding(E, RATE_PERIODS, param_dtype=param_dtype, name="fps")(jnp.log2(fps.astype(jnp.float32)))
       emb = emb + jnp.where(is_video[:, None], rate, 0.0)
-    # The weights are made whether w is given or not; unused, the compiler drops the arithmetic.
+    # The weights exist whether or not w is given; the compiler removes the arithmetic if nothing uses it.
     embed_w = ScalarEmbedding(E, GUIDANCE_PERIODS, zero=True, param_dtype=param_dtype, name="w")
     guidance = embed_w(jnp.zeros_like(logsnr) if w is None else w)
     if w is not None:
@@ -106,7 +106,7 @@ class Conditioner(nn.Module):
 
 
 def _joined(text: jax.Array, mask: jax.Array, patch: int) -> tuple[jax.Array, jax.Array]:
-  """[G, M, L, D] -> [G, M, ceil(L / patch), patch D], zeros for what the mask hides; masks alike, True where any of the tokens is."""
+  """[G, M, L, D] -> [G, M, ceil(L / patch), patch D], zeros for masked tokens. A joined token is valid if any of its tokens is."""
   G, M, L, D = text.shape
   text = jnp.pad(text * mask[..., None].astype(text.dtype), ((0, 0), (0, 0), (0, -L % patch), (0, 0)))
   mask = jnp.pad(mask, ((0, 0), (0, 0), (0, -L % patch)))

@@ -1,8 +1,8 @@
 """The one convolution of the networks, lowered per platform.
 
-TPU and GPU take XLA's native convolution and its native gradients. XLA's gradient with respect to the kernel is very slow on the
-CPU (a convolution whose window is the whole picture), so there it is matrix products of shifted views of the input with
-shifted views of the output's gradient, and the gradient with respect to the input is a plain convolution with the flipped kernel.
+TPUs and GPUs use XLA's native convolution and its native gradients. On the CPU, XLA's gradient with respect to the kernel is very slow,
+because it is a convolution whose window is the whole picture. There we compute it as matrix products of shifted views of the input with
+shifted views of the output's gradient, and the gradient with respect to the input as a plain convolution with the flipped kernel.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def temporal_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Convolution over frames, zero padding: x [B, T, H, W, C], kernel [kt, C, C'] -> [B, T, H, W, C']."""
   B, T, H, W, C = x.shape
   y = conv2d(x.reshape(B, T, H * W, C), kernel[:, None], 1)
-  return y.reshape(B, T, H, W, kernel.shape[-1])
+  return y.reshape(B, T, H, W, kernel.shape[-1])  # pyright: ignore[reportAttributeAccessIssue]  custom_vjp hides what the function returns
 
 
 def _forward(x, kernel, stride):
@@ -80,10 +80,10 @@ def _cpu_gradients(x, kernel, dy, *, stride):
 
 
 def _kernel_gradient(x, kernel, dy):
-  """d kernel[i, j] = sum over places of x shifted by (i, j) times dy: one matrix product a row of the kernel.
+  """d kernel[i, j] = sum over places of x shifted by (i, j) times dy: one matrix product per row of the kernel.
 
-  Rows are shifts of one side, columns are shifts of the narrower side joined in its channels: fewer copies and a wider product than a
-  product for each position, two to three times as fast below 128 channels.
+  Rows shift one of the two arrays; columns shift the one with fewer channels, and their views are joined along the channels. This makes
+  fewer copies and wider products than one product per kernel position, and is two to three times as fast below 128 channels.
   """
   kh, kw, C, C_out = kernel.shape
   N, H, W, _ = x.shape
@@ -106,7 +106,7 @@ def _kernel_gradient(x, kernel, dy):
 
 
 def _strided(x, kernel):
-  """Stride 2: the picture splits into its even and odd rows and columns, so each tap is a shifted view; one matrix product."""
+  """Stride 2 as one matrix product: the picture is split into even and odd rows and columns, so each tap is a shifted view."""
   kh, kw, C, C_out = kernel.shape
   N, H, W, _ = x.shape
   rows, cols = (H + 1) // 2, (W + 1) // 2

@@ -125,7 +125,7 @@ class MixedUnit(nn.Module):
     spec = self.spec
 
     def unit(name: str, channels: int, side: int, x: jax.Array) -> jax.Array:
-      return Unit(Conv(channels, (side,) * 3), still=self.still, name=name)(x)
+      return Unit(Conv(channels, (side,) * 3), still=self.still, name=name)(x)  # pyright: ignore[reportArgumentType]  three sides
 
     second = unit("Branch_1_Conv3d_0b_3x3", spec.second, 3, unit("Branch_1_Conv3d_0a_1x1", spec.before_second, 1, x))
     third = unit("Branch_2_Conv3d_0b_3x3", spec.third, 3, unit("Branch_2_Conv3d_0a_1x1", spec.before_third, 1, x))

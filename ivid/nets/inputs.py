@@ -9,20 +9,19 @@ import flax.struct
 import jax
 
 
-@flax.struct.dataclass
-class Conditioning:
-  """All that the denoiser is given besides z_t and its level.
+class Conditioning(flax.struct.PyTreeNode):
+  """Everything that the denoiser reads besides z_t and its level.
 
   Attributes:
     text: [G, M, L, D] embeddings of captions (ivid.spec.batch.CaptionLayout); [B, 1, L, D] without pictures.
     text_mask: [G, M, L] bool; all False means no text.
-    is_video: [B] bool; False bypasses all time mixing; None: no row is a video, and nothing of it is computed.
+    is_video: [B] bool; False bypasses all time mixing. None: no row is a video, and no time mixing is computed.
     fps: [B] float32.
-    lowres: [B, T, H, W, C'] augmented and grown to the target's size, or None in the base.
-    aug_logsnr: [B] level of that augmentation, or None in the base.
+    lowres: [B, T, H, W, C'], augmented and enlarged to the target's size; None in the base.
+    aug_logsnr: [B] level of that augmentation; None in the base.
     w: [B] guidance weight, for distilled models; None otherwise.
-    given: frames [B, T, H, W, 3] that are known where their mask [B, T] is True; None: none. With unet.given alone.
-    negative: what the unconditional evaluation of guidance reads instead of no text, as [B, 1, L, D] and its mask [B, 1, L]; None: no text.
+    given: frames [B, T, H, W, 3], known where their mask [B, T] is True; None: no frame is known. Only networks with unet.given read it.
+    negative: text [B, 1, L, D] and its mask [B, 1, L] for the unconditional evaluation of guidance; None: that evaluation reads no text.
   """
 
   text: jax.Array
@@ -36,5 +35,5 @@ class Conditioning:
   negative: tuple[jax.Array, jax.Array] | None = None
 
   def network_inputs(self) -> dict[str, Any]:
-    """Keyword arguments of VideoUNet, which one evaluation at a time reads: a negative text is another evaluation's."""
+    """Keyword arguments of VideoUNet for one evaluation. A negative text is not among them: it is the text of another evaluation."""
     return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "negative"}

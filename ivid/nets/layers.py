@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,10 +23,15 @@ def kernel_init(zero: bool):
   return nn.initializers.zeros_init() if zero else nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
-def pin(h: jax.Array) -> jax.Array:
-  """Holds an activation [B, T, H, W, C] to its mesh axes; nothing without logical axis rules, or without a mesh (jax.set_mesh).
+def logical(init: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
+  """An initializer whose parameter carries the logical axes `names`; the layer that reads the parameter gets it unboxed."""
+  return nn.with_logical_partitioning(init, names)
 
-  A mesh axis that does not divide its dimension is left out: the coarse levels of a clip that is cut by rows have too few of them.
+
+def pin(h: jax.Array) -> jax.Array:
+  """Constrains an activation [B, T, H, W, C] to its mesh axes. Does nothing without logical axis rules or a mesh (jax.set_mesh).
+
+  A mesh axis that does not divide its dimension is dropped: where a clip is split by rows, its coarse levels may have too few of them.
   """
   rules, sizes = dict(nn.get_logical_axis_rules()), dict(jax.sharding.get_abstract_mesh().shape)
   spec = [_dividing(rules.get(name), size, sizes) for name, size in zip(axes.ACTIVATION_AXES, h.shape, strict=True)]
@@ -48,13 +55,13 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    init = nn.with_logical_partitioning(kernel_init(self.zero), self.names)
+    init = logical(kernel_init(self.zero), self.names)
     kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
-    # One product of two matrices: the CPU is twice as fast at it as at the same product with leading axes.
+    # One product of two matrices: on the CPU it is twice as fast as the same product with leading axes.
     y = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
     y = y.reshape(*x.shape[:-1], self.features)
     if self.bias:
-      init = nn.with_logical_partitioning(nn.initializers.zeros_init(), (axes.CHANNELS,))
+      init = logical(nn.initializers.zeros_init(), (axes.CHANNELS,))
       y = y + self.param("bias", init, (self.features,), self.param_dtype).astype(self.dtype)
     return y
 
@@ -74,13 +81,13 @@ class Conv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     B, T, H, W, C = x.shape
-    init = nn.with_logical_partitioning(kernel_init(self.zero), (axes.CONV_H, axes.CONV_W, *self.names))
+    init = logical(kernel_init(self.zero), (axes.CONV_H, axes.CONV_W, *self.names))
     kernel = self.param("kernel", init, (self.kernel, self.kernel, C, self.features), self.param_dtype)
     y = conv2d(x.astype(self.dtype).reshape(B * T, H, W, C), kernel.astype(self.dtype), self.stride)
     if self.bias:
-      init = nn.with_logical_partitioning(nn.initializers.zeros_init(), (axes.CHANNELS,))
+      init = logical(nn.initializers.zeros_init(), (axes.CHANNELS,))
       y = y + self.param("bias", init, (self.features,), self.param_dtype).astype(self.dtype)
-    return y.reshape(B, T, *y.shape[1:])
+    return y.reshape(B, T, *y.shape[1:])  # pyright: ignore[reportAttributeAccessIssue]  custom_vjp hides what the function returns
 
 
 class TimeConv(nn.Module):
@@ -93,9 +100,9 @@ class TimeConv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     C = x.shape[-1]
-    init = nn.with_logical_partitioning(kernel_init(zero=True), (axes.CONV_T, axes.EMBED_IN, axes.EMBED_OUT))
+    init = logical(kernel_init(zero=True), (axes.CONV_T, axes.EMBED_IN, axes.EMBED_OUT))
     kernel = self.param("kernel", init, (self.kernel, C, C), self.param_dtype)
-    init = nn.with_logical_partitioning(nn.initializers.zeros_init(), (axes.CHANNELS,))
+    init = logical(nn.initializers.zeros_init(), (axes.CHANNELS,))
     bias = self.param("bias", init, (C,), self.param_dtype)
     return temporal_conv(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
@@ -104,7 +111,7 @@ class FrameNorm(nn.Module):
   """Normalises each frame by itself, optionally followed by (1 + scale) h + shift; statistics in float32.
 
   GROUP: mean and variance over height, width and the channels of a group of one frame (arXiv 1803.08494).
-  RMS: root mean square over the channels of one position (arXiv 1910.07467), so that a tile gives what the frame gives.
+  RMS: root mean square over the channels of one position (arXiv 1910.07467), so that a tile gives the same result as the frame.
   """
 
   kind: Norm
@@ -116,7 +123,7 @@ class FrameNorm(nn.Module):
   def __call__(self, x: jax.Array, *, scale: jax.Array | None = None, shift: jax.Array | None = None) -> jax.Array:
     """x [B, T, H, W, C]; scale and shift [B, K, C] with K in {1, T}."""
     B, T, _, _, C = x.shape
-    init = nn.with_logical_partitioning(nn.initializers.ones_init(), (axes.CHANNELS,))
+    init = logical(nn.initializers.ones_init(), (axes.CHANNELS,))
     gain = self.param("scale", init, (C,), self.param_dtype).astype(jnp.float32)
     factor = 1.0 if scale is None else 1.0 + scale.astype(jnp.float32)
     offset = jnp.zeros((1, 1, C)) if shift is None else shift.astype(jnp.float32)
@@ -125,7 +132,7 @@ class FrameNorm(nn.Module):
       x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + EPSILON)
       gain = jnp.broadcast_to(gain * factor, offset.shape)
     else:
-      init = nn.with_logical_partitioning(nn.initializers.zeros_init(), (axes.CHANNELS,))
+      init = logical(nn.initializers.zeros_init(), (axes.CHANNELS,))
       bias = self.param("bias", init, (C,), self.param_dtype).astype(jnp.float32)
       mean, var = self._statistics(x)
       gain = gain * jax.lax.rsqrt(var + EPSILON)
@@ -134,7 +141,7 @@ class FrameNorm(nn.Module):
     return (x * gain[:, :, None, None] + offset[:, :, None, None]).astype(self.dtype)
 
   def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance [B, T, C] of each frame, equal inside a group of channels."""
+    """Mean and variance [B, T, C] of each frame, equal within a group of channels."""
     B, T, _, _, C = x.shape
     moments = jnp.stack([jnp.mean(x, axis=(2, 3)), jnp.mean(jnp.square(x), axis=(2, 3))])
     moments = moments.reshape(2, B, T, self.groups, C // self.groups).mean(-1)
@@ -143,7 +150,7 @@ class FrameNorm(nn.Module):
 
 
 class VectorNorm(nn.Module):
-  """RMS or layer norm of the last axis in float32, learned gain; `name_axis` is its logical axis."""
+  """RMS or layer norm over the last axis, in float32, with a learned gain whose logical axis is `name_axis`."""
 
   name_axis: str = axes.CHANNELS
   center: bool = False
@@ -152,7 +159,7 @@ class VectorNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    init = nn.with_logical_partitioning(nn.initializers.ones_init(), (self.name_axis,))
+    init = logical(nn.initializers.ones_init(), (self.name_axis,))
     gain = self.param("scale", init, (x.shape[-1],), self.param_dtype).astype(jnp.float32)
     x = x.astype(jnp.float32)
     if self.center:

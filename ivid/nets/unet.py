@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,11 +18,12 @@ from ivid.spec.stage import LevelSpec, TimeMixing, UNetSpec
 
 
 class VideoUNet(nn.Module):
-  """Predicts from a noisy clip, its noise level and its conditioning; which quantity is the stage's business.
+  """Predicts x, eps or v (the stage says which) from a noisy clip, its noise level and its conditioning.
 
-  A level is downsample, blocks on the way down and blocks, upsample on the way up; its blocks are scanned over stacked weights (also a
-  single one, so that the tree does not depend on the count). Sizes that are no multiple of spec.stride are padded with zeros at
-  the bottom and the right, and the output cropped. The output is zero at initialisation.
+  On the way down, a level halves the resolution and then applies its blocks; on the way up it applies as many blocks and then doubles the
+  resolution. The blocks of a level are scanned over stacked weights, even if there is only one, so that the structure of the parameter tree
+  does not depend on their number. Sizes that are not multiples of spec.stride are padded with zeros at the bottom and the right, and the
+  output is cropped. The output is zero at initialisation.
   """
 
   spec: UNetSpec
@@ -37,11 +39,11 @@ class VideoUNet(nn.Module):
       text: [G, M, L, D] token embeddings of captions (ivid.spec.batch.CaptionLayout); [B, 1, L, D] without pictures.
       text_mask: [G, M, L] bool; all False means no text.
       is_video: [B] bool; False for independent pictures in the frames; None: all rows are pictures.
-      fps: [B] frames a second.
+      fps: [B] frames per second.
       lowres: [B, T, H, W, C'] conditioning clip at the size of z, or None.
-      aug_logsnr: [B] its noise level; given exactly when lowres is.
+      aug_logsnr: [B] noise level of lowres; None exactly if lowres is None.
       w: [B] guidance weight of a distilled model, or None.
-      given: frames [B, T, H, W, 3], read where their mask [B, T] is True, or None; with spec.given alone.
+      given: frames [B, T, H, W, 3] and their mask [B, T]; frames count where it is True. None unless spec.given.
     """
     B, T, H, W, _ = z.shape
     assert (lowres is None) == (aug_logsnr is None), "lowres and aug_logsnr come together"
@@ -50,21 +52,21 @@ class VideoUNet(nn.Module):
     if w is None and self.spec.second_way_up:
       w = jnp.zeros((B,), jnp.float32)
     conditioner = Conditioner(self.spec, name="condition")
-    told = dict(text=text, is_video=is_video, time=time, fps=fps, aug_logsnr=aug_logsnr, w=w)
+    told: dict[str, Any] = dict(text=text, is_video=is_video, time=time, fps=fps, aug_logsnr=aug_logsnr, w=w)
     context = conditioner(logsnr, text_mask=text_mask, **told)
     x = z
     if self.spec.scale_input:
       x = x * jnp.sqrt(jax.nn.sigmoid(logsnr.astype(jnp.float32)))[:, None, None, None, None]
     if lowres is not None:
       x = jnp.concatenate([x, lowres.astype(z.dtype)], axis=-1)
-    first = dict(kernel=self.spec.io_kernel, names=(axes.PIXELS, axes.EMBED_OUT))
+    first: dict[str, Any] = dict(kernel=self.spec.io_kernel, names=(axes.PIXELS, axes.EMBED_OUT))
     h = pin(self._conv(self.spec.levels[0].channels, "conv_in", **first)(self._patches(x)))
     if given is not None:
       assert self.spec.given, "frames are given to a network without unet.given"
       frames, mask = given
       mask = mask.astype(z.dtype)[:, :, None, None, None]
       known = jnp.concatenate([frames.astype(z.dtype) * mask, jnp.broadcast_to(mask, (*z.shape[:-1], 1))], axis=-1)
-      # Without a bias: where nothing is given, nothing is added.
+      # It has no bias, so that it adds nothing where nothing is given.
       h = h + self._conv(self.spec.levels[0].channels, "conv_given", zero=True, bias=False, **first)(self._patches(known))
     h, skips = self._down(h, context)
     output = self._out(self._up(h, skips, context))
@@ -76,20 +78,20 @@ class VideoUNet(nn.Module):
     if lowres is None:
       return prediction
     if self.spec.residual_std:
-      return self._about_lowres(prediction, z, lowres, logsnr, aug_logsnr)
+      return self._about_lowres(prediction, z, lowres, logsnr, aug_logsnr)  # pyright: ignore[reportArgumentType]  given together with lowres
     return prediction + self._input_path(z, lowres, context)
 
   def _patches(self, x: jax.Array) -> jax.Array:
-    """[B, T, H, W, C] padded to the stride, in patches."""
+    """[B, T, H, W, C], padded to a multiple of the stride and cut into patches."""
     _, _, H, W, _ = x.shape
     x = jnp.pad(x, ((0, 0), (0, 0), (0, -H % self.spec.stride), (0, -W % self.spec.stride), (0, 0)))
     return space_to_depth(x.astype(self.spec.dtype), self.spec.patch)
 
   def _input_path(self, z: jax.Array, lowres: jax.Array, context: Context) -> jax.Array:
-    """a z + b lowres with a and b a channel from the conditioning: what a super-resolution stage has to add is then detail, not colour.
+    """a z + b lowres, with a and b per channel computed from the conditioning, so that the network has to add detail but not colour.
 
-    Ours: a learned form of the skip of EDM's preconditioning (2206.00364, section 5), zero at initialisation. Norms inside the network
-    drop a frame's absolute levels, which it would take long to learn back.
+    Ours: a learned form of the skip connection of EDM's preconditioning (2206.00364, section 5), zero at initialisation. The norms inside
+    the network remove the absolute levels of a frame, and relearning them would take long.
     """
     assert z.shape[-1] == self.out_channels <= lowres.shape[-1], (z.shape, lowres.shape, self.out_channels)
     gates = Dense(2 * self.out_channels, (axes.COND, axes.PIXELS), zero=True, name="input_path", **self._kinds())(context.emb)
@@ -97,10 +99,10 @@ class VideoUNet(nn.Module):
     return a * z + b * lowres[..., : self.out_channels].astype(jnp.float32)
 
   def _about_lowres(self, output: jax.Array, z: jax.Array, lowres: jax.Array, logsnr: jax.Array, aug_logsnr: jax.Array) -> jax.Array:
-    """The mean of x given z_t and the clip, were x normal about it with deviation s, plus the posterior's deviation times the output.
+    """The posterior mean of x plus the posterior deviation times the output, under the assumption x ~ N(c, s^2).
 
-    s joins the spec's residual_std and the augmentation's noise. Mean (alpha s^2 z + sigma^2 c) / v and deviation sigma s / sqrt(v) with
-    v = alpha^2 s^2 + sigma^2 and c the clip over its own alpha.
+    c is the low-resolution clip divided by the alpha of its augmentation, and s^2 is residual_std^2 plus the variance of the augmentation.
+    Given z_t, the mean is (alpha s^2 z_t + sigma^2 c) / v and the deviation sigma s / sqrt(v), with v = alpha^2 s^2 + sigma^2.
     """
     alpha2, sigma2, aug_alpha2 = (
       jax.nn.sigmoid(level.astype(jnp.float32))[:, None, None, None, None] for level in (logsnr, -logsnr, aug_logsnr)
@@ -110,14 +112,14 @@ class VideoUNet(nn.Module):
     v = alpha2 * s2 + sigma2
     return (jnp.sqrt(alpha2) * s2 / v) * z + (sigma2 / v) * clip + jnp.sqrt(sigma2 * s2 / v) * output
 
-  def _kinds(self) -> dict[str, jnp.dtype]:
+  def _kinds(self) -> dict[str, Any]:
     return dict(dtype=jnp.dtype(self.spec.dtype), param_dtype=jnp.dtype(self.spec.param_dtype))
 
   def _conv(self, features: int, name: str, **options) -> Conv:
     return Conv(features, name=name, **options, **self._kinds())
 
   def _down(self, h: jax.Array, context: Context) -> tuple[jax.Array, list[jax.Array]]:
-    """The lowest level, and each level's skips from the highest on."""
+    """The output of the lowest level, and the skips of each level, highest level first."""
     skips = []
     for i, level in enumerate(self.spec.levels):
       if i:
@@ -135,21 +137,21 @@ class VideoUNet(nn.Module):
     return h
 
   def _out(self, h: jax.Array, *, prefix: str = "") -> jax.Array:
-    """From the highest level to the output's patches, float32."""
+    """Maps the highest level to the patches of the output, in float32."""
     h = nn.silu(FrameNorm(self.spec.norm, self.spec.norm_groups, name=f"{prefix}norm_out", **self._kinds())(h))
     out, names = self.spec.patch**2 * self.out_channels, (axes.EMBED_IN, axes.PIXELS)
     h = self._conv(out, f"{prefix}conv_out", kernel=self.spec.io_kernel, names=names, zero=True)(h)
     return h.astype(jnp.float32)
 
   def _scan(self, level: LevelSpec, name: str, *, up: bool) -> nn.Module:
-    """Blocks of one level over stacked weights; on the way up the last skip comes first."""
+    """The blocks of one level, scanned over stacked weights; on the way up, the last skip is used first."""
     policy = jax.checkpoint_policies.save_only_these_names(*level.saved)
     block = nn.remat(Block, prevent_cse=False, policy=policy) if level.remat else Block
     scanned = nn.scan(
       block,
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=(0, nn.broadcast),
+      in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]  Flax declares less than it takes
       length=level.blocks,
       unroll=min(level.unroll, level.blocks),
       reverse=up,
@@ -159,10 +161,10 @@ class VideoUNet(nn.Module):
 
 
 def pixel_halo(spec: UNetSpec) -> int:
-  """Pixels beyond which an input cannot change an output, in each direction, for tiles that start at multiples of spec.stride.
+  """The distance in pixels, in each direction, beyond which an input cannot change an output, if tiles start at multiples of spec.stride.
 
   Raises:
-    UserError: the network attends over space or normalises whole frames, so that every pixel sees every pixel.
+    UserError: the network attends over space or normalises whole frames, so every pixel sees every other.
   """
   if not spec.pixel_local:
     raise UserError("its network attends over space or normalises whole frames (expected norm=rms, no spatial attention)")
@@ -172,7 +174,7 @@ def pixel_halo(spec: UNetSpec) -> int:
     low = high = place // spec.patch
     low, high = low - edge, high + edge  # conv_out
     for i, reach in enumerate(reaches):
-      if i:  # conv of the upsampling one level up, then the nearest neighbour
+      if i:  # the convolution after upsampling to the next level, then the nearest-neighbour upsampling itself
         low, high = (low - 1) // 2, (high + 1) // 2
       low, high = low - reach, high + reach
     for i, reach in reversed(tuple(enumerate(reaches))):
@@ -185,7 +187,7 @@ def pixel_halo(spec: UNetSpec) -> int:
 
 
 def frame_halo(spec: UNetSpec) -> int:
-  """Frames beyond which an input cannot change an output, in each direction.
+  """The distance in frames, in each direction, beyond which an input cannot change an output.
 
   Raises:
     UserError: the network attends over time.

@@ -1,4 +1,4 @@
-"""Many hosts: one process a host joined into one run, a stop that all agree on, and what a lost peer looks like."""
+"""Runs on many hosts: joining one process per host, agreeing on when to stop, and noticing a lost peer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,20 +27,20 @@ from ivid.spec.errors import UserError
 from ivid.spec.hosts import Hosts, check_count
 from ivid.spec.run import MeshSpec
 
-# For processes that no cluster announces; launch/local.py sets them.
+# For processes that no cluster manager announces; launch/local.py sets these variables.
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-JOIN_SECONDS = 300  # hosts of a slice do not start at the same moment
-LEAVE_SECONDS = 30  # to wait for the others at the end; who is not there by then is gone
-NOTICE_SECONDS = 20  # a process that waits for others so long says so
-STOP_LAG = 2  # steps between a signal and the step that ends, so that asking does not wait for the devices
+JOIN_SECONDS = 300  # the hosts of a slice do not all start at the same moment
+LEAVE_SECONDS = 30  # how long to wait for the others at the end; those that are missing by then are gone
+NOTICE_SECONDS = 20  # a process that waits so long for others reports it
+STOP_LAG = 2  # steps between a signal and the last step, so that asking does not have to wait for the devices
 
 
 def join(hosts: Hosts) -> None:
-  """Joins the other processes, and checks how many there are. Call it before anything that touches a device.
+  """Joins the other processes, and checks how many there are. Call this before anything touches a device.
 
   Raises:
-    UserError: another number of processes or devices than expected, one process alone where others are to be joined, or a cluster that
-      cannot be.
+    UserError: there are more or fewer processes or devices than expected, there is only one process although others should join, or the
+      cluster is impossible.
   """
   joins = hosts.multihost == "on" or (hosts.multihost == "auto" and cluster_sign(os.environ) is not None)
   if joins:
@@ -56,11 +57,11 @@ def join(hosts: Hosts) -> None:
 
 
 def cluster_sign(environment: Mapping[str, str]) -> str | None:
-  """What in the environment (and the machine's device files) shows that this is one of several processes; None if nothing does."""
+  """The sign in the environment or the device files that this is one of several processes; None if there is no such sign."""
   for name in (COORDINATOR, COUNT, INDEX):
     if environment.get(name):
       return name
-  # SLURM_STEP_NODELIST is set by srun alone: in the batch script itself there is one process.
+  # Only srun sets SLURM_STEP_NODELIST; the batch script itself is a single process.
   if int(environment.get("SLURM_NTASKS") or 1) > 1 and environment.get("SLURM_STEP_NODELIST"):
     return "SLURM_NTASKS"
   if int(environment.get("OMPI_COMM_WORLD_SIZE") or 1) > 1:
@@ -76,16 +77,16 @@ def cluster_sign(environment: Mapping[str, str]) -> str | None:
 
 def _initialize(hosts: Hosts) -> None:
   given = {name: os.environ.get(name) for name in (COORDINATOR, COUNT, INDEX)}
-  arguments = {}
+  arguments: dict[str, Any] = {}
   if given[COUNT] or given[INDEX]:
     missing = [name for name, value in given.items() if not value]
     if missing:
       raise UserError(f"{', '.join(missing)} not set: expected all of {', '.join(given)}, or none where SLURM or a TPU says it")
-    count, index = (_integer(name, given[name]) for name in (COUNT, INDEX))
+    count, index = (_integer(name, given[name] or "") for name in (COUNT, INDEX))
     if not 0 <= index < count:
       raise UserError(f"{INDEX}={index}: expected 0 to {count - 1} ({COUNT}={count})")
     check_count("process", count, hosts.expected_processes)
-    arguments = dict(coordinator_address=given[COORDINATOR], num_processes=count, process_id=index)
+    arguments: dict[str, Any] = dict(coordinator_address=given[COORDINATOR], num_processes=count, process_id=index)
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   waiting = threading.Timer(NOTICE_SECONDS, _say_waiting, [given[COORDINATOR]])
   waiting.daemon = True
@@ -104,7 +105,7 @@ def _initialize(hosts: Hosts) -> None:
     ) from None
   finally:
     waiting.cancel()
-  signals.listen()  # from here on: JAX's own handler swallows a signal that comes while the program compiles
+  signals.listen()  # from here on, because JAX's own handler swallows a signal that arrives during compilation
 
 
 def _say_waiting(address: str | None) -> None:
@@ -120,25 +121,25 @@ def _integer(name: str, value: str) -> int:
 
 
 def is_first() -> bool:
-  """Whether this is process 0, which alone writes metrics, pictures and the notes of a run."""
+  """Whether this is process 0, the only one that writes metrics, pictures and the notes of a run."""
   return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-  """Returns when every process has come to the place of that name."""
+  """Returns when every process has reached the place of this name."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
 def all_agree(holds: bool) -> bool:
-  """Whether it holds in every process. All processes call this."""
+  """Whether the condition holds in every process. All processes call this."""
   return holds if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(holds))))
 
 
 def connect(mesh: Mesh) -> None:
-  """Lets the devices along each of the mesh's axes, and any several of them, meet once. All processes call this before they compile.
+  """Runs one collective over each set of the mesh's axes. All processes call this before they compile.
 
-  On CPUs a group of devices connects at its first collective, and gives up after 30 s: compilers of two processes can be further apart.
+  On CPUs, a group of devices connects at its first collective and gives up after 30 s; two processes may differ more in compile time.
   """
   if jax.process_count() == 1 or jax.default_backend() != "cpu":
     return
@@ -151,16 +152,16 @@ def connect(mesh: Mesh) -> None:
 
 
 def alone() -> contextlib.AbstractContextManager:
-  """Within it, arrays and programs are this process's own, on its first device, whatever mesh is set around it.
+  """A context in which arrays and programs belong to this process, on its first device, whatever mesh is set around it.
 
-  What one process does for itself, such as embedding its captions, must not become a program of all processes: they would have to
+  What one process does for itself, such as embedding its captions, must not become a program of all processes, which would all have to
   run it equally often.
   """
   return jax.set_mesh(make_mesh(MeshSpec(), jax.local_devices()[:1]))
 
 
 def on_host(tree):
-  """The arrays of a tree as numpy, whole in every process. All processes call this."""
+  """The arrays of a tree as whole NumPy arrays in every process. All processes call this."""
   return jax.tree.map(lambda array: np.asarray(whole(array)), tree)
 
 
@@ -172,15 +173,15 @@ def whole(array: jax.Array) -> jax.Array:
 
 
 class StopSignal:
-  """SIGTERM, SIGINT or the end of a time, to whichever process, as a stop that all processes agree on at the same step.
+  """Turns SIGTERM, SIGINT or the end of the time, in any process, into a stop at a step on which all processes agree.
 
-  Every call is one step: each process says whether it was asked to stop, and hears what all said STOP_LAG calls before. JAX has a
+  Every call is one step: each process reports whether it was asked to stop, and learns what all reported STOP_LAG calls earlier. JAX has a
   service of its own for this (multihost_utils.reached_preemption_sync_point), which counts steps upwards for ever: a distillation
   begins anew with every student, and Orbax asks with the steps of checkpoints.
   """
 
   def __init__(self, mesh: Mesh, *, seconds: float = math.inf):
-    """`seconds`: from now on, after which it stops."""
+    """`seconds`: time from now after which it stops."""
     self._end = time.monotonic() + seconds
     self._heard: collections.deque[jax.Array] = collections.deque()
     self._alone = jax.process_count() == 1
@@ -202,7 +203,7 @@ class StopSignal:
     return len(self._heard) > STOP_LAG and bool(self._heard.popleft())
 
   def agreed(self) -> bool:
-    """Whether any process has been asked, or its time is over, until now; waits for all."""
+    """Whether by now any process has been asked to stop or has run out of time; waits for all processes."""
     if self._alone:
       return self._due()
     self._heard.clear()

@@ -1,4 +1,4 @@
-"""How much memory the devices and this process hold, and have held at most."""
+"""How much memory the devices and this process hold now and have held at most."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STATUS, RESET = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clea
 
 
 def reset_peak() -> None:
-  """Starts a new count of the process's largest memory, where the system can (Linux); elsewhere the count runs on."""
+  """Restarts the count of the process's peak memory if the system can (Linux); elsewhere the count continues."""
   try:
     RESET.write_text("5")
   except OSError:
@@ -28,10 +28,10 @@ def peak_bytes() -> int:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def memory_metrics(devices: Sequence[jax.Device] | None = None) -> dict[str, float]:
-  """GB (1e9 bytes) in the fullest of `devices` (default: this process's): now, at most so far, and as much as it has.
+def memory_metrics(devices: Sequence[jax.Device] | None = None) -> dict[str, float]:  # pyright: ignore[reportInvalidTypeForm]  jax assigns the class to the name
+  """GB (1e9 bytes) of the fullest of `devices` (default: those of this process): used now, used at most so far, and available.
 
-  Devices that do not count theirs, as CPUs, give `memory/host_peak_rss_gb` instead, of this process.
+  If devices do not count their memory, as CPUs do not, the result is `memory/host_peak_rss_gb` of this process instead.
   """
   names = {"bytes_in_use": "device_gb", "peak_bytes_in_use": "device_peak_gb", "bytes_limit": "device_limit_gb"}
   stats = [found for device in devices or jax.local_devices() if (found := device.memory_stats())]

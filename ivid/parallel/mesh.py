@@ -37,7 +37,7 @@ def mesh_shape(spec: MeshSpec, num_devices: int) -> tuple[int, ...]:
   return tuple(num_devices // known if size == -1 else size for size in sizes)
 
 
-def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:  # pyright: ignore[reportInvalidTypeForm]  jax assigns the class to the name
   """Mesh over `devices` (default: all), with automatic axes so that XLA propagates shardings.
 
   Neighbours in the mesh are neighbours in the slice's torus, and slices follow each other along data (RunMeshSpec.slices).
@@ -49,7 +49,7 @@ def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Me
   return Mesh(places, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def place_devices(spec: MeshSpec, devices: Sequence[jax.Device]) -> np.ndarray:
+def place_devices(spec: MeshSpec, devices: Sequence[jax.Device]) -> np.ndarray:  # pyright: ignore[reportInvalidTypeForm]  jax assigns the class to the name
   """Devices [data, fsdp, tensor, frames, height]; CPUs and GPUs in their own order. Errors as of `make_mesh`."""
   shape = mesh_shape(spec, len(devices))
   asked = spec.slices if isinstance(spec, RunMeshSpec) else 0

@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax.core import meta
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-if TYPE_CHECKING:  # sampling needs no optimizer, and starts faster without it
+if TYPE_CHECKING:  # sampling needs no optimizer and starts faster without it
   import optax
 
 # Input channels carry fsdp (facts of scale: never the scanned axis), output channels carry tensor.
@@ -22,7 +22,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   "embed_out": "tensor",
   "heads": "tensor",
   "mlp": "tensor",
-  # The text encoder's: its width takes the part of input channels, in the embedding's rows too.
+  # For the text encoder: its width plays the role of input channels, also in the rows of the embedding.
   "embed": "fsdp",
   "joined_kv": "tensor",
   "vocab": "tensor",
@@ -34,7 +34,7 @@ ACTIVATION_RULES = (("batch", ("data", "fsdp")), ("frames", "frames"), ("height"
 
 
 def pinned(fn: Callable[..., Any]) -> Callable[..., Any]:
-  """`fn` with its activations held to ACTIVATION_RULES, where it is traced with a mesh set."""
+  """`fn` with its activations constrained by ACTIVATION_RULES if it is traced with a mesh set."""
 
   @functools.wraps(fn)
   def call(*args: Any) -> Any:
@@ -47,7 +47,7 @@ def pinned(fn: Callable[..., Any]) -> Callable[..., Any]:
 def clip_sharding(mesh: Mesh, shape: tuple[int, ...] = ()) -> NamedSharding:
   """Clips [B, T, H, W, C]: rows over data and fsdp, frames and rows of pixels over their own axes.
 
-  `shape`: of a clip whose frames and height these may not divide; it is then cut by rows of the batch alone.
+  `shape`: of a clip. If the axes do not divide its frames and height, it is only cut by rows of the batch.
   """
   T, H = shape[1:3] or (0, 0)
   whole = T % mesh.shape["frames"] or H % mesh.shape["height"]
@@ -66,10 +66,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def process_rows(mesh: Mesh, batch_size: int) -> list[int]:
   """Rows of a batch that lie on this process's devices, in rising order; processes that share rows all read them.
 
-  They are asked of the sharding: a pod numbers its devices by their place in the torus, so a host's rows need not be neighbours.
+  The sharding decides this: a pod numbers its devices by their position in the torus, so the rows of a host need not be adjacent.
   """
   rows = set()
-  for (part,) in batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values():
+  for (part,) in batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values():  # pyright: ignore[reportGeneralTypeIssues]  devices of this process always have an index
     rows.update(range(*part.indices(batch_size)))
   return sorted(rows)
 
@@ -85,7 +85,7 @@ def param_shardings(mesh: Mesh, boxed: Any) -> Any:
 
   def one(leaf: Any) -> NamedSharding:
     names = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else ()
-    shape = leaf.value.shape if isinstance(leaf, meta.AxisMetadata) else leaf.shape
+    shape = leaf.value.shape if isinstance(leaf, meta.Partitioned) else leaf.shape
     axes = [_mesh_axes(mesh, name, size) for name, size in zip(names, shape, strict=False)]
     return NamedSharding(mesh, PartitionSpec(*axes))
 
@@ -104,7 +104,7 @@ def optimizer_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, par
   whole = replicated(mesh)
 
   def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-    # Optimizers keep trees like the parameters' inside their own: the end of the path is the parameter's.
+    # Optimizers hold trees like that of the parameters inside their own, so the end of a path is that of a parameter.
     ends = (by_path[path[i:]] for i in range(len(path)) if path[i:] in by_path)
     shape, sharding = next(ends, ((), whole))
     return sharding if leaf.shape == shape else whole

@@ -1,7 +1,7 @@
-"""Which share of a command's work is this process's, where each makes its own and none needs the others.
+"""Finds this process's share of the work, for commands whose processes do not need each other.
 
-Such processes do not meet, unlike those of ivid.parallel.distributed: one that dies ends no other, and is started again alone. So all that
-they know of each other is what the environment says.
+Unlike the processes of ivid.parallel.distributed, these never meet: if one dies, the others continue, and it is restarted alone. They only
+know about each other what the environment says.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ COUNTED = (
 
 
 def find_share(shares: Shares, environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
-  """Index and count of the processes; None where this one does all of the work.
+  """Index and number of the processes; None if this process does all of the work.
 
   Raises:
-    UserError: flags that contradict each other, another number of processes or devices than expected, or nothing that says which this is.
+    UserError: flags contradict each other, there are more or fewer processes or devices than expected, or nothing tells the index.
   """
   if shares.process and shares.multihost == "on":
     raise UsageError(f"--multihost=on beside --process={shares.process}: expected one of them")
@@ -48,13 +48,13 @@ def find_share(shares: Shares, environment: Mapping[str, str] = os.environ) -> t
 
 
 def announced(environment: Mapping[str, str]) -> tuple[int, int] | None:
-  """Index and count of the first pair of COUNTED that is there whole; UserError if it makes no sense."""
+  """Index and number from the first pair in COUNTED that is completely set. Raises UserError if they make no sense."""
   for index_name, count_name in COUNTED:
     index, count = environment.get(index_name, ""), environment.get(count_name, "")
     if count_name == "TPU_WORKER_HOSTNAMES" and count:
       count = str(len(count.split(",")))
     if count_name == "SLURM_NTASKS" and not environment.get("SLURM_STEP_NODELIST"):
-      continue  # the batch script itself, which is one process: srun alone sets it
+      continue  # the batch script itself, which is one process; only srun sets it
     if index and count:
       if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise UserError(f"{index_name}={index}, {count_name}={count}: expected a number from 0 to one below the count")

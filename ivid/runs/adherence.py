@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,10 +31,10 @@ CLIPS, IMAGES = "adherence", "adherence_images"
 
 
 def adherence_curves(stage: Stage, run: RunSpec, encoder: Embedder) -> list[Curve]:
-  """The hooks that a stage's training calls for: of images in a base, of clips unless a base is trained on too few frames to judge motion.
+  """The hooks for a stage's training: for images in a base, and for clips unless a base trains on too few frames to judge motion.
 
   Raises:
-    UserError: the stage's clips or images are too short or too small to be judged.
+    UserError: the stage's clips or images are too short or too small to judge.
   """
   spec = stage.spec
   makers = [make_image_adherence] if spec.lowres is None and run.data.name == "moving_shapes" else []
@@ -43,15 +44,15 @@ def adherence_curves(stage: Stage, run: RunSpec, encoder: Embedder) -> list[Curv
 
 
 def make_adherence(stage: Stage, run: RunSpec, encoder: Embedder) -> Curve:
-  """Hook that returns adherence/GROUP/ATTRIBUTE over run.train.adherence_prompts prompts of each group, the same ones every time.
+  """Hook that returns adherence/GROUP/ATTRIBUTE over run.train.adherence_prompts prompts per group, always the same ones.
 
-  A super-resolution stage gets drawn scenes of the prompts at its input's size.
+  A super-resolution stage starts from drawn scenes of the prompts at its input size.
 
   Raises:
     UserError: the stage's clips are too short or too small to be judged.
   """
   train, lowres = run.train, stage.spec.lowres
-  check(np.zeros(stage.spec.output.array, np.uint8))  # refuses before the training what it would refuse after
+  check(np.zeros(stage.spec.output.array, np.uint8))  # fails before the training instead of after it
   prompts = seeded_prompts(train.seed, train.adherence_prompts)
 
   def small(rows: np.ndarray) -> np.ndarray:
@@ -97,14 +98,14 @@ def _curve(
     params = on_host(state.ema)
     results = []
     for start in range(0, len(prompts), batch):
-      rows = np.arange(start, start + batch) % len(prompts)  # the last batch is filled up, so that one program serves all
-      given = dict(text=text[rows][:, None], text_mask=mask[rows][:, None], small=small and small(rows))
+      rows = np.arange(start, start + batch) % len(prompts)  # the last batch is filled up, so that one program serves all batches
+      given: dict[str, Any] = dict(text=text[rows][:, None], text_mask=mask[rows][:, None], small=small and small(rows))
       with alone():
         clips = to_uint8(sample_stage(stage, params, keys=keys[rows], sampling=sampling, **given))
       results += [judge(prompts[n], clip) for n, clip in zip(rows[: len(prompts) - start], clips, strict=False)]
     summary = summarize([result.prompt.group for result in results], [result.right for result in results])
     rates = {f"{name}/{group}/{attribute}": rate["rate"] for group, found in summary.items() for attribute, rate in found.items()}
-    rates = {key: rate for key, rate in rates.items() if rate is not None}  # no prompt has a letter, for example
+    rates = {key: rate for key, rate in rates.items() if rate is not None}  # None if, for example, no prompt has a letter
     return rates | {f"perf/{name}_seconds": time.monotonic() - started}
 
   return call

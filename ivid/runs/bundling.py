@@ -1,4 +1,4 @@
-"""Trained stages collected in a cascade's folder."""
+"""Collects trained stages in a cascade's folder."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ from ivid.weights.cascades import CASCADE_FILE, CascadeFolder, open_cascade
 from ivid.weights.kept import is_run, latest_step, run_and_step
 from ivid.weights.opening import find_cascade, text_encoder_folder
 
-CASCADE = "cascade"  # in a work folder: what `open_named` bundled there
+CASCADE = "cascade"  # folder in a work folder for what `open_named` bundles
 
 
-def bundle(run: RunSpec, workdirs: Mapping[str, str], out: str | os.PathLike, *, text: str = "", ema: float | None = None) -> CascadeFolder:
-  """Writes stages' averaged weights and specs to the cascade folder `out`, new or with other stages in it; `ivid bundle` without its flags.
+def bundle(
+  run: RunSpec, workdirs: Mapping[str, str], out: str | os.PathLike[str], *, text: str = "", ema: float | None = None
+) -> CascadeFolder:
+  """Writes averaged weights and specs of stages to the cascade folder `out`, new or with other stages. `ivid bundle` calls this.
 
   Args:
     run: of any stage of the cascade.
-    workdirs: work folder of each stage that is taken, or the folder of one of its checkpoints, such as runs/base/checkpoints/10.
+    workdirs: work folder per stage, or the folder of one of its checkpoints, such as runs/base/checkpoints/10.
     text: folder of the text encoder, or the name of a shipped cascade; empty: the run's.
     ema: relative width of the average (ivid.weights.averages); None: the run's EMA.
 
   Raises:
-    UserError: a stage that the cascade does not have or that another run trained; nothing is changed then.
+    UserError: the cascade does not have the stage, or another run trained it; nothing is then changed.
   """
   from ivid.weights.averages import load_average
   from ivid.weights.ema import load_ema
@@ -62,7 +64,7 @@ def bundle(run: RunSpec, workdirs: Mapping[str, str], out: str | os.PathLike, *,
 
 
 def open_named(name: str) -> CascadeFolder:
-  """The cascade of a folder or of a name that ships, or the trained stage of a work folder, bundled within it once a checkpoint.
+  """The cascade of a folder or of a shipped name, or the trained stage of a work folder, which is bundled there once per checkpoint.
 
   The folder of one checkpoint stands for the work folder at that step.
 

@@ -1,4 +1,4 @@
-"""JAX's persistent compilation cache in the user's cache folder, so that a second run starts at once."""
+"""JAX's persistent compilation cache in the user's cache folder, so that a second run starts quickly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cache_folder() -> pathlib.Path:
 
 
 def enable_compilation_cache() -> pathlib.Path | None:
-  """Turns the cache on and returns its folder; None where that cannot be written (compilation then just takes its time)."""
+  """Turns the cache on and returns its folder; None if it cannot be written, in which case compilation just takes longer."""
   import jax
 
   try:

@@ -1,4 +1,4 @@
-"""A distillation: guidance into one evaluation per step, then half the steps again and again; each student beside its teacher."""
+"""A distillation: guidance into one evaluation per step, then repeated halvings of the steps; each student is compared to its teacher."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from ivid.weights.opening import open_stage
 from ivid.weights.tensors import tree_hash
 
 
-def distill(run: RunSpec, teacher: str, workdir: str | os.PathLike, *, trackers: str = TENSORBOARD, profile_steps: str = "") -> bool:
-  """Distils the stage of a run as `run.distill` says; `ivid distill` without its flags. The same call resumes.
+def distill(run: RunSpec, teacher: str, workdir: str | os.PathLike[str], *, trackers: str = TENSORBOARD, profile_steps: str = "") -> bool:
+  """Distils the stage of a run as `run.distill` says. `ivid distill` calls this. The same call resumes.
 
   Args:
-    teacher: work folder of the stage's training, a cascade's folder, or a cascade that ships.
-    workdir: a folder for each student, and the report.
-    trackers, profile_steps: as of ivid.spec.session.Watch, of each student.
+    teacher: work folder of the stage's training, a cascade's folder, or the name of a shipped cascade.
+    workdir: gets one folder per student, and the report.
+    trackers, profile_steps: as in ivid.spec.session.Watch, for each student.
 
-  Returns: whether all students are made; False where SIGTERM or SIGINT stopped one, after saving.
+  Returns: whether all students are made; False if SIGTERM or SIGINT stopped one, after saving.
 
   Raises:
-    UserError: before any work: what does not fit together, a folder that another trainer writes.
+    UserError: before any work, if settings do not fit together or another trainer writes into the folder.
   """
   session = Session(trackers=trackers, profile_steps=profile_steps)
   check_trackers(session)
@@ -56,7 +56,7 @@ def distill(run: RunSpec, teacher: str, workdir: str | os.PathLike, *, trackers:
   phases = plan_phases(run.distill, spec)
   session.check_profiled(max(phase_run(run, phase).train.total_steps for phase in phases))
   for phase in phases:
-    student_stage(stage, phase, "")  # refuses now what it would refuse later
+    student_stage(stage, phase, "")  # fails now instead of later
     check_phases(resolve(phase_run(run, phase).train), stage)
     _check_begun(folder / phase.name, stage, phase)
   with signals.listening(), shared_folder(folder, run_json(run)) as begin:
@@ -75,15 +75,15 @@ def _distill(
   params: Any,
   session: Session,
 ) -> bool:
-  """Whether all students are made; False where one was stopped, after saving."""
-  params = jax.device_get(params)  # weights wait on the host: a device has the training state to hold
+  """Whether all students are made; False if one was stopped, after saving."""
+  params = jax.device_get(params)  # the weights wait on the host, because the devices hold the training state
   report = Report(run, stage, workdir, teacher, params) if is_first() else None
   made, phases = {"": (teacher, params)}, plan_phases(run.distill, teacher)
   for i, phase in enumerate(phases):
     folder = workdir / phase.name
     taught_by, weights = made[phase.taught_by]
     student = student_stage(stage, phase, tree_hash(weights))
-    wait_for_all(f"before {phase.name}")  # that all read the same of the folder
+    wait_for_all(f"before {phase.name}")  # so that all processes see the same folder
     finished = _finished(folder, phase.updates)
     if finished is None:
       if report:
@@ -96,7 +96,7 @@ def _distill(
     else:
       _check_finished(finished[0], student, folder)
     made[phase.name] = (dataclasses.replace(student, text_encoder=teacher.text_encoder), jax.device_get(finished[1]))
-    begin()  # what is there is this command's, and a report of it may be written
+    begin()  # from here on, the folder belongs to this command, which may write a report
     if report:
       report.add(phase, made[phase.name], (taught_by, weights))
     still = {later.taught_by for later in phases[i + 1 :]}
@@ -109,7 +109,7 @@ def _distill(
 
 
 def _check_begun(folder: pathlib.Path, stage: StageSpec, phase: Phase) -> None:
-  """UserError if another kind of student lies there; who taught it is checked when that is known."""
+  """Raises UserError if the folder has another kind of student. Its teacher is checked once that is known."""
   with contextlib.suppress(ema.Damaged):
     if latest_step(folder):
       have = ema.load_spec(folder)
@@ -117,18 +117,18 @@ def _check_begun(folder: pathlib.Path, stage: StageSpec, phase: Phase) -> None:
 
 
 def _finished(folder: pathlib.Path, updates: int) -> tuple[StageSpec, Any, int] | None:
-  """A student's stage, weights and step; None where it is not there, or its last checkpoint cannot be read, so that it is trained on."""
+  """A student's stage, weights and step; None if there is none, or its last checkpoint is unreadable, so that training continues."""
   if latest_step(folder) < updates:
     return None
   try:
     found = ema.load_ema(folder)
-  except ema.Damaged:  # which the training says, if it is the only one
+  except ema.Damaged:  # the training reports this if it is the only checkpoint
     return None
   return found if found[2] >= updates else None
 
 
 def _check_finished(have: StageSpec, want: StageSpec, folder: pathlib.Path) -> None:
-  """UserError if the student that lies there is not the one that this command would make."""
+  """Raises UserError if the existing student is not the one that this command would make."""
   difference = stage_difference(have, want, text_encoder=False)
   if difference:
     raise UserError(f"{folder} holds another student: {difference}; expected a new --workdir")

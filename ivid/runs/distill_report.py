@@ -1,4 +1,4 @@
-"""The report of a distillation: each student beside its teacher, from the same noise."""
+"""The report of a distillation, which compares each student with its teacher, from the same noise."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from ivid.train.metrics import metrics_file
 from ivid.train.rngs import stream
 
 ROW_FILE, ORIGINAL, GUIDANCE = "report.json", "teacher", "guidance"
-ERROR_WEIGHTS, ERROR_LEVELS = 5, 8  # guidance weights, and diffusion times at each
+ERROR_WEIGHTS, ERROR_LEVELS = 5, 8  # number of guidance weights, and of diffusion times for each
 Student = tuple[StageSpec, Any]  # spec and parameters
 
 
 class Report:
-  """Compares students as they are made; a student that was compared before is not again.
+  """Compares students as they are made. A student is only compared once.
 
   Files in the work folder: report.md and report.json (all, as `rows`), PHASE/report.json (its figures), PHASE/samples.png (teacher,
   student, real clip), PHASE/metrics.png (losses).
@@ -50,17 +50,21 @@ class Report:
     self._rows: list[dict[str, Any]] = []
 
   def add(self, phase: Phase, student: Student, teacher: Student) -> None:
-    """Samples the student and its teacher, and writes what came of it into the student's folder."""
+    """Samples the student and its teacher, and writes the results into the student's folder."""
     path = self._workdir / phase.name / ROW_FILE
     row = read_mapping(path, formats.Kind.REPORT) if path.is_file() else {}
     made = (row.get("updates"), row.get("teacher_hash"), GUIDANCE in row)
-    if made != (phase.updates, student[0].student.teacher, True):  # none yet, trained further since, or from before guidance was in it
+    if made != (
+      phase.updates,
+      student[0].student.teacher,
+      True,
+    ):  # there is none, the student was trained further, or the report is older than the part on guidance
       row = self._compare(phase, student, teacher)
       write_whole(path, json.dumps(formats.stamped(row), indent=1))
     self._rows.append(row)
 
   def write(self) -> None:
-    """The table of all students."""
+    """Writes the table of all students."""
     write_whole(self._workdir / ROW_FILE, json.dumps(formats.stamped({"rows": self._rows}), indent=1))
     shape = self._held_out.view.output
     columns = [
@@ -136,10 +140,10 @@ class Report:
     }
 
   def _guidance(self, student: Student, teacher: Student) -> dict[str, dict[str, float | None]]:
-    """What guidance distillation has learnt, by guidance weight w, over held-out clips, prompts, noise and all levels.
+    """What guidance distillation has learned, per guidance weight w, over held-out clips, prompts, noise and all levels.
 
-    `error` is |student - teacher| / |teacher| of x_hat; `untrained` the same of a student that has the teacher's weights, and so gives
-    x_cond whatever w is; `of_guidance` is |student - teacher| / (w |x_cond - x_uncond|), of which an untrained copy's is 1, and None where
+    `error` is |student - teacher| / |teacher| of x_hat. `untrained` is the same for a student with the teacher's weights, which gives
+    x_cond whatever w is. `of_guidance` is |student - teacher| / (w |x_cond - x_uncond|), which is 1 for an untrained copy, and None if
     guidance adds nothing.
     """
     from ivid.programs import Program
@@ -152,7 +156,7 @@ class Report:
     found = {}
     distill = self._run.distill
     for w in np.unique(np.linspace(distill.w_min, distill.w_max, ERROR_WEIGHTS, dtype=np.float32)):
-      sums = np.zeros(3)  # squared: the difference, x_hat, and what guidance adds to it, which is what an untrained copy misses
+      sums = np.zeros(3)  # squared norms of the difference, of x_hat, and of what guidance adds, which an untrained copy misses
       for n in range(ERROR_LEVELS):
         u, level_key = np.float32((n + 0.5) / ERROR_LEVELS), jax.random.fold_in(key, n)
         sums += [np.sum(part) for part in measure(learnt, told, batch, level_key, w=w, u=u)]
@@ -166,20 +170,20 @@ class Report:
     return (have.steps if have else 0) or self._run.distill.teacher_steps
 
   def _sample(self, name: str, student: Student) -> tuple[np.ndarray, float]:
-    """Clips uint8 and seconds a clip, compilation apart."""
+    """Clips uint8, and seconds per clip without compilation."""
     spec, params = student
     key = name, spec.sampling.steps
     if key not in self._sampled:
       view = training_view(spec, self._run.train)
       one = dataclasses.replace(spec.sampling, steps=1) if spec.student is None else spec.sampling
-      self._held_out.sample(params, view, one)  # compiles; a step's program serves any number of them
+      self._held_out.sample(params, view, one)  # this compiles; the program of a step serves any number of steps
       started = time.perf_counter()
       clips = self._held_out.sample(params, view, spec.sampling)
       self._sampled[key] = clips, (time.perf_counter() - started) / len(clips)
     return self._sampled[key]
 
   def _adherence(self, student: Student) -> dict[str, float]:
-    """How often the student's clips show what their prompts say, by attribute over all groups of prompts."""
+    """How often the student's clips show what their prompts say, per attribute over all groups of prompts."""
     if not self._run.distill.adherence_prompts:
       return {}
     from ivid.runs.adherence import make_adherence
@@ -188,7 +192,7 @@ class Report:
     spec, params = student
     train = dataclasses.replace(self._run.train, sample_steps=spec.sampling.steps, adherence_prompts=self._run.distill.adherence_prompts)
     judge = make_adherence(Stage(spec), dataclasses.replace(self._run, train=train), self._encoder)
-    rates = judge(0, types.SimpleNamespace(ema=params))
+    rates = judge(0, types.SimpleNamespace(ema=params))  # pyright: ignore[reportArgumentType]  all that is read of the state
     names = {name.rpartition("/")[2] for name in rates if name.startswith("adherence/")}
     return {name: float(np.mean([rate for key, rate in rates.items() if key.endswith(f"/{name}")])) for name in sorted(names)}
 

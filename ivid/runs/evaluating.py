@@ -18,7 +18,7 @@ from ivid.weights.cascades import CascadeFolder
 Process = tuple[int, int] | None  # which of how many; None: one that does all
 
 
-def report_adherence(judging: Judging, out: str | os.PathLike, process: Process) -> None:
+def report_adherence(judging: Judging, out: str | os.PathLike[str], process: Process) -> None:
   """Judges the process's share of the clips, and writes and prints the report if none is missing. Errors as of adherence.judge_share."""
   folder = local_path(out, "--out")
   results = adherence.judge_share(judging, folder, process)
@@ -31,7 +31,7 @@ def report_upsampling(
   cascade: CascadeFolder,
   stages: Sequence[StageSpec],
   prompts: Sequence[Prompt],
-  out: str | os.PathLike,
+  out: str | os.PathLike[str],
   process: Process,
   *,
   seed: int,

@@ -22,7 +22,7 @@ FEATURES = "features"  # in the user's cache, or beside a report whose processes
 def report_fvd(
   judged: ClipSet,
   wanted: RealClips,
-  out: str | os.PathLike,
+  out: str | os.PathLike[str],
   process: tuple[int, int] | None,
   *,
   groups: Sequence[str] = (),

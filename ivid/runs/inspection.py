@@ -1,4 +1,4 @@
-"""The contact sheet of `ivid data inspect`: everything a stage's network reads, and what it should say."""
+"""The contact sheet of `ivid data inspect`: everything that a stage's network reads, and its target."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ COLUMNS = 8
 
 
 def stage_sheet(run: RunSpec, *, phase: str, split: Split, count: int) -> np.ndarray:
-  """For each of `count` examples: the caption, the target, z_t at a few levels, and the conditioning clip at the level of sampling.
+  """Shows for `count` examples the caption, the target, z_t at a few levels, and the conditioning clip at the level used in sampling.
 
   Args:
-    phase: of train.phases; empty: the last one.
+    phase: name in train.phases; empty: the last phase.
   """
   train = phases.named(phases.resolve(run.train), phase).train
   spec = noised_as(run.cascade.stage(run.stage), train)
@@ -58,9 +58,9 @@ def stage_sheet(run: RunSpec, *, phase: str, split: Split, count: int) -> np.nda
 
 
 def _conditioning(stage: Stage, x: jax.Array, keys: jax.Array) -> jax.Array:
-  """The low-resolution clip made from the real one [B, T, H, W, 3], noised as sampling noises it, grown."""
+  """The low-resolution clip made from the real one [B, T, H, W, 3], noised as in sampling, and enlarged."""
   lowres = stage.spec.lowres
-  small = lowres_video.shrink(x, lowres, stage.spec.output)
+  small = lowres_video.shrink(x, lowres, stage.spec.output)  # pyright: ignore[reportArgumentType]  only stages with a low-resolution clip come here
   noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), small.shape[1:]))(keys)
   logsnr = jnp.full((len(x),), augment.logsnr_from_snr(lowres.aug_snr))
   _, T, H, W, _ = x.shape

@@ -1,4 +1,4 @@
-"""`ivid data prepare`: progress while it lasts, and what it came to."""
+"""`ivid data prepare`: shows progress, and then a summary."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ivid.parallel import signals
 from ivid.spec.prepare import PrepareSpec
 from ivid.train.progress import Progress
 
-CLIPS, TEST_CLIPS = 1000, 100  # that are drawn by default
+CLIPS, TEST_CLIPS = 1000, 100  # numbers drawn by default
 
 
-def prepare_files(spec: PrepareSpec, out: str | os.PathLike, **options: Any) -> str:
-  """Prepares a data set with a bar of its shards; returns what to say of it. Options and errors as of ivid.data.prepare.prepare."""
+def prepare_files(spec: PrepareSpec, out: str | os.PathLike[str], **options: Any) -> str:
+  """Prepares a data set with a progress bar over shards, and returns a summary. Options and errors: ivid.data.prepare.prepare."""
   with contextlib.ExitStack() as stack:
     bar = None  # none where nothing is missing
 
@@ -26,7 +26,7 @@ def prepare_files(spec: PrepareSpec, out: str | os.PathLike, **options: Any) -> 
 
     def progress(done: int, total: int) -> None:
       nonlocal bar
-      signals.end_if_asked()  # what is done is whole
+      signals.end_if_asked()  # finished shards are complete
       if bar is None and total:
         bar = stack.enter_context(Progress(total=total, initial=done, unit="shard"))
       elif bar is not None:
@@ -39,7 +39,7 @@ def prepare_files(spec: PrepareSpec, out: str | os.PathLike, **options: Any) -> 
 
 
 def draw(
-  out: str | os.PathLike,
+  out: str | os.PathLike[str],
   *,
   size: str,
   fps: float | None,
@@ -48,9 +48,9 @@ def draw(
   seed: int,
   process: tuple[int, int] | None = None,
 ) -> str:
-  """Writes drawn clips; returns what to say of them. A `num_test` below 0 and no `num_clips` are the defaults.
+  """Writes drawn clips and returns a summary. `num_test` below 0, and no `num_clips`, mean the defaults.
 
-  Of several processes the first one draws all.
+  If there are several processes, the first one draws everything.
   """
   if process and process[0]:
     return f"process {process[0]}/{process[1]}: nothing to do, as process 0 draws all clips: --input has shares"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import time
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -23,17 +23,17 @@ from ivid.text.tokenizer import make_tokenizer, pad_tokens
 WARMUP = 30
 SAVE_EVERY = 100
 SHOW_EVERY = 20
-PARAPHRASED = 0.7  # share of captions in other words
+PARAPHRASED = 0.7  # share of captions that are paraphrased
 STILL = 0.25  # share of captions of still pictures, without motion
-LENGTHS = (80, 128, 160)  # padded lengths: each is one compiled program
+LENGTHS = (80, 128, 160)  # padded lengths, with one compiled program each
 ALL_LENGTHS_EVERY = 8  # steps between batches of captions of any length; the others fit the shortest usual length
-TWO_OBJECTS_FROM = 0.2  # share of the run on captions of one object only: words first, then order
+TWO_OBJECTS_FROM = 0.2  # share of the run with captions of one object only, to learn words before order
 ONE_OBJECT_EVERY = 4  # steps between batches of one object after that
-RELPOS_RATE = 10.0  # times the learning rate, for the table of position biases: useful biases are of order 5
+RELPOS_RATE = 10.0  # multiplies the learning rate of the position biases, because useful biases are of order 5
 
 
 def labels(attributes: grammar.Attributes, *, motion: bool) -> list[int]:
-  """Class of each of `pretrain.CLASSES`; class 0 of an object's attribute is "none"."""
+  """The class for each of `pretrain.CLASSES`; class 0 of an object's attribute is "none"."""
   row = [len(attributes.objects) - 1]
   for slot in range(2):
     if slot < len(attributes.objects):
@@ -64,7 +64,7 @@ def make_batch(captions: list[tuple[str, list[int]]], spec: TextSpec) -> dict[st
 
 
 def caption_batch(seed: int, step: int, batch_size: int, spec: TextSpec, *, two_objects: bool) -> dict[str, np.ndarray]:
-  """The batch of a step: a function of (seed, step) alone. Most batches hold captions of like length, to waste little padding."""
+  """The batch of a step, which only depends on (seed, step). Most batches hold captions of similar length, to waste little padding."""
   rng = np.random.default_rng([seed, step])
   limit = LENGTHS[-1] if step % ALL_LENGTHS_EVERY < 2 else LENGTHS[1] if two_objects else LENGTHS[0]
   captions = []
@@ -80,7 +80,8 @@ def train_program(spec: TextSpec, optimizer: optax.GradientTransformation) -> Pr
 
   def step(params: Any, opt_state: Any, batch: dict[str, jax.Array]) -> tuple[Any, Any, dict[str, jax.Array]]:
     (_, metrics), gradient = jax.value_and_grad(pretrain.pretrain_loss, has_aux=True)(params, batch, spec=spec)
-    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    changed, opt_state = optimizer.update(gradient, opt_state, params)
+    updates = cast("Any", changed)
     relpos = updates["encoder"]["encoder"]["relpos_bias"]
     relpos["rel_embedding"] = RELPOS_RATE * relpos["rel_embedding"]
     return optax.apply_updates(params, updates), opt_state, metrics
@@ -89,7 +90,7 @@ def train_program(spec: TextSpec, optimizer: optax.GradientTransformation) -> Pr
 
 
 def evaluate(params: Any, spec: TextSpec, *, batches: int = 8, batch_size: int = 32) -> dict[str, float]:
-  """Accuracies on combinations never shown in training: templates and paraphrases, one and two objects."""
+  """Accuracies on combinations that training never shows: templates and paraphrases, one and two objects."""
   run = Program("pretrain_text_eval", lambda p, batch: pretrain.pretrain_loss(p, batch, spec=spec)[1]).jit()
   results = {}
   for name, two_objects, paraphrased in (
@@ -111,7 +112,7 @@ def evaluate(params: Any, spec: TextSpec, *, batches: int = 8, batch_size: int =
 def pretrain_encoder(
   out: pathlib.Path, *, spec: TextSpec, steps: int, batch_size: int, learning_rate: float, seed: int
 ) -> dict[str, float]:
-  """Trains to `steps`, continuing what is in `out`; writes metrics.jsonl, state.msgpack, encoder/ and accuracy.json."""
+  """Trains up to `steps`, continuing from what is in `out`. Writes metrics.jsonl, state.msgpack, encoder/ and accuracy.json."""
   with naming_errors(out):
     out.mkdir(parents=True, exist_ok=True)
   schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, WARMUP, steps, 0.02 * learning_rate)
@@ -142,7 +143,7 @@ def pretrain_encoder(
 
 
 def show(step: int, steps: int, shown: list[tuple[bool, dict[str, jax.Array]]], seconds: float, path: pathlib.Path) -> None:
-  """One line on the terminal and one in metrics.jsonl: means since the last, apart for one and two objects."""
+  """Writes one line to the terminal and one to metrics.jsonl: means since the last line, separately for one and two objects."""
   row: dict[str, Any] = {"step": step, "seconds": round(seconds, 1)}
   for two_objects in (False, True):
     part = [metrics for two, metrics in shown if two is two_objects]

@@ -1,4 +1,4 @@
-"""Going back to an earlier checkpoint of a run: what came after it is set aside whole, never deleted."""
+"""Going back to an earlier checkpoint of a run. Everything after it is set aside and never deleted."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from ivid.train.trackers import RUN_ID
 from ivid.weights import ema
 from ivid.weights.kept import check_kept, shown_steps
 
-ASIDE = "set_aside"  # in a work folder: what came after a step that a run went back to, in folders like the work folder
-MARK = "resumed.json"  # in a work folder: the step that it went back to last, and the config that asked for it
+ASIDE = "set_aside"  # in a work folder: what came after a step to which a run went back, in folders like the work folder
+MARK = "resumed.json"  # in a work folder: the step to which it last went back, and the config that asked for it
 
 
 def step_to_resume(workdir: pathlib.Path, asked: int, config_json: str) -> int:
-  """The step that a command goes back to; 0: none, it goes on from the last one.
+  """The step to which a command goes back; 0: none, so it continues from the last one.
 
-  A command that is started again after it has gone back goes on, as every command does: launchers repeat it, whatever ended it. It is the
-  same one while its config is.
+  A command that is repeated after it has gone back continues and does not go back again, because launchers repeat commands. It counts as
+  the same command as long as its config is the same.
 
   Args:
     asked: --resume_step.
 
   Raises:
-    UserError: there is no such checkpoint, naming those that are kept.
+    UserError: there is no such checkpoint; the error names those that are kept.
   """
   if not asked or _went_back(workdir) == _mark(asked, config_json):
     return 0
@@ -41,9 +41,9 @@ def step_to_resume(workdir: pathlib.Path, asked: int, config_json: str) -> int:
 
 
 def go_back(workdir: pathlib.Path, step: int, config_json: str) -> None:
-  """Sets aside what a run has of later steps: checkpoints, snapshots, samples, and a copy of metrics.jsonl. Of one process.
+  """Sets aside what a run has from later steps: checkpoints, snapshots, samples, and a copy of metrics.jsonl. One process calls this.
 
-  Whatever ends it in the middle, the same command does the rest. In a bucket, where nothing can be renamed, it copies and removes.
+  If it is interrupted, the same command does the rest. In a bucket, where nothing can be renamed, it copies and removes.
 
   Raises:
     UserError: the folder cannot be written.
@@ -63,13 +63,13 @@ def go_back(workdir: pathlib.Path, step: int, config_json: str) -> None:
         target.parent.mkdir(exist_ok=True)
         move(path, target)
       ema.say(f"going back to step {step}: {_told(workdir, later, rows)} set aside in {place}")
-    if (workdir / RUN_ID).is_file() and (later or rows):  # the tracker's curves begin anew: those that were drawn stay as they are
-      move(workdir / RUN_ID, place / RUN_ID)
+    if (workdir / RUN_ID).is_file() and (later or rows):  # the tracker starts new curves; the old ones stay as they are
+      move(workdir / RUN_ID, place / RUN_ID)  # pyright: ignore[reportOperatorIssue]  bound by the first `if`
     write_whole(workdir / MARK, json.dumps(formats.stamped(_mark(step, config_json))) + "\n")
 
 
 def _later(workdir: pathlib.Path, step: int) -> Iterator[pathlib.Path]:
-  """Folders and files of later steps, the newest checkpoints first, so that those which are left make a run at every moment."""
+  """Folders and files of later steps, newest checkpoints first, so that the remaining ones form a valid run at every moment."""
   for folder in (ema.FOLDER, ema.SNAPSHOTS, SAMPLES):
     found = [path for path in (workdir / folder).glob("*") if path.stem.isdecimal() and int(path.stem) > step]
     yield from sorted(found, key=lambda path: (-int(path.stem), path.name))

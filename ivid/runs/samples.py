@@ -1,4 +1,4 @@
-"""Sample clips during training: what the EMA weights make of the first validation captions, beside the real clips."""
+"""Sample clips during training: what the EMA weights make of the first validation captions, next to the real clips."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ SAMPLES = "samples"  # in a work folder, and of a tracker's pictures
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-  """The first clips of the validation set, for samples beside them.
+  """The first clips of the validation set, to which samples are compared.
 
   Attributes:
-    view: the stage at the size it is trained on.
+    view: the stage at its training size.
     captions: N.
     real: [N, T, H, W, 3] uint8.
-    small: [N, t, h, w, 3] in [-1, 1], what a super-resolution stage starts from; None in the base.
+    small: [N, t, h, w, 3] in [-1, 1], from which a super-resolution stage starts; None in the base.
     text, mask: [N, L, D] and [N, L].
     keys: [N], of the samples.
   """
@@ -57,8 +57,8 @@ class HeldOut:
   keys: jax.Array
 
   def sample(self, params: Any, spec: StageSpec, sampling: SamplingSpec) -> np.ndarray:
-    """Clips [N, T, H, W, 3] uint8 of these parameters; `spec`: at the size of `view`."""
-    text = dict(text=self.text[:, None], text_mask=self.mask[:, None])
+    """Clips [N, T, H, W, 3] uint8 sampled with these parameters; `spec` has the size of `view`."""
+    text: dict[str, Any] = dict(text=self.text[:, None], text_mask=self.mask[:, None])
     return to_uint8(sample_stage(Stage(spec), params, keys=self.keys, sampling=sampling, small=self.small, **text))
 
   def rows(self, which: Sequence[int]) -> HeldOut:
@@ -68,7 +68,7 @@ class HeldOut:
     return HeldOut(self.view, captions, self.real[which], small, self.text[which], self.mask[which], self.keys[which])
 
   def batch(self) -> dict[str, np.ndarray]:
-    """The clips as a training batch, contents of ivid.spec.batch."""
+    """The clips as a training batch (ivid.spec.batch)."""
     count = len(self.captions)
     return {
       batches.VIDEO: self.real,
@@ -80,7 +80,7 @@ class HeldOut:
     }
 
   def inputs(self, clips: dict[str, np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
-    """Rows and titles of a contact sheet: for each caption the input, if any, and each of `clips` by title."""
+    """Rows and titles of a contact sheet: per caption the input, if any, and each of `clips` by title."""
     rows, titles = [], []
     for i, caption in enumerate(self.captions):
       if self.small is not None:
@@ -120,7 +120,7 @@ def make_sampler(
     started = time.monotonic()
     params = on_host(state.ema)
     with alone():
-      clips = held_out.sample(params, spec, sampling)  # every process makes the same clips: none waits for another
+      clips = held_out.sample(params, spec, sampling)  # every process makes the same clips, so that none waits for another
     if not is_first():
       return {}
     rows, titles = held_out.inputs({"sample": clips, "real": held_out.real})

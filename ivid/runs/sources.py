@@ -1,4 +1,4 @@
-"""The prepared data sets of a run, remembered in its work folder: on other records an example's index would mean something else."""
+"""The prepared data sets of a run, recorded in its work folder, because the index of an example depends on their records."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ivid.spec.run import DataSpec
 from ivid.weights.cascades import file_sha256
 
 FILE = "sources.json"
-DESCRIPTION = "dataset_info.json"  # TFDS's, with the records of every file
+DESCRIPTION = "dataset_info.json"  # TFDS's file, with the number of records per file
 
 
 def check_sources(data: DataSpec, workdir: pathlib.Path, *, resuming: bool) -> dict[str, dict[str, str]]:
-  """What there is to remember of the run's data sets, compared with those that it began with.
+  """Compares the run's data sets with those with which it began, and returns what has to be recorded.
 
   Raises:
-    UserError: a data set that has other records than it had, named.
+    UserError: a data set has other records than before; the error names it.
   """
   found = {}
   for number, source in enumerate(data.named()):
@@ -44,7 +44,7 @@ def check_sources(data: DataSpec, workdir: pathlib.Path, *, resuming: bool) -> d
 
 
 def remember_sources(found: dict[str, dict[str, str]], workdir: pathlib.Path) -> None:
-  """Writes what `check_sources` found; of process 0."""
+  """Writes what `check_sources` found, in process 0."""
   if found and is_first():
     write_whole(workdir / FILE, json.dumps(formats.stamped(found), indent=1) + "\n")
 

@@ -1,4 +1,4 @@
-"""Where a run starts: anew, from other weights, or from one of its checkpoints."""
+"""Where a run starts: from scratch, from other weights, or from one of its checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ivid.weights.opening import open_stage
 def first_state(run: RunSpec, training: Training, checkpointer: Checkpointer, back: int, teacher: Any) -> tuple[TrainState, Seen]:
   """The state that the run starts from, and what it has seen.
 
-  It is the work folder's, that of step `back` if one is given, or a new one, with the teacher's or init_from's weights if there are any.
+  It is the newest state in the work folder, or that of step `back` if given, or a new one, with the weights of a teacher or init_from.
   """
   if checkpointer.latest_step() is not None:
     return checkpointer.restore(training.state, back)
@@ -33,7 +33,7 @@ def first_state(run: RunSpec, training: Training, checkpointer: Checkpointer, ba
 
 
 def resumed(all_phases: tuple[Phase, ...], step: int, seen: Seen, total: int, stage: StageSpec, workdir: pathlib.Path) -> tuple[Phase, ...]:
-  """The phases as they go on from a checkpoint, and lines that say so."""
+  """The phases as they continue from a checkpoint, and lines that say so."""
   phase = phases.phase_at(all_phases, step)
   of_phase = f" of phase {phase.name}" if phase.name else ""
   complete = f"{workdir} is complete at step {step}: train.steps={total} asks for no more"

@@ -1,4 +1,4 @@
-"""Where a run's embeddings come from: its text encoder, or a folder that holds them already; and writing such a folder."""
+"""The source of a run's embeddings: its text encoder, or a folder that already holds them. Also writes such a folder."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from ivid.text.stored import StoredEmbeddings, index_captions, read_key, write_s
 from ivid.train.progress import Progress
 from ivid.weights.opening import text_encoder_folder
 
-SHARE_SHARDS = 16  # of a part of a Beam pipeline
+SHARE_SHARDS = 16  # shards per part of a Beam pipeline
 
 
 def open_text(run: RunSpec, *, pool: bool = True) -> Embedder:
   """The embeddings of `data.embeddings`, or else the encoder of `data.text_encoder`, with its pool if `data.caption_pool` says so.
 
   Args:
-    pool: whether training captions are asked for; the pool's are then embedded now, unless `data.cache` has them already.
+    pool: whether training captions are needed; those of the pool are then embedded now, unless `data.cache` has them.
 
   Raises:
-    UserError: not there or damaged, or of another width than the cascade's text.
+    UserError: the source is missing or damaged, or has another width than the cascade's text.
   """
   if run.data.embeddings:
     found = StoredEmbeddings(run.data.embeddings)
@@ -53,11 +53,11 @@ def open_text(run: RunSpec, *, pool: bool = True) -> Embedder:
   if dim != run.cascade.text.dim:
     raise UserError(f"{name} gives embeddings of width {dim}, cascade {run.cascade.name} reads {run.cascade.text.dim}")
   captions = training_pool(run.data, run.train.seed) if pool and not run.data.embeddings else None
-  return found if captions is None else _pooled(run, found, captions.captions())
+  return found if captions is None else _pooled(run, found, captions.captions())  # pyright: ignore[reportArgumentType]  captions come from a pool only where nothing is stored
 
 
 def _pooled(run: RunSpec, encoder: TextEncoder, captions: list[str]) -> Embedder:
-  """The encoder with these captions' embeddings from the cache folder, where they are written first if they are missing."""
+  """The encoder, with the embeddings of these captions in the cache folder, where they are first written if they are missing."""
   out = (pathlib.Path(run.data.cache) if run.data.cache else user_cache()) / "embeddings"
   with contextlib.ExitStack() as stack:
     bar = None  # none where nothing is missing
@@ -77,13 +77,13 @@ def _pooled(run: RunSpec, encoder: TextEncoder, captions: list[str]) -> Embedder
 
 
 def encoder_placement(mesh: Mesh) -> Callable[[TextSpec], Placement]:
-  """An encoder's parameters over the mesh by their logical axes, captions over its rows."""
+  """Spreads an encoder's parameters over the mesh by logical axes, and captions over its rows."""
   return lambda spec: Placement(sharding.param_shardings(mesh, t5.abstract_params(spec)), sharding.batch_sharding(mesh))
 
 
 def embed_captions(
   data: DataSpec,
-  out: str | os.PathLike,
+  out: str | os.PathLike[str],
   *,
   length: int,
   batch_size: int,
@@ -95,26 +95,26 @@ def embed_captions(
 ) -> pathlib.Path:
   """Writes the embeddings of all captions of `data` by its text encoder; returns the folder for data.embeddings.
 
-  The encoder is sharded over a process's devices. Several processes share out the captions' shards: those of JAX, hosts that are told
-  which they are, `workers` of this machine, or those of a Beam pipeline.
+  The encoder is sharded over the devices of a process. The shards of captions are divided among processes: those of JAX, hosts that are
+  told their index, `workers` on this machine, or those of a Beam pipeline.
 
   Args:
-    length: tokens that captions are truncated to.
-    batch_size: captions a call of the network, rounded up to a multiple of the devices.
-    process: index and count of the processes; None: as JAX counts them.
-    workers, beam: as of ivid.data.engines.run, each part a share of this process's shards.
-    quiet: whether to show no bar.
+    length: number of tokens to which captions are truncated.
+    batch_size: captions per call of the network, rounded up to a multiple of the number of devices.
+    process: index and number of the processes; None: as JAX counts them.
+    workers, beam: as in ivid.data.engines.run; each part is a share of this process's shards.
+    quiet: whether to hide the progress bar.
   """
   encoder, captions = _encoder(data.text_encoder, batch_size), _Captions(data)
   index, count = process or (jax.process_index(), jax.process_count())
   folder = index_captions(out, encoder, captions, length=length, shard_size=shard_size, write=index == 0)
-  # Each share goes through all captions once.
+  # Each share iterates over all captions once.
   shares = workers if beam is None else -(-read_key(folder).shards // SHARE_SHARDS)
   write = functools.partial(_write_share, data, folder, batch_size, index, count, shares)
   with tqdm(unit="shard", desc="captions", disable=quiet) as bar, signals.listening():
 
     def progress(done: int, total: int) -> None:
-      signals.end_if_asked()  # what is done is whole
+      signals.end_if_asked()  # finished shards are complete
       bar.total, bar.n = total, done
       bar.refresh()
 
@@ -126,7 +126,7 @@ def embed_captions(
 
 
 def _write_share(data: DataSpec, folder: pathlib.Path, batch_size: int, index: int, count: int, shares: int, share: int) -> None:
-  """One of `shares` of the shards that process `index` of `count` writes."""
+  """Writes one of `shares` parts of the shards of process `index` of `count`."""
   encoder = _encoder(data.text_encoder, batch_size)
   write_shards(folder, encoder, _Captions(data), process_index=index + count * share, process_count=count * shares)
 
@@ -141,7 +141,7 @@ def _encoder(name: str, batch_size: int) -> TextEncoder:
 
 @dataclasses.dataclass(frozen=True)
 class _Captions:
-  """All captions of all sources, read anew each time they are gone through."""
+  """All captions of all sources; each iteration reads them again."""
 
   data: DataSpec
 

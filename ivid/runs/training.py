@@ -61,35 +61,36 @@ DEFAULTS = Session()
 
 def train(
   run: RunSpec,
-  workdir: str | os.PathLike,
+  workdir: str | os.PathLike[str],
   *,
   max_minutes: float = 0.0,
   resume_step: int = 0,
   trackers: str = TENSORBOARD,
   profile_steps: str = "",
 ) -> bool:
-  """Trains the stage of a run in a work folder, which is made, or from its last checkpoint on; `ivid train` without its flags.
+  """Trains the stage of a run in a work folder, which is created, or continues from its last checkpoint. `ivid train` calls this.
 
-  Where several processes train together, `ivid.parallel.distributed.join` has been called in each.
+  If several processes train together, each must have called `ivid.parallel.distributed.join`.
 
   Args:
     run: as `ivid.config.load_run` reads it.
     workdir: checkpoints, metrics, samples, config.json and status.json.
-    max_minutes: after which it saves and stops; 0: no limit.
-    resume_step: of the checkpoint to go back to; 0: the last one.
-    trackers, profile_steps: as of ivid.spec.session.Watch.
+    max_minutes: time after which it saves and stops; 0: no limit.
+    resume_step: step of the checkpoint to go back to; 0: the last one.
+    trackers, profile_steps: as in ivid.spec.session.Watch.
 
-  Returns: whether the run came to its end; False where SIGTERM, SIGINT or the time stopped it, after saving: the same call goes on.
+  Returns: whether the run is finished; False if SIGTERM, SIGINT or the time limit stopped it, after saving. The same call continues.
 
   Raises:
-    UserError: what does not fit together, a folder that another trainer writes; NonFiniteLoss.
+    UserError: settings do not fit together, or another trainer writes into the folder.
+    NonFiniteLoss: the loss is no longer finite.
   """
   asked = Session(max_minutes=max_minutes, resume_step=resume_step, trackers=trackers, profile_steps=profile_steps)
   asked.check_profiled(run.train.total_steps)
   check_trackers(asked)
   enable_compilation_cache()
   folder = open_folder(workdir, "--workdir")
-  if resume_step:  # before anything is made there
+  if resume_step:  # before anything is created there
     step_to_resume(folder, resume_step, run_json(run))
   with signals.listening(), shared_folder(folder, run_json(run)) as begin:
     done = until_stopped(train_stage, run, run.cascade.stage(run.stage), folder, begin, session=asked)
@@ -99,7 +100,7 @@ def train(
 
 
 def until_stopped(train: Callable[..., bool], *args: Any, **options: Any) -> bool:
-  """What `train` returns; False where a signal ended it before its first update, when there is nothing to save."""
+  """What `train` returns; False also if a signal ended it before the first update, when there is nothing to save."""
   try:
     return train(*args, **options)
   except KeyboardInterrupt:
@@ -122,18 +123,19 @@ def train_stage(
   """Trains `stage` as `run.train` says, phase after phase, from the work folder's last checkpoint if it has one.
 
   Args:
-    begin: called when all is checked; before that nothing in the folder has changed.
-    lesson, teacher: of a distillation, with the teacher's parameters, from which the student `stage` starts.
-    session: how long it goes on, and what watches it.
+    begin: called after all checks; nothing in the folder changes before that.
+    lesson, teacher: for a distillation, with the teacher's parameters, from which the student `stage` starts.
+    session: how long it runs, and what watches it.
 
-  Returns: whether the run came to its end; False where SIGTERM or SIGINT, to any of its processes, or the time stopped it, after saving.
+  Returns: whether the run is finished; False if SIGTERM or SIGINT to any of its processes, or the time limit, stopped it after saving.
 
   Raises:
-    UserError: what does not fit together; NonFiniteLoss.
+    UserError: settings do not fit together.
+    NonFiniteLoss: the loss is no longer finite.
   """
   # Prompts that a user types are worth a warning; long paraphrases in the training data lose their tails by design.
   warnings.filterwarnings("ignore", message="text of .* truncated")
-  compile_clock()  # starts it
+  compile_clock()  # starts the clock
   total = run.train.total_steps
   all_phases = phases.resolve(run.train)
   phases.check_phases(all_phases, stage)
@@ -149,7 +151,7 @@ def train_stage(
   rate = phases.learning_rate(all_phases)
   make = functools.partial(make_training, stage, mesh=mesh, max_tokens=run.cascade.text.max_tokens, lesson=lesson, rate=rate)
   stop = StopSignal(mesh, seconds=60.0 * session.max_minutes or math.inf)
-  kept = dict(widths=run.train.ema_widths, optimizer=run.train.optimizer.kind.value)
+  kept: dict[str, Any] = dict(widths=run.train.ema_widths, optimizer=run.train.optimizer.kind.value)
   with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
     checkpointer = stack.enter_context(Checkpointer(workdir, run.train.checkpoint, stage, **kept))
     sources = check_sources(run.data, workdir, resuming=checkpointer.latest_step() is not None)
@@ -180,7 +182,7 @@ def train_stage(
         begun = True
       if phase.name:
         say(f"phase {phase.name}: steps {phase.first_step} to {phase.end}")
-      with contextlib.closing(loop.batches):
+      with contextlib.closing(loop.batches):  # pyright: ignore[reportArgumentType]  always a generator
         state = loop.run(state, stop=stop)
       flops = loop.flops_at(int(state.step))
       if int(state.step) < phase.end:
@@ -188,7 +190,7 @@ def train_stage(
     stopped = stop.agreed()
   finished = int(state.step) >= total
   if stopped and not finished:
-    typed = "" if jax.process_count() > 1 else signals.command()  # several are started by a launcher
+    typed = "" if jax.process_count() > 1 else signals.command()  # a launcher starts several processes
     saved = f"at step {int(state.step)} and saved" if int(state.step) else "before the first update"
     say(f"stopped {saved}; the same command resumes{typed}")
   return finished and not stopped
@@ -196,7 +198,7 @@ def train_stage(
 
 @dataclasses.dataclass(frozen=True)
 class _Course:
-  """What all phases of a run share; `total` updates, `rate` of each, `teacher` the parameters that a distillation learns from."""
+  """What all phases of a run share: `total` updates, the `rate` of each, and in a distillation the parameters of the `teacher`."""
 
   encoder: Embedder
   workdir: pathlib.Path
@@ -211,7 +213,7 @@ class _Course:
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-  """What the loop of one phase and its hooks are made from; `run` has the phase's TrainSpec, `stage` the noise of sampling."""
+  """What the loop and the hooks of one phase are made from; `run` has the phase's TrainSpec, `stage` the noise of sampling."""
 
   course: _Course
   run: RunSpec
@@ -220,11 +222,11 @@ class _Part:
   training: Training
 
   def batches(self, split: Split, step: int) -> Generator[dict[str, jax.Array]]:
-    """Batches from update `step` of the run on, or from the first one of validation."""
+    """Batches from update `step` of the run on, or the validation batches from the first one on."""
     train, stage, rows = self.phase.train, self.stage.spec, process_rows(self.training.mesh, self.phase.train.batch_size)
     if split is Split.TRAIN:
       before = phases.drawn_before(self.course.phases, self.phase, stage)
-      counted = dict(first_index=self.phase.first_index, before=before, start_step=step - self.phase.first_step)
+      counted: dict[str, Any] = dict(first_index=self.phase.first_index, before=before, start_step=step - self.phase.first_step)
       host = make_pipeline(data=self.run.data, train=train, stage=stage, rows=rows, **counted)
     else:
       host = make_pipeline(data=self.run.data.in_process(), train=train, stage=stage, rows=rows, split=split)
@@ -248,7 +250,7 @@ class _Part:
     return hooks
 
   def loop(self, step: int, flops: float | None) -> Loop:
-    """The loop of the phase from update `step` on, behind which there are so many `flops`."""
+    """The loop of the phase from update `step` on; earlier updates took `flops` operations."""
     course, training, update, on_devices = self.course, self.training, self.training.step.jit(), None
     if course.teacher is not None:
       like = training.step.args[1].params
@@ -274,7 +276,7 @@ class _Part:
     )
 
   def _band(self, step: int) -> Band:
-    """Of the gradient's norm, as far as the phase has logged it up to update `step`."""
+    """The band of the gradient's norm, from what the phase has logged up to update `step`."""
     band, first = Band(), self.phase.first_step + 1
     for row in read_rows(self.course.workdir) if step > self.phase.first_step else ():
       if first <= row["step"] <= step and (norm := row.get(f"train/{GRAD_NORM}")) is not None:
@@ -284,7 +286,7 @@ class _Part:
 
 
 def _peak(training: Training) -> float | None:
-  """bfloat16 FLOP/s of the run's devices together; None where it is not known."""
+  """bfloat16 FLOP/s of all devices of the run together; None if unknown."""
   devices = training.mesh.devices
   peak = peak_flops(devices.flat[0].device_kind)
   return peak and peak * devices.size

@@ -20,21 +20,21 @@ from ivid.spec.errors import UserError
 from ivid.spec.files import as_spec, parse_json, read_json
 from ivid.spec.run import RunSpec
 
-MOST_CHANGES = 8  # of a config, in a line
+MOST_CHANGES = 8  # number of config changes shown in one line
 CONFIG, STATUS = "config.json", "status.json"
 
 
 def run_json(run: RunSpec) -> str:
-  """The run as a work folder keeps it, for people to read."""
+  """The run as JSON for the work folder, for people to read."""
   return json.dumps(formats.stamped(convert.to_dict(run)), indent=1) + "\n"
 
 
 def claim(workdir: pathlib.Path) -> IO | contextlib.AbstractContextManager[None]:
-  """Makes the work folder and records the process id (to pause a background run: kill -STOP). What a run left there stays as it is.
+  """Makes the work folder and records the process id (to pause a background run: kill -STOP). What is already there is not changed.
 
   Returns:
-    An open file whose lock keeps other trainers out of the folder; the system lets go of it however this process ends. A bucket has no
-    locks, and nothing to make: the line that is printed says so.
+    An open file whose lock keeps other trainers out of the folder; the system releases it however this process ends. A bucket has no
+    locks and needs no folder, which the printed line says.
   """
   if is_remote(workdir):
     print(f"{workdir}: a bucket has no locks: see to it that no other trainer writes there", file=sys.stderr, flush=True)
@@ -55,9 +55,9 @@ def claim(workdir: pathlib.Path) -> IO | contextlib.AbstractContextManager[None]
 
 
 def begin(workdir: pathlib.Path, config_json: str) -> None:
-  """Records the config of a run that all checks have let pass, says what has changed in it, and takes away status.json.
+  """Records the config of a run that has passed all checks, prints what has changed in it, and removes status.json.
 
-  Both files are of the command before.
+  Both files belonged to the previous command.
   """
   _say_changes(workdir / CONFIG, config_json)
   (workdir / STATUS).unlink(missing_ok=True)
@@ -70,7 +70,7 @@ def _say_changes(path: pathlib.Path, config_json: str) -> None:
   try:
     found = (read_json(path), parse_json(config_json, source="the config"))
     before, now = (as_spec(RunSpec, formats.migrate(one, formats.Kind.RUN, source=path), source=path) for one in found)
-  except UserError:  # of an older ivid, or edited: nothing but this line depends on it
+  except UserError:  # written by an older ivid, or edited; only this line depends on it
     return
   if changed := changes(before, now):
     more = f" and {len(changed) - MOST_CHANGES} more" if len(changed) > MOST_CHANGES else ""
@@ -78,12 +78,12 @@ def _say_changes(path: pathlib.Path, config_json: str) -> None:
 
 
 def write_status(workdir: pathlib.Path, *, done: bool, step: int) -> None:
-  """Writes status.json: how the command that began in the folder ended. Without the file it runs, or was killed, or failed.
+  """Writes status.json, which says how the command in the folder ended. Without this file, it is running, was killed, or failed.
 
-  Exit status 0 alone does not tell: a run that saved because it was asked to stop ends with it too.
+  Exit status 0 does not tell this, because a run that was asked to stop and has saved also ends with 0.
 
   Args:
-    done: the run came to its end; otherwise it stopped before that, and the same command resumes.
+    done: whether the run is finished; otherwise it stopped early, and the same command resumes.
     step: of its last checkpoint.
   """
   write_whole(workdir / STATUS, json.dumps(formats.stamped({"state": "done" if done else "stopped", "step": step})) + "\n")
@@ -91,7 +91,7 @@ def write_status(workdir: pathlib.Path, *, done: bool, step: int) -> None:
 
 @contextlib.contextmanager
 def shared_folder(workdir: pathlib.Path, config_json: str) -> Iterator[Callable[[], None]]:
-  """Process 0 claims the work folder; the others go on when it has. Gives what is called before anything is written there (`begin`)."""
+  """Process 0 claims the work folder, and the others wait for this. Yields `begin`, to be called before anything is written there."""
   with claim(workdir) if is_first() else contextlib.nullcontext():
     wait_for_all("work folder")
     yield (lambda: begin(workdir, config_json)) if is_first() else lambda: None

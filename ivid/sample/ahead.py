@@ -1,4 +1,4 @@
-"""The programs of the stages to come, made ready in another thread while a stage runs: a compiler leaves cores idle that steps can use."""
+"""Prepares the programs of later stages in another thread while a stage runs: a compiler leaves cores idle that steps can use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Ready = Callable[[], Any]
 
 
 class Ahead:
-  """A context in which programs are made ready in their order; an error is left to whoever needs the program."""
+  """A context in which programs are prepared in their order. An error is left to whoever needs the program."""
 
   def __init__(self, programs: Iterator[Ready]):
     self._programs, self._stopped = programs, threading.Event()
@@ -33,7 +33,7 @@ class Ahead:
     return self
 
   def __exit__(self, *_: object) -> None:
-    """Begins no other program; the one that it is at ends first."""
+    """Waits for the program that is being prepared, and starts no other."""
     self._stopped.set()
     self._thread.join()
 
@@ -48,7 +48,7 @@ class Ahead:
 
 
 def programs_of(spec: StageSpec, tiling: Tiling, *, rows: int, max_tokens: int) -> Iterator[Ready]:
-  """What makes each program of sample_stage ready, in the order in which it calls them, for batches of so many rows on one device."""
+  """Functions that prepare the programs of sample_stage, in the order of its calls, for batches of so many rows on one device."""
   stage, shape = Stage(spec), spec.output.array
   compiled = compiled_programs(compiled_stage(spec), compiled_sampling(spec, spec.sampling))
   keys = jax.ShapeDtypeStruct((rows,), jax.random.key(0, impl=IMPL).dtype)

@@ -1,4 +1,4 @@
-"""A cascade's folder as a whole: its stages, and the text encoder in text/; written and updated without losing what is there."""
+"""A cascade's folder as a whole: its stages, and the text encoder in text/. Writing and updating never lose what is already there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_text(cascade: CascadeFolder, stages: tuple[str, ...] = ()) -> TextEncod
   """The text encoder of a cascade.
 
   Raises:
-    UserError: missing or damaged, another than the cascade's, or not the one that `stages` were trained with.
+    UserError: it is missing or damaged, differs from the cascade's, or is not the one that `stages` were trained with.
   """
   encoder = load_encoder(cascade.folder / TEXT_FOLDER)
   if encoder.spec.dim != cascade.spec.text.dim:
@@ -41,28 +41,28 @@ def load_text(cascade: CascadeFolder, stages: tuple[str, ...] = ()) -> TextEncod
 
 
 def write_cascade(
-  out: str | os.PathLike, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text_folder: str | os.PathLike
+  out: str | os.PathLike[str], cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text_folder: str | os.PathLike[str]
 ) -> CascadeFolder:
   """Writes EMA weights in bfloat16, specs and the text encoder; a folder that exists is updated, and keeps its other stages.
 
-  The folder changes as a whole, as ivid.media.files.updated_folder has it; where it cannot, each stage does, and cascade.json last.
+  The folder is replaced as a whole (ivid.media.files.updated_folder). Where this is not possible, each stage is, and cascade.json last.
 
   Args:
-    stages: by name (spec as trained, parameters, step); a student takes the place of the stage that it was distilled from.
+    stages: by name (spec as trained, parameters, step); a student replaces the stage from which it was distilled.
     text_folder: as ivid.text.encoder.save_encoder writes it.
 
   Raises:
     UserError: a stage (given or kept) that is untrained, no stage of the cascade, or trained with another text encoder.
   """
-  out = pathlib.Path(os.path.realpath(out))  # a link to the folder stays
+  out = pathlib.Path(os.path.realpath(out))  # a link to the folder is kept
   with naming_errors(out):
     out.parent.mkdir(parents=True, exist_ok=True)
-  with locked(out.parent):  # of two at once the second would drop what the first has added
+  with locked(out.parent):  # otherwise, the second of two writers would drop what the first has added
     return _written(out, cascade, stages, text_folder)
 
 
 def _written(
-  out: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text_folder: str | os.PathLike
+  out: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text_folder: str | os.PathLike[str]
 ) -> CascadeFolder:
   encoder = load_encoder(text_folder)
   for name, (spec, _, step) in stages.items():
@@ -88,7 +88,7 @@ def _written(
 
 
 def _with_students(cascade: CascadeSpec, trained: Mapping[str, StageSpec]) -> CascadeSpec:
-  """The cascade with the distilled among its trained stages as they were distilled, sampled in the way they were made for."""
+  """The cascade whose distilled stages have the specs of their students, with the sampling that those were made for."""
 
   def one(stage: StageSpec) -> StageSpec:
     have = trained.get(stage.name)
@@ -97,7 +97,9 @@ def _with_students(cascade: CascadeSpec, trained: Mapping[str, StageSpec]) -> Ca
   return dataclasses.replace(cascade, stages=tuple(map(one, cascade.stages)))
 
 
-def _update(folder: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text: str | os.PathLike) -> None:
+def _update(
+  folder: pathlib.Path, cascade: CascadeSpec, stages: Mapping[str, tuple[StageSpec, Any, int]], text: str | os.PathLike[str]
+) -> None:
   text = pathlib.Path(text)
   if not _same_encoder(text, folder / TEXT_FOLDER):
     with whole_folder(folder / TEXT_FOLDER) as fresh:

@@ -1,4 +1,4 @@
-"""A user's clip on its way into a super-resolution stage: resampled by timestamp, cut to the aspect, resized, and what that changed."""
+"""Fits a user's clip to a super-resolution stage: resamples it by timestamp, cuts it to the aspect, resizes it, and says what changed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Entry:
   """A clip that fits a stage.
 
   Attributes:
-    frames: [T, H, W, 3] uint8, of the stage's input height, width and rate; T follows from the seconds.
-    changes: what was done to the user's clip, a phrase each; empty if it fitted as it was.
+    frames: [T, H, W, 3] uint8 with the height, width and rate of the stage's input; T follows from the duration.
+    changes: what was done to the user's clip, one phrase per change; empty if the clip fitted.
   """
 
   frames: np.ndarray
@@ -30,16 +30,16 @@ class Entry:
 
 
 def read_entry(
-  path: str | os.PathLike, want: ClipShape, *, aspect: float = 0.0, max_seconds: float = math.inf, most: int | None = None
+  path: str | os.PathLike[str], want: ClipShape, *, aspect: float = 0.0, max_seconds: float = math.inf, most: int | None = None
 ) -> Entry:
-  """Reads a clip of any size, rate, length and codec; frame k of the result is the picture that is shown at k / want.fps seconds.
+  """Reads a clip of any size, rate, length and codec. Frame k of the result is the picture shown at k / want.fps seconds.
 
   Args:
-    aspect: width over height that the clip is cut to before it is resized; 0: that of `want`.
-    most: frames after which nothing is read any more, and nothing said of how many there were.
+    aspect: width over height to which the clip is cut before it is resized; 0: that of `want`.
+    most: number of frames after which reading stops, without a note about the rest.
 
   Raises:
-    UserError: no clip that can be read, or one that lasts longer than `max_seconds`.
+    UserError: the clip cannot be read, or lasts longer than `max_seconds`.
   """
   aspect = aspect or want.width / want.height
   picked: list[np.ndarray] = []
@@ -53,7 +53,7 @@ def read_entry(
         f"{path} lasts longer than the {max_seconds:.3g} s that there is memory for: expected a shorter clip, or an earlier --stop_stage"
       )
     times.append(picture.time)
-    missing = math.ceil(picture.until * want.fps - ROUNDING) - len(picked)  # up to where the next one appears
+    missing = math.ceil(picture.until * want.fps - ROUNDING) - len(picked)  # until the next picture appears
     if missing > 0 or not picked:
       shapes.add((picture.height, picture.width, picture.pixel_aspect))
       picked.extend([picture.fitted(want.height, want.width, aspect=aspect)] * max(1, missing))
@@ -67,7 +67,7 @@ def read_entry(
 
 
 def _changes(want: ClipShape, aspect: float, shapes: set[tuple[int, int, float]]) -> list[str]:
-  """How pictures of these heights, widths and pixel aspects were brought to the wanted size."""
+  """Describes how pictures of these heights, widths and pixel aspects were brought to the wanted size."""
   changes = []
   for height, width, pixel_aspect in sorted(shapes):
     if (height, width, pixel_aspect) == (want.height, want.width, 1.0):
@@ -82,7 +82,7 @@ def _changes(want: ClipShape, aspect: float, shapes: set[tuple[int, int, float]]
 
 
 def _resampled(want: ClipShape, frames: int, times: list[float], end: float, tick: float, skipped: int) -> list[str]:
-  """How pictures at these times became so many frames; nothing if they came at the wanted rate, up to a tick of their file."""
+  """Describes how pictures at these times became so many frames; empty if their rate was right to within a tick of the file."""
   slack = max(2e-3, 1.01 * tick)
   gaps = np.diff(times)
   steady = len(gaps) == 0 or np.allclose(gaps, gaps.mean(), rtol=0.02, atol=slack)

@@ -1,4 +1,4 @@
-"""Frames that a base is given: read from a user's pictures and clips, and checked."""
+"""Frames that are given to a base: read from a user's pictures and clips, and checked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from ivid.spec.record import GivenMethod, GivenRecord, GivenSource
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import file_sha256
 
-Frames = str | os.PathLike | np.ndarray  # a file, or uint8 [t, h, w, 3] at the base's rate
+Frames = str | os.PathLike[str] | np.ndarray  # a file, or uint8 [t, h, w, 3] at the base's rate
 _LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 
@@ -29,8 +30,8 @@ class Given:
   """Frames of the base's output that are known.
 
   Attributes:
-    frames: [T, H, W, 3] uint8, of the base's whole output; black where nothing is given.
-    mask: [T] bool, where something is.
+    frames: [T, H, W, 3] uint8 for the whole output of the base; black where nothing is given.
+    mask: [T] bool, True for given frames.
     record: where they come from, and how they are given.
   """
 
@@ -40,7 +41,7 @@ class Given:
 
   @property
   def notes(self) -> tuple[str, ...]:
-    """What was done to the user's files, a line each."""
+    """What was done to the user's files, one line per file."""
     return tuple(f"given {source.file or 'frames'}: {change}" for source in self.record.sources for change in source.changes)
 
 
@@ -51,7 +52,7 @@ class Wish:
   Attributes:
     said: the option, for errors.
     clip: where its frames come from.
-    frames: those of the base's output that are taken from it; None: all that the clip has.
+    frames: the frames of the base's output that are taken from it; None: all frames of the clip.
   """
 
   said: str
@@ -67,17 +68,17 @@ def read_given(
   given: Frames | tuple[Frames, Iterable[int]] | None = None,
   aspect: float = 0.0,
 ) -> Given | None:
-  """The frames that a request gives to its first stage; None if there are none, and never any.
+  """The frames that a request gives to its first stage; None if it gives none, not even in a part of a longer clip.
 
   Args:
-    base: the first stage, at the length that is asked for.
-    trained: frames that it was trained for: in a longer clip it goes on from its own, for which nothing need be given now.
-    first_frame: a picture, or a clip of which the first one counts: a file, or uint8 [h, w, 3].
-    given: a clip, `FILE:0-4,12`, or either with the numbers of frames. Frame k of the base is what the clip shows k / fps seconds on.
-    aspect: width over height that pictures are cut to before they are resized; 0: the base's.
+    base: the first stage, at the requested length.
+    trained: number of frames that it was trained for. In a longer clip it continues its own frames, so nothing has to be given now.
+    first_frame: a picture, or a clip whose first frame is used: a file, or uint8 [h, w, 3].
+    given: a clip, `FILE:0-4,12`, or either with the numbers of frames. Frame k of the base is what the clip shows at k / fps seconds.
+    aspect: width over height to which pictures are cut before they are resized; 0: that of the base.
 
   Raises:
-    UserError: nothing to read, frames beyond the base's or the clip's, a frame given twice, or none left to make.
+    UserError: nothing can be read; frames lie beyond those of the base or the clip, or are given twice; or no frame is left to make.
   """
   wishes = []
   if first_frame is not None and not _empty(first_frame):
@@ -89,10 +90,10 @@ def read_given(
 
 
 def repeat_given(base: StageSpec, record: GivenRecord | None, *, aspect: float, said_by: str) -> Given | None:
-  """The frames that a clip was given, from its metadata.
+  """The frames that were given to a clip, from its metadata.
 
   Raises:
-    UserError: as read_given; another file than it was, frames that were in memory alone, or weights that are given frames in another way.
+    UserError: as read_given; or the file has changed, the frames were only in memory, or the weights read given frames in another way.
   """
   if record is None:
     return None
@@ -110,7 +111,7 @@ def repeat_given(base: StageSpec, record: GivenRecord | None, *, aspect: float, 
 
 
 def take(base: StageSpec, wishes: Sequence[Wish], *, aspect: float = 0.0) -> Given:
-  """What is asked for, read.
+  """Reads what is asked for.
 
   Raises:
     UserError: as read_given.
@@ -151,7 +152,7 @@ def read_wish(given: Frames | tuple[Frames, Iterable[int]], count: int) -> Wish:
 
 
 def _numbers(ranges: Sequence[tuple[int, int]], count: int, said: str) -> tuple[int, ...]:
-  """The frames of ranges, both ends among them, in rising order."""
+  """The frames of ranges, including both ends, in rising order."""
   if not ranges:
     raise UserError(f"{said}: no frames: expected numbers such as 0, 1, 2")
   for first, last in ranges:
@@ -165,18 +166,18 @@ def _numbers(ranges: Sequence[tuple[int, int]], count: int, said: str) -> tuple[
 
 
 def _read(wish: Wish, want: ClipShape, aspect: float) -> tuple[np.ndarray, GivenSource]:
-  """The frames [n, H, W, 3] that are asked for, and their source."""
+  """The requested frames [n, H, W, 3], and their source."""
   most = want.frames if wish.frames is None else wish.frames[-1] + 1
   if isinstance(wish.clip, np.ndarray):
     clip = wish.clip
     if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or 0 in clip.shape:
       raise UserError(f"{wish.said}: expected uint8 [frames, height, width, 3]")
     made = np.stack([fit(frame, want.height, want.width, aspect=aspect) for frame in clip[:most]])
-    source = dict(file="", sha256=hashlib.sha256(np.ascontiguousarray(clip).tobytes()).hexdigest(), changes=())
+    source: dict[str, Any] = dict(file="", sha256=hashlib.sha256(np.ascontiguousarray(clip).tobytes()).hexdigest(), changes=())
   else:
     entry = read_entry(wish.clip, want, aspect=aspect, most=most)
     made = entry.frames
-    source = dict(file=os.fspath(wish.clip), sha256=file_sha256(pathlib.Path(wish.clip)), changes=entry.changes)
+    source: dict[str, Any] = dict(file=os.fspath(wish.clip), sha256=file_sha256(pathlib.Path(wish.clip)), changes=entry.changes)
   frames = tuple(range(len(made))) if wish.frames is None else wish.frames
   if frames[-1] >= len(made):
     has = f"0 to {len(made) - 1}" if len(made) > 1 else "0 alone"
@@ -191,7 +192,7 @@ def _empty(value: object) -> bool:
 
 
 def _name(clip: Frames) -> str:
-  """What an error calls it."""
+  """What an error calls the clip."""
   if isinstance(clip, np.ndarray):
     return f"{clip.dtype} {list(clip.shape)}"
   return os.fspath(clip) if isinstance(clip, str | os.PathLike) else shown(clip)

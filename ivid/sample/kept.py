@@ -1,7 +1,7 @@
 """Compiled programs that are kept on disk.
 
-JAX's own cache keeps what the compiler made, and is asked only when a program has been traced and lowered: a second and a half of one core
-for each stage of a cascade, whatever it is compiled for. Here a program is found by what it was made from.
+JAX's own cache is only asked after a program has been traced and lowered, which takes 1.5 s of one core per stage of a cascade. Here, a
+program is found by what it was made from.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from ivid.programs import Program
 from ivid.spec.errors import UserError
 
 SUFFIX = ".program"
-MOST_KEPT = 256  # files, of which the oldest go: each change of this package's source makes new ones
+MOST_KEPT = 256  # number of files; the oldest are removed, as every change of this package's source makes new ones
 
 
 class KeptProgram:
-  """A Program as a function to call, compiled once for each kind of arguments, and read from disk where it was compiled before.
+  """A Program as a function to call. It is compiled once per kind of arguments, and read from disk if it was compiled before.
 
-  Not for programs of a mesh. Safe to call from several threads.
+  This does not work for programs with a mesh. Several threads may call it.
 
   Args:
-    made_from: what the program's function depends on besides this package's source, as text.
-    like: position of the argument that the result is like, if it is no single array.
+    made_from: text that contains what the function depends on besides this package's source.
+    like: position of the argument with the same structure as the result, if the result is not a single array.
   """
 
   def __init__(self, program: Program, made_from: str, *, like: int | None = None):
@@ -48,11 +48,11 @@ class KeptProgram:
     return self.ready(*args)(*args)
 
   def ready(self, *args: Any) -> jax.stages.Compiled:
-    """The program for arguments of these shapes and dtypes; also abstract ones (jax.ShapeDtypeStruct)."""
+    """The program for arguments of these shapes and dtypes, which may be abstract (jax.ShapeDtypeStruct)."""
     leaves, tree = jax.tree.flatten(args)
     cut = tuple(str(leaf.sharding) if _on_several(leaf) else "" for leaf in leaves)
     kind = tree, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves), cut
-    with self._lock:  # whoever comes second waits, instead of compiling it too
+    with self._lock:  # a second thread waits instead of compiling it again
       if kind not in self._ready:
         self._ready[kind] = self._load_or_compile(args, repr(kind), keep=not any(cut))
       return self._ready[kind]
@@ -70,7 +70,7 @@ class KeptProgram:
     return compiled
 
   def _load(self, path: pathlib.Path, args: tuple[Any, ...]) -> jax.stages.Compiled | None:
-    """None where there is none, or a file that is damaged: it is made again."""
+    """The kept program; None if there is none or its file is damaged, so that it is made again."""
     try:
       stored = path.read_bytes()
     except OSError:
@@ -96,7 +96,7 @@ class _JaxCacheOff:
   def __enter__(self) -> None:
     with self._lock:
       if not self._inside:
-        self._before = jax.config.jax_enable_compilation_cache
+        self._before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]  jax makes its options when it starts
         self._turn(False)
       self._inside += 1
 
@@ -109,19 +109,19 @@ class _JaxCacheOff:
   @staticmethod
   def _turn(on: bool) -> None:
     jax.config.update("jax_enable_compilation_cache", on)
-    compilation_cache.reset_cache()  # it remembers whether it is on
+    compilation_cache.reset_cache()  # the cache remembers whether it is on
 
 
 _JAX_CACHE_OFF = _JaxCacheOff()
 
 
 def _on_several(leaf: Any) -> bool:
-  """Whether an argument lies on more than one device."""
+  """Whether any argument lies on more than one device."""
   return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
 
 
 def _save(path: pathlib.Path, compiled: jax.stages.Compiled) -> None:
-  """Keeps the program, if its kind can be kept and the folder written to: that it is not costs time, nothing else."""
+  """Keeps the program if its kind can be kept and the folder is writable. Otherwise only time is lost."""
   try:
     payload, _, _ = serialize_executable.serialize(compiled)
   except (ValueError, NotImplementedError, jax.errors.JaxRuntimeError):
@@ -137,8 +137,8 @@ def _save(path: pathlib.Path, compiled: jax.stages.Compiled) -> None:
 
 
 def _path(made_from: str) -> pathlib.Path | None:
-  """In the folder of JAX's own cache; None where there is none."""
-  folder = jax.config.jax_compilation_cache_dir
+  """A file in the folder of JAX's own cache; None if there is no such folder."""
+  folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]  jax makes its options when it starts
   if not folder:
     return None
   return pathlib.Path(folder) / "programs" / (hashlib.sha256(f"{_machine()}\n{made_from}".encode()).hexdigest()[:32] + SUFFIX)
@@ -146,7 +146,7 @@ def _path(made_from: str) -> pathlib.Path | None:
 
 @functools.cache
 def _machine() -> str:
-  """All that a compiled program depends on besides its own function: this package's source, the compiler, its options and the device."""
+  """Everything on which a compiled program depends besides its function: this package's source, the compiler, options and device."""
   source = hashlib.sha256()
   root = pathlib.Path(__file__).parents[1]
   for path in sorted(root.rglob("*.py")):
@@ -154,6 +154,6 @@ def _machine() -> str:
   device = jax.local_devices()[0]
   threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
   options = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(("XLA_", "LIBTPU_"))]
-  config = [jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64, jax.config.jax_threefry_partitionable]
+  config = [jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64, jax.config.jax_threefry_partitionable]  # pyright: ignore[reportAttributeAccessIssue]  jax makes its options when it starts
   where = [device.platform, device.device_kind, device.id, jax.local_device_count(), threads]
   return repr([source.hexdigest(), jax.__version__, jaxlib.__version__, device.client.platform_version, where, options, config])

@@ -1,4 +1,4 @@
-"""Random keys of samples: functions of seed, prompt, sample number and stage name, never of batch place or device count."""
+"""Random keys of samples: functions of seed, prompt, sample number and stage name, but not of batch position or device count."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-IMPL = "threefry2x32"  # fixed, so that a JAX default that changes does not change what a seed draws
+IMPL = "threefry2x32"  # fixed, so that a change of JAX's default does not change what a seed draws
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """One clip to be drawn; `negative` is what its guidance leads away from, empty for no text. No key depends on it."""
+  """One clip to be drawn. `negative` is the text that guidance leads away from, or empty; no key depends on it."""
 
   prompt: str
   seed: int
@@ -30,5 +30,5 @@ def key_words(sample: Sample, stage: str) -> np.ndarray:
 
 
 def sample_keys(samples: Sequence[Sample], stage: str) -> jax.Array:
-  """[B] keys, one a sample."""
-  return jax.random.wrap_key_data(np.stack([key_words(sample, stage) for sample in samples]), impl=IMPL)
+  """[B] keys, one per sample."""
+  return jax.random.wrap_key_data(np.stack([key_words(sample, stage) for sample in samples]), impl=IMPL)  # pyright: ignore[reportArgumentType]  JAX takes arrays of NumPy

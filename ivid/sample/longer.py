@@ -1,8 +1,8 @@
-"""Clips of another length than a cascade was trained for.
+"""Clips of other lengths than those that a cascade was trained for.
 
-The base goes on from what it made: it samples windows of the length that it knows, each of them given the second half of the one before.
-That is one of the patterns that a base with unet.given is trained on. Super-resolution stages whose frames mix by convolution alone take
-any length as it is; those that attend over frames blend overlapping windows in every step (ivid.sample.tiling.blended).
+The base continues its own output: it samples windows of the length that it knows, and each window is given the second half of the previous
+one. This is one of the patterns on which a base with unet.given is trained. Super-resolution stages that mix frames only by convolution
+take any length. Those that attend over frames blend overlapping windows in every step (ivid.sample.tiling.blended).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from ivid.spec.stage import StageSpec
 from ivid.stage import Stage
 from ivid.weights.cascades import CascadeFolder
 
-_WINDOW = 4  # name of the stream of the windows' keys, beside those of ivid.sample.stage_sampler
+_WINDOW = 4  # name of the stream of the windows' keys; ivid.sample.stage_sampler has the other names
 
 
 def lengthen(stages: Sequence[StageSpec], seconds: float | str | None) -> tuple[tuple[StageSpec, ...], tuple[str, ...]]:
-  """The stages for a clip that lasts about `seconds`, and what is to be said about it; None or "": as long as the base was trained for.
+  """The stages for a clip of about `seconds`, and what to tell the user about it; None or "": the length that the base was trained for.
 
   Raises:
-    UserError: no number, less than a frame, more than there is memory for, or a first stage that is no base.
+    UserError: `seconds` is not a number, is less than a frame or needs too much memory; or the first stage is not a base.
   """
   if seconds is None or seconds == "":
     return tuple(stages), ()
@@ -69,28 +69,28 @@ def lengthen(stages: Sequence[StageSpec], seconds: float | str | None) -> tuple[
 
 
 def to_length(stages: Sequence[StageSpec], frames: int) -> tuple[StageSpec, ...]:
-  """The stages for so many frames of the base; UserError for a stage that knows longer clips alone."""
+  """The stages for so many frames of the base. Raises UserError for a stage that only knows longer clips."""
   base = dataclasses.replace(stages[0], output=dataclasses.replace(stages[0].output, frames=frames))
   return (base, *plan.plan_length(stages[1:], frames))
 
 
 def known_length(cascade: CascadeFolder, spec: StageSpec) -> StageSpec:
-  """The stage, whatever its length, at the one that it was trained for."""
+  """The stage at the length that it was trained for, whatever its length is now."""
   frames = cascade.spec.stage(spec.name).output.frames
   small = spec.lowres and dataclasses.replace(spec.lowres, input=dataclasses.replace(spec.lowres.input, frames=frames // spec.time_factor))
   return dataclasses.replace(spec, output=dataclasses.replace(spec.output, frames=frames), lowres=small)
 
 
 def at_once(cascade: CascadeFolder, spec: StageSpec) -> StageSpec:
-  """The stage for as many frames as sample_stage takes: one window of a base, the whole clip of the others."""
+  """The stage for as many frames as sample_stage takes: one window for a base, the whole clip for the others."""
   return known_length(cascade, spec) if spec.lowres is None else spec
 
 
 def cut_stage(cascade: CascadeFolder, spec: StageSpec, tile: Sequence[int] = (), *, clips: int = 1, cut: bool = False) -> Tiling:
-  """How a step is cut, as stage_tiling does; a stage that attends over frames has windows of the length that it knows of a longer clip.
+  """Tiles as of stage_tiling, except that a stage which attends over frames cuts longer clips into windows of the length that it knows.
 
   Raises:
-    UserError: as stage_tiling; frames of a tile that are none of those windows.
+    UserError: as stage_tiling; or a tile has other frames than those windows.
   """
   known = known_length(cascade, spec)
   if spec.lowres is None or spec.unet.frame_local or spec.output.frames <= known.output.frames:
@@ -106,7 +106,7 @@ def cut_stage(cascade: CascadeFolder, spec: StageSpec, tile: Sequence[int] = (),
 
 
 class Window(NamedTuple):
-  """A window that a base samples: its number, its first frame, and which of its frames are known [T]."""
+  """A window that a base samples: its number, its first frame, and which of its frames are known, [T]."""
 
   number: int
   start: int
@@ -114,9 +114,9 @@ class Window(NamedTuple):
 
 
 def windows(frames: int, length: int, given: np.ndarray) -> list[Window]:
-  """The windows of a base of `length` frames that make a clip of `frames`, without those of which everything is given.
+  """The windows with which a base of `length` frames makes a clip of `frames`, without windows in which everything is given.
 
-  They start half a window after one another. The last may reach beyond the clip: what is left over is dropped.
+  They start half a window apart. The last may reach beyond the clip; the surplus is dropped.
 
   Args:
     given: [frames] bool, frames that are known from the start.
@@ -135,7 +135,7 @@ def windows(frames: int, length: int, given: np.ndarray) -> list[Window]:
 
 
 def count_steps(cascade: CascadeFolder, spec: StageSpec, given: Given | None) -> int:
-  """Steps that one batch takes in a stage: of all windows of a base, those that are made again among them."""
+  """Steps that one batch takes in a stage, over all windows of a base and including repeated steps."""
   steps = spec.sampling.steps
   if spec.lowres is not None or given is None:
     return steps
@@ -144,7 +144,7 @@ def count_steps(cascade: CascadeFolder, spec: StageSpec, given: Given | None) ->
 
 
 def window_keys(keys: jax.Array, number: int) -> jax.Array:
-  """The samples' keys [B] in a window; the first has the keys that a clip of one window has."""
+  """The samples' keys [B] in a window. The first window has the same keys as a clip of one window."""
   if not number:
     return keys
   return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, _WINDOW), number))(keys)
@@ -160,20 +160,20 @@ def sample_length(
   given: Given | None = None,
   **options: Any,
 ) -> np.ndarray:
-  """Clips [B, frames, H, W, 3] uint8 of a stage, a base's window by window.
+  """Clips [B, frames, H, W, 3] uint8 of a stage; a base is sampled window by window.
 
-  What one window goes on from is rounded to bytes: going on later from the clip in a file gives what going on at once gives.
+  What one window continues is rounded to bytes, so that continuing a stored clip later gives the same result as continuing at once.
 
   Args:
-    stage: for as many frames as sample_stage takes (`at_once`).
-    frames: of the clip; others than a base's own need `given`.
+    stage: with as many frames as sample_stage takes (`at_once`).
+    frames: of the clip; a base needs `given` for other lengths than its own.
     small: B clips [t, h, w, 3] uint8 at the stage's input size; None in the base.
     options: as of sample_stage.
   """
   if stage.spec.lowres is not None:
     if is_streamed(stage.spec, options["tiling"]):
-      return stream_stage(stage, params, keys=keys, small=small, **options)
-    return to_uint8(sample_stage(stage, params, keys=keys, small=from_uint8(np.stack(small)), **options))
+      return stream_stage(stage, params, keys=keys, small=small, **options)  # pyright: ignore[reportArgumentType]  a stage with `lowres` has a small clip
+    return to_uint8(sample_stage(stage, params, keys=keys, small=from_uint8(np.stack(small)), **options))  # pyright: ignore[reportArgumentType, reportCallIssue]  a stage with `lowres` has a small clip
   if given is None:
     return to_uint8(sample_stage(stage, params, keys=keys, **options))
   length, rows = stage.spec.output.frames, len(keys)
@@ -182,7 +182,7 @@ def sample_length(
   clips[:, :frames] = given.frames
   for window in found:
     here = clips[:, window.start : window.start + length]
-    told = (from_uint8(here), np.broadcast_to(window.known, here.shape[:2])) if window.known.any() else None
-    told = dict(given=told, resamplings=given.record.resamplings)
+    known = (from_uint8(here), np.broadcast_to(window.known, here.shape[:2])) if window.known.any() else None
+    told: dict[str, Any] = dict(given=known, resamplings=given.record.resamplings)
     here[:] = to_uint8(sample_stage(stage, params, keys=window_keys(keys, window.number), **told, **options))
   return clips[:, :frames]

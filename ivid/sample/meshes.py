@@ -1,4 +1,4 @@
-"""The devices that sampling runs on: a mesh from what a user says, and the clips and batches that it divides."""
+"""The devices on which sampling runs: a mesh from a user's description, and the clips and batches that it divides."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ivid.spec.run import MeshSpec
 from ivid.spec.stage import StageSpec
 
 Meshes = str | Mapping[str, int] | MeshSpec | Mesh
-CUTTING = ("frames", "height")  # axes that cut a clip
+CUTTING = ("frames", "height")  # axes that cut one clip
 ONE = MeshSpec(data=1)
 
 
 def open_mesh(wanted: Meshes | None) -> Mesh | None:
-  """The mesh over the first of this host's devices; None where nothing is asked for.
+  """The mesh over the first devices of this host; None if nothing is asked for.
 
   Args:
     wanted: `frames=4,height=2`, or the same as a mapping, where axes that are not named have one device; a MeshSpec, whose -1 stands for
       all devices that the others leave; or a mesh of ivid.parallel.mesh.make_mesh, which is taken as it is.
 
   Raises:
-    UserError: an axis that does not exist, a size that is none, or more devices than there are.
+    UserError: an axis does not exist, a size is not a size, or there are not enough devices.
   """
   if wanted is None or (isinstance(wanted, str) and not wanted):
     return None
@@ -37,7 +37,7 @@ def open_mesh(wanted: Meshes | None) -> Mesh | None:
     return wanted
   spec = wanted if isinstance(wanted, MeshSpec) else _read(wanted)
   devices, sizes = jax.local_devices(), dataclasses.astuple(spec)
-  if min(sizes) < 1:  # one is open, or wrong
+  if min(sizes) < 1:  # one is -1, or wrong
     return make_mesh(spec, devices)
   if math.prod(sizes) > len(devices):
     raise UserError(f"mesh {mesh_text(spec)} takes {math.prod(sizes)} devices: expected at most {len(devices)}, as many as there are here")
@@ -45,10 +45,10 @@ def open_mesh(wanted: Meshes | None) -> Mesh | None:
 
 
 def reopen_mesh(recorded: MeshSpec | None, *, said_by: str) -> Mesh | None:
-  """The mesh that a clip was made on, by its metadata; None where they do not say it, as those of older formats.
+  """The mesh on which a clip was made, from its metadata; None if they do not state it, as in older formats.
 
   Raises:
-    UserError: it has more devices than there are.
+    UserError: there are not enough devices.
   """
   if recorded is None:
     return None
@@ -80,33 +80,33 @@ def _read(wanted: str | Mapping[str, int]) -> MeshSpec:
 
 
 def several(mesh: Mesh) -> Mesh | None:
-  """The mesh; None where it has the default device alone, which needs none."""
+  """The mesh; None if it only has the default device, which needs no mesh."""
   return None if list(mesh.devices.flat) == jax.local_devices()[:1] else mesh
 
 
 def mesh_spec(mesh: Mesh | None) -> MeshSpec:
-  """The sizes of its axes; of None, one device."""
+  """The sizes of the axes of a mesh; None is one device."""
   return ONE if mesh is None else MeshSpec(**mesh.shape)
 
 
 def mesh_text(spec: MeshSpec) -> str:
-  """As `--mesh` takes it: the axes that have several devices; empty where none has."""
+  """The mesh in the form of `--mesh`: the axes that have several devices; empty if none has."""
   sizes = ((axis, getattr(spec, axis)) for axis in AXES)
   return ",".join(f"{axis}={size}" for axis, size in sizes if size != 1)
 
 
 def cuts_clips(spec: MeshSpec) -> bool:
-  """Whether one clip lies over several of its devices, so that it is computed whole and not in tiles."""
+  """Whether the mesh spreads one clip over several devices, so that it is computed whole and not in tiles."""
   return any(getattr(spec, axis) > 1 for axis in CUTTING)
 
 
 def mesh_rows(mesh: Mesh) -> int:
-  """Parts that it cuts a batch into."""
+  """The number of parts into which the mesh cuts a batch."""
   return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def check_divides(mesh: Mesh, stages: Sequence[StageSpec], *, batches: Iterable[int] = ()) -> None:
-  """UserError where the mesh does not divide the frames or the height of a stage's clips, or a batch of `batches` clips."""
+  """Raises UserError if the mesh does not divide the frames or the height of a stage's clips, or a batch of `batches` clips."""
   for axis in CUTTING:
     parts, sizes = mesh.shape[axis], [getattr(spec.output, axis) for spec in stages]
     for spec, size in zip(stages, sizes, strict=True):

@@ -11,10 +11,10 @@ from ivid.stage import evaluations_per_step
 
 
 def check_negative(stages: Sequence[StageSpec], negative: str) -> str:
-  """What is to be said of a negative prompt for these stages, in one line: that none of them reads it; empty where one does, or without it.
+  """One line for the user if none of these stages reads the negative prompt; empty if one does, or if there is no such prompt.
 
   Raises:
-    UserError: a blank one, one that is too long, or a distilled stage whose guidance it would have to change.
+    UserError: it is blank or too long, or there is a distilled stage whose guidance it would have to change.
   """
   if not negative:
     return ""
@@ -34,5 +34,5 @@ def check_negative(stages: Sequence[StageSpec], negative: str) -> str:
 
 
 def reads_negative(spec: StageSpec) -> bool:
-  """Whether the stage is sampled with an evaluation that would read it."""
+  """Whether sampling the stage includes an evaluation that reads a negative prompt."""
   return evaluations_per_step(spec, spec.sampling) > 1

@@ -1,4 +1,4 @@
-"""How stages are sampled, from text: `16` for all of them or `base=64,ssr1=16`, as typed options."""
+"""Reads options about sampling from text: `16` for all stages, or `base=64,ssr1=16`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ivid.spec.errors import UserError
 
 
 def left_of(text: str, stages: list[str]) -> str:
-  """Of `16` or `base=64,ssr1=16` what concerns those stages."""
+  """The part of `16` or `base=64,ssr1=16` that concerns these stages."""
   parts = [part.strip() for part in text.split(",")]
   return ",".join(part for part in parts if "=" not in part or part.partition("=")[0] in stages)
 
 
 def read_option(option: str, text: str) -> Any:
-  """A value; of `STAGE=VALUE,...` a mapping, in which a bare value is for the stages not named; None where nothing is given.
+  """A value, or for `STAGE=VALUE,...` a mapping, in which a bare value is for all stages not named; None if the text is empty.
 
   Args:
     option: a field of ivid.sample.plan.Overrides.
@@ -52,7 +52,7 @@ def _number(option: str, text: str, expected: str = "a number") -> float:
 
 
 def _guidance(option: str, text: str) -> Any:
-  """`6`, or `15:1`: 15 at first, then 1 and 15 in turn."""
+  """Reads `6`, or `15:1`, which means 15 at first and then 1 and 15 in turn."""
   high, colon, low = text.partition(":")
   weights = [_number(option, part, "a number or HIGH:LOW such as 15:1") for part in ((high, low) if colon else (high,))]
   return tuple(weights) if colon else weights[0]

@@ -1,4 +1,4 @@
-"""Clips of a run as files: names, the JSON beside and inside each, and never losing a file that is there."""
+"""The clips of a run as files: their names, and the JSON beside and inside each. No existing file is ever lost."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ DIGEST = 8  # digits that tell prompts apart whose names had to be changed
 
 
 class Outputs:
-  """Where a run's files go: a folder, or one file.
+  """The place of a run's files: a folder, or one file.
 
-  A file with other content that stands in the way is kept, and the new one gets a number (`name_2.mp4`); with `overwrite` that holds for
-  the files of this run alone. What a killed run has left of a clip and its JSON is completed.
+  If a file with other content is in the way, it is kept and the new file gets a number (`name_2.mp4`); with `overwrite`, only files of this
+  run are kept. If a killed run left only a clip or only its JSON, the other file is added.
   """
 
   def __init__(self, out: str, format: str, *, clips: int, overwrite: bool = False, names: str = ""):
@@ -60,7 +60,7 @@ class Outputs:
       names: VBENCH, or empty for short ones with the seed.
 
     Raises:
-      UserError: unknown format or names, a format that contradicts the file's suffix, or one file for several clips, or for names.
+      UserError: unknown format or names, a format that contradicts the file's suffix, or one file for several clips or for names.
     """
     if names not in ("", VBENCH):
       raise UserError(f"names={names}: expected {VBENCH}, or none")
@@ -83,7 +83,7 @@ class Outputs:
     self._places: Mapping[str, int] = {}
 
   def numbered(self, places: Mapping[str, int]) -> Outputs:
-    """These outputs for a run that goes on: names have each prompt's place, and so belong to it; what is there by such a name is replaced.
+    """These outputs for a resumable run: names contain each prompt's position, so they belong to the run, and such files are replaced.
 
     Raises:
       UserError: one file instead of a folder.
@@ -95,12 +95,12 @@ class Outputs:
     return made
 
   def check(self, stages: list[StageSpec], samples: Sequence[Sample] = ()) -> None:
-    """Makes the folder and writes (and removes) a black clip of each size: what cannot be written is found before any work.
+    """Makes the folder, then writes and removes a black clip of each size, so that problems with writing appear before any work.
 
     Warns of the prompts of `samples` that are no file's name, if files are to be named by them.
 
     Raises:
-      UserError: the folder cannot be made or written, or the format takes no clip of that size.
+      UserError: the folder cannot be made or written, or the format does not allow clips of that size.
     """
     with self._scratch() as place:
       for spec in stages:
@@ -112,7 +112,7 @@ class Outputs:
         warnings.warn(f"prompt {shown(prompt)} is unfit for a file's name: its clips are named {shown(name)}", stacklevel=2)
 
   def stem(self, sample: Sample, stage: str = "") -> str:
-    """Name without suffix: the file's own, (PLACE-)prompt-sSEED-NUMBER or PROMPT-NUMBER; the stage behind it if it is not the last."""
+    """Name without suffix: that of the file, (PLACE-)prompt-sSEED-NUMBER or PROMPT-NUMBER; the stage follows if it is not the last."""
     place = f"{self._places[sample.prompt]:05}-" if self._places else ""
     own = self._file or f"{place}{slug(sample.prompt)}-s{sample.seed}-{sample.number}"
     if self._names:
@@ -120,7 +120,7 @@ class Outputs:
     return f"{own}-{stage}" if stage else own
 
   def save(self, stem: str, frames: np.ndarray, fps: float, metadata: dict[str, Any], *, suffix: str = "") -> pathlib.Path:
-    """Writes the clip [T, H, W, 3] uint8 and its JSON, and returns the clip's name; `suffix`: another format than the run's."""
+    """Writes the clip [T, H, W, 3] uint8 and its JSON, and returns the clip's name; `suffix` sets another format than the run's."""
     kinds = [suffix or self.suffix, "json"]
     with self._scratch() as place:
       clip, beside = (place / f"{stem}.{kind}" for kind in kinds)
@@ -136,14 +136,14 @@ class Outputs:
 
   @contextlib.contextmanager
   def _scratch(self) -> Iterator[pathlib.Path]:
-    """Where files lie until they are finished."""
+    """A folder in which files lie until they are finished."""
     with naming_errors(self.folder):
       self.folder.mkdir(parents=True, exist_ok=True)
     with naming_disk_errors(self.folder), scratch_folder(self.folder) as place:
       yield place
 
   def _place(self, files: list[pathlib.Path], metadata: dict[str, Any] | None = None) -> pathlib.Path:
-    """Renames finished files to the first name that is free for all of them, or where the others are there already."""
+    """Renames finished files to the first name that is free for all of them, or for which the other files already exist."""
     for number in itertools.count(1):
       targets = [self.folder / (f"{new.stem}{'' if number == 1 else f'_{number}'}{new.suffix}") for new in files]
       pairs = list(zip(files, targets, strict=True))
@@ -164,7 +164,7 @@ class Outputs:
 
 
 def _is_same(new: pathlib.Path, old: pathlib.Path, metadata: dict[str, Any] | None) -> bool:
-  """Whether one file holds what the other does; or, where metadata are given, is the clip that was made of these."""
+  """Whether two files have the same content; with metadata: whether a file is the clip that they describe."""
   if not old.is_file():
     return False
   if filecmp.cmp(new, old, shallow=False):
@@ -173,12 +173,12 @@ def _is_same(new: pathlib.Path, old: pathlib.Path, metadata: dict[str, Any] | No
     return False
   try:
     return to_comment(read_metadata(old)) == to_comment(metadata)
-  except UserError:  # no clip
+  except UserError:  # it is not a clip
     return False
 
 
 def slug(prompt: str) -> str:
-  """The prompt's letters and digits in lower case, other runs of characters as one dash, cut to SLUG_LENGTH."""
+  """The prompt in lower case with every run of other characters than letters and digits as one dash, cut to SLUG_LENGTH."""
   words = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
   return "-".join(words)[:SLUG_LENGTH].strip("-") or "clip"
 
@@ -202,13 +202,13 @@ def clip_metadata(
   source: dict[str, Any] | None,
   given: GivenRecord | None = None,
 ) -> dict[str, Any]:
-  """Everything the clip follows from: what `--from_metadata` reads.
+  """Everything that determines the clip; `--from_metadata` reads it.
 
   Args:
-    stages: those that ran up to this clip's.
-    tiles: as run_cascade was given them.
+    stages: the stages up to that of this clip.
+    tiles: as passed to run_cascade.
     source: file, SHA-256 and changes of the clip that the first stage started from, if any.
-    given: frames that the base was given, if any.
+    given: frames that were given to the base, if any.
   """
   output = clip.stage.output
   entries = [(spec, cascade.check(spec.name)) for spec in stages]
@@ -247,7 +247,7 @@ def load_metadata(path: str) -> dict[str, Any]:
   """The metadata of a clip that ivid sampled: from the JSON beside it, or from the clip itself.
 
   Raises:
-    UserError: no such file, or no metadata of ivid in it, or other than it writes.
+    UserError: there is no such file, or its metadata are missing or not as ivid writes them.
   """
   file = check_file(path, "metadata")
   if file.suffix.lower() == ".json":
@@ -261,7 +261,7 @@ def load_metadata(path: str) -> dict[str, Any]:
 
 
 def read_record(metadata: Mapping[str, Any], *, source: Any) -> ClipRecord:
-  """A clip's metadata by their schema; UserError, which names `source`, if they are not what ivid writes."""
+  """A clip's metadata, read by their schema. Raises UserError, which names `source`, if they are not as ivid writes them."""
   found = formats.migrate(metadata, formats.Kind.CLIP, source=source)
   record = as_spec(ClipRecord, found, source=f"{source} carries no metadata of ivid sample")
   check_sampling(found, record, source=source)

@@ -1,4 +1,4 @@
-"""Which stages run and how: the cascade's defaults with a user's overrides."""
+"""Which stages run, and how: the cascade's defaults with a user's overrides."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from ivid.spec.sampling import GuidanceSpec, SamplerKind, SamplingSpec, Threshol
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
 
-MEMORY_SHARE = 0.6  # of the machine's memory that a clip and what is kept of it may take
+MEMORY_SHARE = 0.6  # share of the machine's memory that a clip and what is kept of it may take
 STEPS = Range(1, MOST_SAMPLING_STEPS)
-STATE_BYTES = 10  # of a value of the clip: z_t and the previous x_hat in float32, input and output in bytes
-OTHERS = "*"  # in a mapping by stage: all that are not named
-WHOLE = (0, 0, 0)  # of a tile: no tiles
+STATE_BYTES = 10  # per value of the clip: z_t and the previous x_hat in float32, input and output as bytes
+OTHERS = "*"  # in a mapping per stage: all stages that are not named
+WHOLE = (0, 0, 0)  # a tile that means no tiles
 E = TypeVar("E", bound=enum.Enum)
 
 
 @dataclasses.dataclass(frozen=True)
 class Overrides:
-  """What may be changed of a cascade's sampling: each a value for all stages that run, or values by stage; None leaves the cascade's.
+  """What may be changed in a cascade's sampling. Each is a value for all stages that run, or a mapping; None keeps the cascade's value.
 
-  By stage, OTHERS stands for those not named: {"base": 64, OTHERS: 16}.
+  In a mapping, OTHERS stands for all stages that are not named: {"base": 64, OTHERS: 16}.
 
   Attributes:
-    steps: of the sampler.
+    steps: number of sampler steps.
     sampler: a SamplerKind or its name.
-    guidance: weight w of (1 + w) x_cond - w x_uncond; two of them oscillate; or a GuidanceSpec.
+    guidance: weight w of (1 + w) x_cond - w x_uncond; two weights that alternate; or a GuidanceSpec.
     threshold: a ThresholdKind or its name.
     aug_snr: signal-to-noise power ratio of the noise augmentation of a stage's input.
-    tile: frames, height and width of what is computed at once, 0 for a whole axis; WHOLE for no tiles; () for the automatic choice.
+    tile: frames, height and width of the part that is computed at once, 0 for a whole axis; WHOLE: no tiles; (): automatic.
   """
 
   steps: int | Mapping[str, int] | None = None
@@ -53,10 +53,10 @@ class Overrides:
 
 
 def plan_stages(cascade: CascadeFolder, *, start: str = "", stop: str = "", overrides: Overrides | None = None) -> tuple[StageSpec, ...]:
-  """The stages from `start` (default: the first) to `stop` (default: the last trained one of the chain), with overrides in them.
+  """The stages from `start` (default: the first) to `stop` (default: the last trained one of the chain), with the overrides applied.
 
   Raises:
-    UserError: unknown or untrained stage, `stop` before `start`, an override that cannot be read or names a stage that does not run.
+    UserError: a stage is unknown or untrained, `stop` is before `start`, or an override is unreadable or names a stage that does not run.
   """
   names = cascade.spec.stage_names
   first = names.index(cascade.spec.stage(start).name) if start else 0
@@ -78,7 +78,7 @@ def override_stages(stages: Sequence[StageSpec], overrides: Overrides) -> tuple[
   """The stages with the overrides in their `sampling` and `lowres.aug_snr`.
 
   Raises:
-    UserError: a value that cannot be, or for a stage that does not run.
+    UserError: a value is impossible, or is for a stage that does not run.
   """
   names = [spec.name for spec in stages]
   by_stage = {name: by_name(name, getattr(overrides, name), names) for name in ("steps", "sampler", "guidance", "threshold")}
@@ -91,13 +91,13 @@ def plan_tiles(
   tile: Sequence[int] | Mapping[str, Sequence[int]] | None,
   cut: Callable[[StageSpec, Sequence[int]], Tiling] = stage_tiling,
 ) -> dict[str, tuple[int, ...]]:
-  """Tiles by stage; those that a stage cannot be cut in are an error.
+  """Tiles per stage, checked.
 
   Args:
-    cut: that cuts a stage into tiles.
+    cut: function that cuts a stage into tiles.
 
   Raises:
-    UserError: a stage that does not run, or a tile that cannot be used.
+    UserError: a stage does not run, or a tile cannot be used.
   """
   tiles = {name: tuple(value) for name, value in by_name("tile", tile, [spec.name for spec in stages]).items()}
   for spec in stages:
@@ -106,10 +106,10 @@ def plan_tiles(
 
 
 def plan_length(stages: Sequence[StageSpec], frames: int) -> tuple[StageSpec, ...]:
-  """The stages for an input of that many frames, one after the other.
+  """The stages, one after the other, for an input of so many frames.
 
   Raises:
-    UserError: a stage that knows clips of its own length alone.
+    UserError: a stage only works with clips of its own length.
   """
   planned = []
   for spec in stages:
@@ -119,7 +119,7 @@ def plan_length(stages: Sequence[StageSpec], frames: int) -> tuple[StageSpec, ..
 
 
 def longest_seconds(stages: Sequence[StageSpec]) -> float:
-  """Seconds of clip that fit every stage: its state between two steps and its bytes the memory, or, streamed, its frames the disk."""
+  """The longest clip in seconds: in every stage, the state between two steps must fit into memory, or streamed frames onto the disk."""
   return min(map(_longest, stages))
 
 
@@ -134,7 +134,7 @@ def _longest(spec: StageSpec) -> float:
 
 
 def _held(spec: StageSpec, clips: int = 1) -> tuple[int, int]:
-  """Bytes of memory that a clip takes between the stage's steps, and after it; `clips`: that are computed together."""
+  """Bytes of memory that a clip takes between the steps of a stage, and after them; `clips`: number computed together."""
   values, tiling = math.prod(spec.output.array), stage_tiling(spec, clips=clips)
   if not is_streamed(spec, tiling):
     return values * STATE_BYTES, values
@@ -143,12 +143,12 @@ def _held(spec: StageSpec, clips: int = 1) -> tuple[int, int]:
 
 
 def clip_memory() -> float:
-  """Bytes of the machine's memory that clips, and what is kept of them, may take."""
+  """Bytes of the machine's memory that clips and what is kept of them may take."""
   return MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_memory(text: TextSpec, stages: Sequence[StageSpec], *, samples: int, batch_size: int) -> None:
-  """UserError if what is held between stages, the samples' embeddings and clips, and a batch's state do not fit clip_memory()."""
+  """Raises UserError if the embeddings and clips held between stages and a batch's state do not fit clip_memory()."""
   memory = clip_memory()
   together = min(batch_size or 1, samples)
   between, after = zip(*(_held(spec, together) for spec in stages), strict=True)
@@ -162,10 +162,10 @@ def check_memory(text: TextSpec, stages: Sequence[StageSpec], *, samples: int, b
 
 
 def by_name(option: str, value: Any, names: Sequence[str]) -> dict[str, Any]:
-  """The values of an option by stage: `value` for all of `names`, or a mapping's, where OTHERS stands for those that it does not name.
+  """The values of an option per stage: `value` for all of `names`, or those of a mapping, where OTHERS stands for all others.
 
   Raises:
-    UserError: a stage that is not among `names`, or no stage at all that takes the option.
+    UserError: a stage is not among `names`, or no stage takes the option.
   """
   if value is None or (isinstance(value, Mapping) and not value):
     return {}
@@ -192,7 +192,7 @@ def _override(spec: StageSpec, values: Mapping[str, Any]) -> StageSpec:
   spec = dataclasses.replace(spec, sampling=dataclasses.replace(spec.sampling, **sampling))
   if "aug_snr" not in values:
     return spec
-  return dataclasses.replace(spec, lowres=dataclasses.replace(spec.lowres, aug_snr=_number("aug_snr", values["aug_snr"])))
+  return dataclasses.replace(spec, lowres=dataclasses.replace(spec.lowres, aug_snr=_number("aug_snr", values["aug_snr"])))  # pyright: ignore[reportArgumentType]  only stages with a low-resolution clip have the option
 
 
 def _steps(value: Any) -> int:

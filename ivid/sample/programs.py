@@ -1,4 +1,4 @@
-"""The Programs that sample a stage, their arguments, and which of them serve which runs."""
+"""The Programs that sample a stage, their arguments, and which runs share them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ivid.video.noise import BLOCK, block_noise
 
 
 class Compiled(NamedTuple):
-  """Jitted programs of a stage: on whole clips grow and step, on tiles noised, window (by the tiles' sizes) and tile_step."""
+  """Jitted programs of a stage: grow and step for whole clips; noised, window (per size of tile) and tile_step for tiles."""
 
   grow: Callable[..., jax.Array]
   noised: Callable[..., jax.Array]
@@ -39,9 +39,9 @@ def make_noise_program(
 ) -> Program:
   """(keys [B], names int32 [2], origin int32 [3]) -> [B, *shape] standard normal: a function of key, names and place in the clip.
 
-  A program of its own, so that all draws of one size share it: a stage's input is noised with the program of the stage before.
-  `aligned`: origins are multiples of ivid.video.noise.BLOCK. `placed`: how the draw is cut over devices (ivid.parallel.sharding); each
-  draws its own part, and the values are the same.
+  This is a separate program so that all draws of one size share it: a stage's input is noised with the program of the previous stage.
+  `aligned`: origins are multiples of ivid.video.noise.BLOCK. `placed`: how the draw is spread over devices (ivid.parallel.sharding); each
+  device draws its own part, and the values stay the same.
   """
   name = "noise_" + "x".join(map(str, shape))
 
@@ -52,7 +52,7 @@ def make_noise_program(
   if placed is None:
     return Program(name, noise, args)
   mesh, (rows, *cut) = placed.mesh, placed.spec
-  whole = [0] * (3 - len(cut))  # indices along the axes of a clip that are not cut
+  whole = [0] * (3 - len(cut))  # indices along those axes of a clip that are not cut
   parts = np.array([mesh.shape[axis] for axis in cut] + [1 for _ in whole])
   part = np.array(shape[:3]) // parts
   on_grid = aligned and not (part % BLOCK)[parts > 1].any()
@@ -63,7 +63,7 @@ def make_noise_program(
 
   specs = (PartitionSpec(rows), PartitionSpec(), PartitionSpec())
   fn = jax.shard_map(noise_of_part, mesh=mesh, in_specs=specs, out_specs=placed.spec)
-  return Program(name, fn, args, out_shardings=placed, mesh=mesh)
+  return Program(name, fn, args, out_shardings=placed, mesh=mesh)  # pyright: ignore[reportArgumentType]  placed on a mesh of devices
 
 
 def make_lowres_program(stage: Stage, args: tuple[Any, ...] = (), *, mesh: Mesh | None = None) -> Program:
@@ -87,8 +87,8 @@ def make_sample_program(
 ) -> Program:
   """One step of the sampler on a clip or a tile: (params, SampleState, Conditioning, noise, StepInputs) -> SampleState.
 
-  What sampling runs is what `ivid compile` lowers; with a mesh, for arguments placed as those of sample_args. `noise` is [B, T, H, W, 3]
-  for samplers that add noise and None for the others. `args`: see sample_args. `donate`: the state's memory becomes the result's.
+  Sampling runs the same program that `ivid compile` lowers; with a mesh, its arguments are placed as in sample_args. `noise` is [B, T, H,
+  W, 3] for samplers that add noise and None for the others. `args`: see sample_args. `donate`: the state's memory becomes the result's.
   """
 
   stage, sampling = Stage(compiled_stage(stage.spec)), compiled_sampling(stage.spec, sampling)
@@ -110,7 +110,7 @@ def sample_args(
   window: tuple[int, int, int] | None = None,
   mesh: Mesh | None = None,
 ) -> tuple[Any, ...]:
-  """Abstract arguments of make_sample_program; `params` if the caller has (sharded) ones, `window` of a tile instead of the whole clip.
+  """Abstract arguments of make_sample_program; `params`: the caller's own (sharded) ones; `window`: a tile instead of the whole clip.
 
   With a mesh they carry their shardings: parameters by their logical axes, clips by rows of the batch, frames and rows of pixels.
   """
@@ -121,11 +121,11 @@ def sample_args(
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=placed)
 
   def scalar(dtype="float32"):
-    return shaped(dtype=dtype, placed=None)  # the host's own
+    return shaped(dtype=dtype, placed=None)  # stays on the host
 
   sizes = spec.output.array if window is None else (*window, 3)
   clip, lowres = shaped(b, *sizes, placed=clips), spec.lowres is not None
-  told = {
+  told: dict[str, Any] = {
     batches.TEXT: shaped(b, 1, max_tokens, spec.unet.text_dim, dtype="bfloat16"),
     batches.TEXT_MASK: shaped(b, 1, max_tokens, dtype="bool"),
     batches.IS_VIDEO: shaped(b, dtype="bool"),
@@ -134,7 +134,7 @@ def sample_args(
   cond = stage.conditioning(told, pictures=batches.holds_pictures(spec.output.frames))
   cond = cond.replace(lowres=clip, aug_logsnr=shaped(b)) if lowres else cond
   noise = clip if samplers.adds_noise(sampling.sampler) else None
-  levels = {name: scalar() for name in ("logsnr_t", "logsnr_s", "logsnr_prev", "logsnr_jump", "w")}
+  levels: dict[str, Any] = {name: scalar() for name in ("logsnr_t", "logsnr_s", "logsnr_prev", "logsnr_jump", "w")}
   step = StepInputs(**levels, last=scalar("bool"))
   if params is None:
     params = unbox(stage.abstract_params())
@@ -143,7 +143,7 @@ def sample_args(
 
 
 def step_inputs(stage: Stage, sampling: SamplingSpec) -> list[StepInputs]:
-  """Scalars of every step, in the order they run."""
+  """The scalars of every step, in the order in which the steps run."""
   logsnr = np.asarray(stage.schedule(samplers.time_grid(sampling.steps)), np.float32)
   weights = guidance.guidance_weights(sampling.guidance, sampling.steps)
   return [
@@ -160,7 +160,7 @@ def step_inputs(stage: Stage, sampling: SamplingSpec) -> list[StepInputs]:
 
 
 def compiled_sampling(spec: StageSpec, sampling: SamplingSpec) -> SamplingSpec:
-  """What of `sampling` the compiled step depends on: step count and guidance weights are its inputs, but for having any."""
+  """The part of `sampling` on which the compiled step depends. Step count and guidance weights are inputs, but not whether w is 0."""
   weight = 1.0 if evaluations_per_step(spec, sampling) > 1 else 0.0
   return SamplingSpec(
     sampler=sampling.sampler,
@@ -175,7 +175,7 @@ def compiled_sampling(spec: StageSpec, sampling: SamplingSpec) -> SamplingSpec:
 def compiled_stage(spec: StageSpec) -> StageSpec:
   """The stage without what its compiled programs take as inputs or never read."""
   lowres = spec.lowres and dataclasses.replace(spec.lowres, aug_snr=1.0)
-  student = spec.student and StudentSpec(teacher="")  # that it is given w is all there is to the function
+  student = spec.student and StudentSpec(teacher="")  # the function only depends on whether it reads w
   return dataclasses.replace(spec, lowres=lowres, sampling=SamplingSpec(), text_encoder="", student=student)
 
 
@@ -187,13 +187,13 @@ def compiled_programs(spec: StageSpec, sampling: SamplingSpec, mesh: Mesh | None
     noised=_callable(Program(f"sample_noised_{spec.name}", stage.noised, mesh=mesh), made_from),
     window=functools.lru_cache(maxsize=8)(lambda window: KeptProgram(make_window_program(stage, window), f"{made_from} {window}")),
     step=_callable(make_sample_program(stage, sampling, mesh=mesh), made_from, like=1),
-    # What a tile is made of may be the host's own memory: nothing may be written there.
+    # The inputs of a tile may be the host's own memory, in which nothing may be written.
     tile_step=_callable(make_sample_program(stage, sampling, donate=False, mesh=mesh), made_from, like=1),
   )
 
 
 def _callable(program: Program, made_from: str, *, like: int | None = None) -> Callable[..., Any]:
-  """The function to call, wherever it is called from: it sets the program's mesh itself. Without one it is kept on disk."""
+  """The function to call from anywhere: it sets the program's mesh itself. Programs without a mesh are kept on disk."""
   if program.mesh is None:
     return KeptProgram(program, made_from, like=like)
   call = program.jit()

@@ -16,7 +16,7 @@ class CascadeProgress:
   """Two nested bars, of stages and of the running stage's evaluations (batches x steps x tiles). Context manager."""
 
   def __init__(self, work: Mapping[str, float], *, quiet: bool = False):
-    """`work`: stages in the order they run, each with its share of the arithmetic, in any unit: what the time left is guessed from."""
+    """`work`: stages in the order in which they run, each with its share of the arithmetic in any unit, to estimate the time left."""
     self._work = dict(work)
     self._names = list(work)
     self._active = not quiet and jax.process_index() == 0
@@ -30,14 +30,14 @@ class CascadeProgress:
     return self
 
   def begin(self, name: str, *, batches: int, steps: int, tiles: int) -> None:
-    """A stage starts."""
+    """Called when a stage starts."""
     self._name, self._steps, self._tiles, self._total, self._done = name, steps, tiles, batches * steps * tiles, 0
     self._started = self._printed = time.monotonic()
     self._outer.set_description_str(name)
     self._inner = self._bar(self._total, "step" if tiles == 1 else "tile", 1)
 
   def step(self, *_: int) -> None:
-    """One step of one batch, or of one of its tiles, is done."""
+    """Called when one step of one batch, or of one of its tiles, is done."""
     self._done += 1
     if self._terminal:
       self._inner.set_description_str(self._place())
@@ -50,7 +50,7 @@ class CascadeProgress:
       self._print(f"{self._place()}, {left:.0f} s left, {self._left()} in all")
 
   def end(self) -> None:
-    """The stage is finished."""
+    """Called when the stage is finished."""
     self._inner.close()
     self._outer.update(1)
     if self._active and not self._terminal:
@@ -63,17 +63,17 @@ class CascadeProgress:
     self._outer.close()
 
   def where(self) -> str:
-    """The running stage and step, as one would say it."""
+    """The running stage and step, in words."""
     return f"stage {self._name}, {self._place()}" if self._name else "before the first stage"
 
   def _place(self) -> str:
-    """The step that was finished last, and its tile."""
+    """The last finished step, and its tile."""
     step = -(-self._done // self._tiles)
     text = f"step {step}/{self._total // self._tiles}"
     return text if self._tiles == 1 else f"{text}, tile {(self._done - 1) % self._tiles + 1}/{self._tiles}"
 
   def _left(self) -> str:
-    """Time left of all stages, guessed from the work done so far."""
+    """The time left for all stages, estimated from the work done so far."""
     before = sum(self._work[name] for name in self._names[: self._names.index(self._name)])
     done = before + self._work[self._name] * self._done / self._total
     left = (time.monotonic() - self._began) * (sum(self._work.values()) / done - 1)

@@ -8,7 +8,7 @@ from ivid.spec.errors import UserError
 from ivid.spec.paths import read_lines
 
 
-def read_prompts(path: str | os.PathLike) -> list[str]:
+def read_prompts(path: str | os.PathLike[str]) -> list[str]:
   """Prompts of a text file, one per line, without blank lines.
 
   Raises:

@@ -16,7 +16,7 @@ from ivid.weights.cascades import CascadeFolder
 
 
 def repeated_sample(record: ClipRecord) -> Sample:
-  """The sample; to the last bit a clip depends on the size of the batch and its row there too."""
+  """The sample. To the last bit, a clip also depends on the size of its batch and its row in it."""
   return Sample(record.prompt, record.seed, record.sample, record.negative_prompt)
 
 
@@ -24,7 +24,7 @@ def repeated_stages(cascade: CascadeFolder, record: ClipRecord) -> tuple[StageSp
   """The stages that made the clip, sampled as they were.
 
   Raises:
-    UserError: the cascade's weights are not those that the clip was made with, or the stages do not follow one another in it.
+    UserError: the clip was made with other weights, or the stages do not follow one another in the cascade.
   """
   names, known = tuple(stage.name for stage in record.stages), cascade.spec.stage_names
   first = known.index(cascade.spec.stage(names[0]).name)
@@ -32,7 +32,7 @@ def repeated_stages(cascade: CascadeFolder, record: ClipRecord) -> tuple[StageSp
     raise UserError(f"the clip was made by stages {', '.join(names)}: expected some that follow one another of {', '.join(known)}")
   stages = tuple(_stage(cascade, stage) for stage in record.stages)
   factor = math.prod(stage.time_factor for stage in stages)
-  if stages[0].lowres is not None or not record.frames:  # as long as its input; the oldest files do not say
+  if stages[0].lowres is not None or not record.frames:  # it is as long as its input; the oldest files do not state the length
     return stages
   if record.frames % factor:
     raise UserError(f"frames={record.frames}: expected a multiple of {factor}, as stage {stages[-1].name} makes them")
@@ -40,7 +40,7 @@ def repeated_stages(cascade: CascadeFolder, record: ClipRecord) -> tuple[StageSp
 
 
 def repeated_tiles(cascade: CascadeFolder, record: ClipRecord, stages: tuple[StageSpec, ...]) -> dict[str, tuple[int, ...]]:
-  """The tiles that made the clip, by stage; UserError for one that cannot be used."""
+  """The tiles that made the clip, per stage. Raises UserError for a tile that cannot be used."""
   cut = functools.partial(longer.cut_stage, cascade, cut=record.mesh is not None and cuts_clips(record.mesh))
   return plan.plan_tiles(stages, {stage.name: stage.tile for stage in record.stages if stage.tile}, cut)
 

@@ -1,4 +1,4 @@
-"""What to sample, checked: a cascade's stages, the clips to draw, and the clip that they start from."""
+"""What to sample, checked: a cascade's stages, the clips to draw, and the clip from which they start."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ class Request:
 
   Attributes:
     cascade: the opened folder.
-    stages: as they are to be sampled.
+    stages: with their sampling.
     samples: the clips to draw.
-    batch_size: of the run; 0: one clip on each local device.
-    mesh: devices to sample on; None: as many local ones as divide a batch.
-    keep: indices of `samples` that are wanted.
+    batch_size: of the run; 0: one clip per local device.
+    mesh: devices on which to sample; None: as many local devices as divide a batch.
+    keep: indices of the wanted `samples`.
     tiles: by stage (ivid.sample.plan.plan_tiles).
-    first_input: [t, h, w, 3] uint8 that the first stage starts from, or None.
-    source: its file, SHA-256 and what was changed to make it fit; None where there is none.
-    given: frames that the base is given; None where there are none.
-    notes: what is to be said about what was asked for, a line each.
+    first_input: [t, h, w, 3] uint8 from which the first stage starts, or None.
+    source: file and SHA-256 of first_input, and what was changed to make it fit; None without first_input.
+    given: frames that are given to the base, or None.
+    notes: what to tell the user about the request, one line per note.
   """
 
   cascade: CascadeFolder
@@ -66,28 +66,29 @@ class Request:
   mesh: Mesh | None = None
 
   def groups(self) -> list[list[int]]:
-    """Places of the samples that go through the stages together (ivid.sample.groups), of batches from which any is kept."""
+    """Positions of the samples that go through the stages together (ivid.sample.groups), in batches with any kept sample."""
     most = most_held(self.cascade.spec.text, self.stages, batch_size=self.batch_size)
     return grouped(batches_of(len(self.samples), self.batch_size), self.keep, most=most)
 
   def run(self, *, quiet: bool = False) -> Iterator[Clip]:
-    """Every stage's clip of the samples of all groups, group by group and there stage by stage, those that are not kept too."""
+    """The clips of all samples from every stage, group by group and within a group stage by stage, including clips that are not kept."""
     for group in self.groups():
       yield from self.run_group(group, quiet=quiet)
 
   def run_group(self, group: list[int], *, quiet: bool = False) -> Iterator[Clip]:
-    """Every stage's clip of the samples of one group, stage by stage."""
+    """The clips of one group from every stage, stage by stage."""
     samples = [self.samples[n] for n in group]
-    options = dict(batch_size=self.batch_size, first_input=self.first_input, tiles=self.tiles, given=self.given, mesh=self.mesh)
+    options: dict[str, Any] = dict(first_input=self.first_input, tiles=self.tiles, given=self.given)
+    options |= dict(batch_size=self.batch_size, mesh=self.mesh)
     for clip in run_cascade(self.cascade, self.stages, samples, quiet=quiet, **options):
       yield dataclasses.replace(clip, index=group[clip.index])
 
   def stage_after(self, clip: Clip) -> str:
-    """Name of the stage that takes the clip up."""
+    """Name of the stage that would continue from the clip."""
     return self.stages[self.stages.index(clip.stage) + 1].name
 
   def metadata(self, clip: Clip) -> dict[str, Any]:
-    """Everything that the clip follows from."""
+    """Everything that determines the clip."""
     ran = list(self.stages)[: self.stages.index(clip.stage) + 1]
     given = self.given and self.given.record
     return outputs.clip_metadata(self.cascade, ran, self.samples[clip.index], clip, tiles=self.tiles, source=self.source, given=given)
@@ -95,7 +96,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-  """Which clips to draw: for each prompt those of `number` to `number + count - 1`; each depends on its own fields alone."""
+  """Which clips to draw: for each prompt, numbers `number` to `number + count - 1`. Each clip depends only on its own fields."""
 
   prompts: tuple[str, ...]
   seed: int = 0
@@ -113,7 +114,7 @@ class Draw:
 
   @property
   def samples(self) -> tuple[Sample, ...]:
-    """Prompt by prompt; a prompt that is given twice counts once."""
+    """The samples, prompt by prompt; a prompt that is given twice counts once."""
     numbers = range(self.number, self.number + self.count)
     return tuple(Sample(prompt, self.seed, number, self.negative) for prompt in dict.fromkeys(self.prompts) for number in numbers)
 
@@ -125,7 +126,7 @@ def make_request(
   start: str = "",
   stop: str = "",
   overrides: plan.Overrides | None = None,
-  first: str | os.PathLike | np.ndarray | None = None,
+  first: str | os.PathLike[str] | np.ndarray | None = None,
   first_frame: Frames | None = None,
   given: Frames | tuple[Frames, Iterable[int]] | None = None,
   seconds: float | str | None = None,
@@ -137,13 +138,13 @@ def make_request(
 
   Args:
     start, stop: first and last stage; default: the first one, and the last trained one of the chain.
-    overrides: what is changed of the cascade's sampling.
-    first: the clip that a super-resolution stage starts from: a file of any size, rate and length, or frames uint8 [t, h, w, 3] at the
+    overrides: changes to the cascade's sampling.
+    first: the clip from which a super-resolution stage starts: a file of any size, rate and length, or frames uint8 [t, h, w, 3] at the
       stage's own rate.
-    first_frame, given: frames that the base is given (ivid.sample.given.read_given).
-    seconds: that the clips are to last (ivid.sample.longer); None: as the base was trained.
-    batch_size: clips computed together; 0: one on each local device, or for each part that the mesh cuts a batch into.
-    mesh: devices that share a batch, or each clip (ivid.sample.meshes); default: as many local ones as divide a batch.
+    first_frame, given: frames that are given to the base (ivid.sample.given.read_given).
+    seconds: length of the clips (ivid.sample.longer); None: the length that the base was trained for.
+    batch_size: clips computed together; 0: one per local device, or per part into which the mesh cuts a batch.
+    mesh: devices that share a batch, or each clip (ivid.sample.meshes); default: as many local devices as divide a batch.
     size: height and width of the last stage's clips (ivid.sample.sizes); None: its own.
 
   Raises:
@@ -165,7 +166,7 @@ def make_request(
     meshes.check_divides(devices, at_once, batches=map(len, batches_of(len(samples), batch_size)))
   cut = functools.partial(longer.cut_stage, cascade, cut=meshes.cuts_clips(meshes.mesh_spec(devices)))
   tiles = plan.plan_tiles(stages, overrides.tile, cut)
-  together = min(len(samples), batch_size or 1)  # the least that a group can be
+  together = min(len(samples), batch_size or 1)  # the smallest possible group
   plan.check_memory(cascade.spec.text, stages, samples=together, batch_size=batch_size)
   notes += tuple(f"--input={first}: {change}" for change in (source or {}).get("changes", ())) + (known.notes if known else ())
   kept = frozenset(range(len(samples)))
@@ -178,12 +179,12 @@ def repeat_request(
   """The request that makes a clip again, to the last bit on the same machine.
 
   Args:
-    first: the clip that it started from, if it is not where the metadata say.
+    first: the clip from which it started, if it is no longer where the metadata say.
     said_by: where the metadata come from, for errors.
-    mesh: other devices than it was made on, in tiles of their own: it comes out the same to float32 rounding.
+    mesh: other devices than those on which it was made, with their own tiles; the result is the same to float32 rounding.
 
   Raises:
-    UserError: other weights, another clip to start from, or fewer devices than it was made on.
+    UserError: the weights or the clip to start from have changed, or there are fewer devices than it was made on.
   """
   record = outputs.read_record(metadata, source=said_by)
   source = convert.to_dict(record.input) or {}
@@ -199,13 +200,13 @@ def repeat_request(
   given = repeat_given(stages[0], record.given, aspect=cascade.spec.aspect, said_by=said_by)
   tiles = repeat.repeated_tiles(cascade, record, stages) if asked is None else {}
   plan.check_memory(cascade.spec.text, stages, samples=size, batch_size=size)
-  # The batch is filled with copies: a clip's last bits may depend on the batch's size and its row there, not on the other rows.
+  # The batch is filled with copies: a clip's last bits may depend on the size of its batch and its row, but not on the other rows.
   kept = frozenset([row])
   return Request(cascade, stages, (sample,) * size, size, kept, tiles, first_input, source or None, given, mesh=devices)
 
 
 def enter(
-  cascade: CascadeFolder, stages: tuple[StageSpec, ...], first: str | os.PathLike | np.ndarray | None
+  cascade: CascadeFolder, stages: tuple[StageSpec, ...], first: str | os.PathLike[str] | np.ndarray | None
 ) -> tuple[tuple[StageSpec, ...], np.ndarray | None, dict[str, Any] | None]:
   """The stages for the length of the clip `first`, that clip as the first of them takes it, and where it comes from."""
   given = first is not None and not (isinstance(first, str) and not first)
@@ -222,8 +223,8 @@ def enter(
     if first.dtype != np.uint8 or first.ndim != 4 or first.shape[-1] != 3 or not len(first):
       raise UserError(f"input of {first.dtype} {list(first.shape)}: expected uint8 [frames, height, width, 3]")
     frames = np.stack([fit(frame, want.height, want.width, aspect=aspect) for frame in first])
-    source = {"file": "", "sha256": hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest(), "changes": []}
+    source: dict[str, Any] = {"file": "", "sha256": hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest(), "changes": []}
     return plan.plan_length(stages, len(frames)), frames, source
-  entry = read_entry(first, want, aspect=aspect, max_seconds=plan.longest_seconds(stages))
-  source = {"file": os.fspath(first), "sha256": file_sha256(pathlib.Path(first)), "changes": list(entry.changes)}
+  entry = read_entry(first, want, aspect=aspect, max_seconds=plan.longest_seconds(stages))  # pyright: ignore[reportArgumentType]  something is given, and it is no array
+  source: dict[str, Any] = {"file": os.fspath(first), "sha256": file_sha256(pathlib.Path(first)), "changes": list(entry.changes)}  # pyright: ignore[reportArgumentType, reportCallIssue]  something is given, and it is no array
   return plan.plan_length(stages, len(entry.frames)), entry.frames, source

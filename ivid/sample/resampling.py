@@ -1,8 +1,8 @@
-"""Given frames of networks that do not read them: replacement with resampling (RePaint, arXiv 2201.09865, algorithm 1).
+"""Given frames for networks that cannot read them: replacement with resampling (RePaint, arXiv 2201.09865, algorithm 1).
 
-A step of any sampler with the given frames for its x_hat takes their z_t to what the forward process has at the next level, which is the
-replacement; the others are sampled. So that these agree with those, a step is made several times: the clip goes back up to the level that
-the step left by the forward process, and the step is made again.
+If x_hat contains the given frames, a step of any sampler takes their z_t to what the forward process has at the next level. This is the
+replacement; the other frames are sampled. To make these agree with the given ones, each step is repeated: the forward process takes the
+clip back up to the level where the step began, and the step is made again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ivid.spec.limits import MOST_SAMPLING_STEPS
 from ivid.spec.record import GivenMethod
 from ivid.spec.stage import StageSpec
 
-RESAMPLINGS = 5  # times that each step is made; RePaint has 10 at ten times the work
+RESAMPLINGS = 5  # number of times that each step is made; RePaint makes 10, at ten times the work
 
 
 class Turn(NamedTuple):
@@ -38,19 +38,19 @@ class Turn(NamedTuple):
 
   @property
   def draw(self) -> int:
-    """The number of its noise among a stream's: the step's own where it is made for the first time."""
+    """The index of its noise in a stream; when a step is made for the first time, this is the number of the step."""
     return self.step + self.again * MOST_SAMPLING_STEPS
 
 
 def given_method(spec: StageSpec) -> GivenMethod:
-  """How frames are given to a stage."""
+  """The method by which frames are given to a stage."""
   return GivenMethod.TRAINED if spec.unet.given else GivenMethod.REPLACEMENT
 
 
 def turns(inputs: list[StepInputs], times: int) -> Iterator[Turn]:
-  """Every step so many times but for the last, which ends at the clip: RePaint leaves it alone too.
+  """Every step so many times, except the last, which ends at the clip and is made once, as in RePaint.
 
-  A step that is made again has no step before it that a multistep sampler could read.
+  A repeated step has no previous step that a multistep sampler could read.
   """
   for step, scalars in enumerate(inputs):
     for again in range(times if step < len(inputs) - 1 else 1):
@@ -64,7 +64,7 @@ def count_turns(steps: int, times: int) -> int:
 
 @functools.lru_cache(maxsize=1)
 def back_up() -> Callable[..., jax.Array]:
-  """(z_s, noise, StepInputs) -> z_t at the level that the step left, compiled."""
+  """Compiled function (z_s, noise, StepInputs) -> z_t at the level where the step began."""
 
   def up(z, noise, inputs):
     return forward_step(z_s=z, noise=noise, logsnr_s=inputs.logsnr_s, logsnr_t=inputs.logsnr_t)

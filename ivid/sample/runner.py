@@ -38,7 +38,7 @@ class Clip:
     stage: the stage, as it was sampled.
     index: the sample's place in the run's list.
     frames: [T, H, W, 3] uint8.
-    batch_size, row: the batch it was computed in; a clip's last bits may depend on them, the mesh and the tiles, nothing else does.
+    batch_size, row: the batch in which it was computed. Its last bits may depend on them, on the mesh and on the tiles, but nothing else.
   """
 
   stage: StageSpec
@@ -61,20 +61,20 @@ def run_cascade(
   mesh: Mesh | None = None,
   quiet: bool = False,
 ) -> Iterator[Clip]:
-  """Yields every stage's clip of every sample, stage by stage.
+  """Yields the clip of every sample from every stage, stage by stage.
 
-  Between stages clips are rounded to bytes, as they would be in a file: going on later from a stage's clip saved without loss gives
-  exactly what going on at once gives.
+  Between stages, clips are rounded to bytes, as they would be in a file. Continuing later from a losslessly saved clip of a stage thus
+  gives exactly the same result as continuing at once.
 
   Args:
     stages: consecutive stages of the cascade with the sampling to use (ivid.sample.plan).
-    samples: clips to draw; each depends on its own fields alone. An empty prompt is no text.
-    batch_size: samples computed together; 0: one a local device, or one for each part that the mesh cuts a batch into.
-    first_input: uint8 that the samples start from, where stages[0] is no base: [t, h, w, 3] for all of them, or [N, t, h, w, 3].
-    tiles: by stage what stage_tiling takes; the automatic choice for stages not in it.
-    given: frames that the base is given, the same for all samples; needed for a clip of another length than it was trained for.
-    mesh: devices to sample on (ivid.sample.meshes); None: as many local ones as divide a batch.
-    quiet: no progress.
+    samples: clips to draw; each depends only on its own fields. An empty prompt means no text.
+    batch_size: samples computed together; 0: one per local device, or one per part into which the mesh cuts a batch.
+    first_input: uint8 clips from which the samples start if stages[0] is not a base: [t, h, w, 3] for all, or [N, t, h, w, 3].
+    tiles: per stage, what stage_tiling takes; stages not in it get the automatic choice.
+    given: frames that are given to the base, the same for all samples; needed for clips of another length than in training.
+    mesh: devices on which to sample (ivid.sample.meshes); None: as many local devices as divide a batch.
+    quiet: whether to hide the progress.
 
   Raises:
     UserError: before anything is computed: untrained or foreign weights, another text encoder, an input of the wrong size, a tile that a
@@ -97,7 +97,7 @@ def run_cascade(
   with Ahead(program for spec in coming for program in programs_of(spec, tilings[spec.name], **told)):
     text, text_mask, negative = _embed_samples(cascade, stages, samples)
     each = first_input is not None and first_input.ndim == 5
-    clips: list[np.ndarray | None] = list(first_input) if each else [first_input] * len(samples)
+    clips: list[np.ndarray | None] = list(first_input) if each else [first_input] * len(samples)  # pyright: ignore[reportArgumentType]  a first input with a clip for each sample
     steps = {spec.name: count_steps(cascade, spec, given) for spec in stages}
     work = {spec.name: len(batches) * evaluation_work(spec, tilings[spec.name]) * steps[spec.name] for spec in stages}
     with CascadeProgress(work, quiet=quiet) as progress:
@@ -119,7 +119,7 @@ def run_cascade(
             text=text[rows.start : rows.stop, None],
             text_mask=text_mask[rows.start : rows.stop, None],
             negative=negative and tuple(array[rows.start : rows.stop, None] for array in negative),
-            small=small,
+            small=small,  # pyright: ignore[reportArgumentType]  every stage before has made its clips
             sampling=spec.sampling,
             tiling=cut(spec, len(rows)),
             progress=progress.step,
@@ -133,7 +133,7 @@ def run_cascade(
 
 
 def evaluation_work(spec: StageSpec, tiling: Tiling) -> float:
-  """Roughly proportional to the arithmetic of one evaluation: positions times squared channels, level by level."""
+  """A number roughly proportional to the arithmetic of one evaluation: positions times squared channels, summed over levels."""
   pixels = tiling.count * math.prod(tiling.window)
   guided = evaluations_per_step(spec, spec.sampling)
   levels = (level.blocks * level.residuals * level.channels**2 / 4**i for i, level in enumerate(spec.unet.levels))
@@ -150,7 +150,7 @@ def batch_mesh(rows: int) -> Mesh | None:
 def _embed_samples(
   cascade: CascadeFolder, stages: Sequence[StageSpec], samples: Sequence[Sample]
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
-  """Embeddings and mask of the samples' prompts, and both of their negative prompts where any stage reads one that there is."""
+  """Embeddings and mask of the samples' prompts, and the same for their negative prompts if there are any that a stage reads."""
   names, prompts, negatives = tuple(spec.name for spec in stages), [s.prompt for s in samples], [s.negative for s in samples]
   if not any(negatives) or not any(map(reads_negative, stages)):
     return *_embed(cascade, names, prompts), None
@@ -160,12 +160,12 @@ def _embed_samples(
 
 
 def _embed(cascade: CascadeFolder, stages: tuple[str, ...], prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-  """Embeddings [N, L, D] and mask [N, L] of all prompts, no text for empty ones; the encoder is gone when this returns."""
+  """Embeddings [N, L, D] and mask [N, L] of all prompts; empty prompts have no text. The encoder is released before this returns."""
   encoder = load_text(cascade, stages)
   said = [bool(prompt) for prompt in prompts]
   if not any(said):
     shape = (len(prompts), encoder.spec.max_tokens)
     return np.zeros((*shape, encoder.spec.dim), ml_dtypes.bfloat16), np.zeros(shape, bool)
   text, mask = encoder.embed([prompt or next(filter(None, prompts)) for prompt in prompts])
-  encoder.release()  # T5-XXL and the first stage need not fit together
+  encoder.release()  # T5-XXL and the first stage need not fit into memory together
   return text, mask & np.array(said)[:, None]

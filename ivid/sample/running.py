@@ -1,4 +1,4 @@
-"""What all steps of one stage's sampling share: parameters, conditioning, noise, and where they lie on the devices."""
+"""What all steps in the sampling of one stage share: parameters, conditioning, noise, and their placement on devices."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from ivid.spec import batch as batches
 from ivid.spec.sampling import SamplingSpec
 from ivid.stage import Stage, evaluations_per_step
 
-# Names of the streams a sample draws from; folded into its key.
+# Names of the random streams of a sample, which are folded into its key.
 INITIAL, AUGMENT, STEP, AGAIN = range(4)
 ORIGIN = np.zeros(3, np.int32)
 
 
 class Placement(NamedTuple):
-  """What puts an array on the devices: by rows of the batch, and a clip also by its frames and rows of pixels."""
+  """Places arrays on the devices: by rows of the batch and, for clips, also by frames and rows of pixels."""
 
   rows: Callable[[Any], jax.Array]
   clips: Callable[[Any], jax.Array]
@@ -51,7 +51,7 @@ class Run(NamedTuple):
   progress: Callable[[int, int], None]
   mesh: Mesh | None
   place: Placement
-  times: int  # that each step is made
+  times: int  # number of times that each step is made
 
   @property
   def compiled(self) -> Compiled:
@@ -65,7 +65,7 @@ class Run(NamedTuple):
     return list(turns(step_inputs(self.stage, self.sampling), self.times))
 
   def step_noise(self, turn: Turn, shape: tuple[int, ...], **place: Any) -> jax.Array | None:
-    """What a sampler adds in a step, if it adds noise."""
+    """The noise that a sampler adds in a step, if it adds any."""
     if not samplers.adds_noise(self.sampling.sampler):
       return None
     return draw_noise(self.keys, shape, STEP, turn.draw, mesh=self.mesh, **place)
@@ -96,11 +96,11 @@ def start_run(
   """What all steps of sample_stage share, without the small clip.
 
   Args:
-    times: that each step is made.
+    times: number of times that each step is made.
   """
   spec, B, (rows, clips) = stage.spec, keys.shape[0], (place := _placement(mesh))
   keys = rows(keys)
-  told = {
+  told: dict[str, Any] = {
     batches.TEXT: rows(text),
     batches.TEXT_MASK: rows(text_mask),
     batches.IS_VIDEO: rows(np.ones(B, bool)),
@@ -118,7 +118,7 @@ def start_run(
 
 
 def place_params(stage: Stage, params: Any, mesh: Mesh | None = None) -> Any:
-  """Parameters on the default device, or over the mesh by their logical axes. No copy of what is already there."""
+  """Parameters on the default device, or spread over the mesh by their logical axes. What is already there is not copied."""
   if mesh is None:
     return jax.device_put(params)
   return jax.device_put(params, param_shardings(stage.spec, mesh))
@@ -134,7 +134,7 @@ def draw_noise(
   aligned: bool = True,
   mesh: Mesh | None = None,
 ) -> jax.Array:
-  """[B, *shape], the draw that each sample's key makes for this stream and step, from `origin` of the clip on."""
+  """[B, *shape]: what each sample's key draws for this stream and step, starting at `origin` of the clip."""
   placed = None if mesh is None else sharding.clip_sharding(mesh, (keys.shape[0], *shape))
   return noise_function(tuple(shape), aligned, placed)(keys, np.array([stream, index], np.int32), origin)
 

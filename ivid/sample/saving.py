@@ -1,4 +1,4 @@
-"""The clips of a request as files, as they are finished."""
+"""Saves the clips of a request as files as soon as they are finished."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Interrupted(KeyboardInterrupt):
   """Ctrl-C while sampling.
 
   Attributes:
-    clips: those of the last finished stage that are not saved yet, as far as they are wanted.
-    left: how many clips were not begun.
-    resumes: whether the same command goes on by itself.
+    clips: wanted clips of the last finished stage that are not saved yet.
+    left: number of clips that were not started.
+    resumes: whether running the same command again continues.
   """
 
   def __init__(self, clips: list[Clip], *, left: int = 0, resumes: bool = False):
@@ -40,7 +40,7 @@ def save_clips(request: Request, outputs: Outputs, *, every_stage: bool = False,
   """Samples, saves and yields the names of the files.
 
   Args:
-    every_stage: whether to save what each stage makes, not the last one alone.
+    every_stage: whether to save the clips of every stage, and not only those of the last.
     sheet: whether to save one picture with frames of all clips as well.
 
   Raises:
@@ -48,7 +48,7 @@ def save_clips(request: Request, outputs: Outputs, *, every_stage: bool = False,
   """
   stages, shown = request.stages, []
   groups = request.groups()
-  before: list[Clip] = []  # of the stage before the one that runs
+  before: list[Clip] = []  # clips of the stage before the running one
   now: list[Clip] = []
   saved: set[int] = set()
   for number, group in enumerate(groups):
@@ -80,7 +80,7 @@ def save_clips(request: Request, outputs: Outputs, *, every_stage: bool = False,
 
 
 def how_to_go_on(request: Request, outputs: Outputs, interrupted: Interrupted, given: Mapping[str, str]) -> list[str]:
-  """Saves the clips of the last finished stage without loss, and gives lines with the commands that take them up (`flags_to_go_on`)."""
+  """Saves the clips of the last finished stage without loss, and returns lines with commands that continue them (`flags_to_go_on`)."""
   if interrupted.resumes:
     return ["interrupted; the same command makes what is missing"]
   left = [f"{interrupted.left} clips were not begun: their prompts have to be given again"] if interrupted.left else []
@@ -93,10 +93,10 @@ def how_to_go_on(request: Request, outputs: Outputs, interrupted: Interrupted, g
 
 
 def flags_to_go_on(request: Request, outputs: Outputs, clip: Clip, given: Mapping[str, str]) -> dict[str, Any]:
-  """Saves a clip of a stage without loss, and returns the flags of `ivid sample` that take it up, to the same end.
+  """Saves a clip of a stage without loss, and returns the flags of `ivid sample` that continue it to the same result.
 
   Args:
-    given: flags of the run that still count, options by stage (ivid.sample.option_texts) among them.
+    given: flags of the run that still apply, including options per stage (ivid.sample.option_texts).
   """
   sample, first = request.samples[clip.index], request.stage_after(clip)
   names = [spec.name for spec in request.stages]
@@ -109,14 +109,14 @@ def flags_to_go_on(request: Request, outputs: Outputs, clip: Clip, given: Mappin
     seed=sample.seed,
     first_sample=sample.number,
     cascade=request.cascade.folder,
-    mesh=mesh_text(dataclasses.replace(clip.mesh, data=1, fsdp=1)),  # of one clip: there are no rows to share
+    mesh=mesh_text(dataclasses.replace(clip.mesh, data=1, fsdp=1)),  # one clip has no rows to share
   )
   found |= {name: left_of(text, left) if name in READERS else text for name, text in given.items()}
   return {name: value for name, value in found.items() if value != ""}
 
 
 def save_clip(request: Request, outputs: Outputs, clip: Clip, *, lossless: bool = False) -> pathlib.Path:
-  """Saves one clip and its JSON, the stage in its name if it is not the last; returns the clip's name."""
+  """Saves one clip and its JSON, with the stage in its name unless it is the last; returns the clip's name."""
   sample, last = request.samples[clip.index], clip.stage is request.stages[-1]
   stem = outputs.stem(sample, "" if last else clip.stage.name)
   return outputs.save(stem, clip.frames, clip.stage.output.fps, request.metadata(clip), suffix=LOSSLESS if lossless else "")

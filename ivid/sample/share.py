@@ -1,9 +1,9 @@
-"""A run of many prompts cut into shares for processes that know nothing of each other but the folder they write to.
+"""A run of many prompts, cut into shares for processes that know nothing about each other except their common folder.
 
-In the folder, run.json says what the run is, and another is refused. A clip's name has its prompt's place, so that it is the same in every
-start; a clip that is there with its JSON is not made again. index.csv appears with the last clip: all of it follows from the run, so that
-whoever finds the folder complete may write it. Every process computes batches of the whole run: bytes depend neither on the number of
-processes nor on what was there.
+In the folder, run.json describes the run, and another run is refused. A clip's name contains the position of its prompt, so it is the same
+at every start, and a clip that exists with its JSON is not made again. index.csv appears with the last clip. It follows from the run alone,
+so any process that finds the folder complete may write it. Every process computes batches of the whole run, so the bytes depend neither on
+the number of processes nor on what was already there.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ OF_A_CLIP = (formats.KEY, "prompt", "negative_prompt", "seed", "sample", "batch"
 
 
 def save_share(request: Request, outputs: Outputs, process: tuple[int, int], *, every_stage: bool = False) -> Iterator[pathlib.Path]:
-  """Samples and saves what is missing of one process's share, and yields the names of the files; the index too once all clips are there.
+  """Samples and saves what is missing of one process's share, and yields the file names, including the index once all clips exist.
 
   Args:
     request: of the whole run.
-    process: which one of how many; each takes the batches whose number leaves its own as the rest.
+    process: (index, count). Each process takes the batches whose number modulo count is its index.
     every_stage: whether to save what each stage makes, not the last one alone.
 
   Raises:
-    UserError: the folder holds another run, or files of nobody knows which.
-    Interrupted: on Ctrl-C; the same call goes on.
+    UserError: the folder holds another run, or files of an unknown run.
+    Interrupted: on Ctrl-C; the same call continues.
   """
   run = _Run(request, outputs.numbered({prompt: n for n, prompt in enumerate(dict.fromkeys(s.prompt for s in request.samples))}))
   run.begin()
@@ -68,7 +68,7 @@ def save_share(request: Request, outputs: Outputs, process: tuple[int, int], *, 
 
 
 class _Run:
-  """A whole run, as every one of its processes sees it."""
+  """The whole run, as each of its processes sees it."""
 
   def __init__(self, request: Request, outputs: Outputs):
     self._request = request
@@ -76,13 +76,13 @@ class _Run:
     self.batches = batches_of(len(request.samples), request.batch_size)
 
   def begin(self) -> None:
-    """Writes what the run is, or finds it written."""
+    """Writes the description of the run, or checks the one that is there."""
     path, record = self._path(RUN_FILE), self._record()
     with naming_errors(path.parent):
       path.parent.mkdir(parents=True, exist_ok=True)
       with locked(path.parent):
         ours = {INDEX_FILE, *(name for n in range(len(self._request.samples)) for name in self._names(n))}
-        there = sorted(ours & {file.name for file in path.parent.iterdir()})  # listed first, as run.json comes before any of them
+        there = sorted(ours & {file.name for file in path.parent.iterdir()})  # listed first, because run.json is written before any of them
         if not path.exists():
           if there:
             raise UserError(f"{path.parent / there[0]} is there without a {RUN_FILE}, so of another run: expected a new --out")
@@ -92,7 +92,7 @@ class _Run:
       raise UserError(f"{path.parent} holds another run, with {difference}: expected a new --out, or the same prompts and options")
 
   def is_made(self, n: int) -> bool:
-    """Whether the clip is there and its JSON says that it is this run's."""
+    """Whether the clip exists and its JSON says that it belongs to this run."""
     clip, beside = map(self._path, self._names(n))
     try:
       return clip.stat().st_size > 0 and parse_json(beside.read_bytes(), source=beside) == self._metadata(n)
@@ -100,12 +100,12 @@ class _Run:
       return False
 
   def missing(self) -> int:
-    """Clips of the whole run that are not there; a clip's JSON appears last."""
+    """Clips of the whole run that do not exist yet; a clip's JSON appears last."""
     there = {file.name for file in self.outputs.folder.iterdir()}
     return sum(not there.issuperset(self._names(n)) for n in range(len(self._request.samples)))
 
   def write_index(self) -> pathlib.Path:
-    """Writes the table of all clips, which is the same whoever writes it; its name."""
+    """Writes the table of all clips, which is the same whichever process writes it, and returns its name."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -137,7 +137,7 @@ class _Run:
     )
 
   def _metadata(self, n: int) -> dict[str, Any]:
-    """What the JSON of a clip says."""
+    """The contents of a clip's JSON."""
     sample, size = self._request.samples[n], len(self.batches[0])
     rows = len(self.batches[n // size])
     own = dict(prompt=sample.prompt, sample=sample.number, batch={"size": rows, "row": n % size})
@@ -145,6 +145,6 @@ class _Run:
 
   @functools.cache  # noqa: B019  a run lasts as long as its process
   def _shared(self, rows: int) -> dict[str, Any]:
-    """Metadata of a clip, as JSON has them, in a batch of so many: read from the cascade's files once, not once per clip."""
+    """The metadata that clips in a batch of this size share, as in JSON; read from the cascade's files once, not once per clip."""
     stage = self._request.stages[-1]
     return json.loads(json.dumps(self._request.metadata(Clip(stage, 0, np.empty(0, np.uint8), rows, 0))))

@@ -1,4 +1,4 @@
-"""Other sizes than a cascade's own: which heights and widths stages that run one after the other can make."""
+"""Other sizes than a cascade's own: which heights and widths a chain of stages can make."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WHY = "its network attends over space or normalises whole frames"
 
 
 def read_size(text: str) -> tuple[int, int] | None:
-  """Height and width of `768x1280`, None of nothing; UserError for anything else."""
+  """Height and width of `768x1280`; None for empty text. Raises UserError for anything else."""
   if not text:
     return None
   match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text)
@@ -31,13 +31,13 @@ def read_size(text: str) -> tuple[int, int] | None:
 
 
 def resized(stages: Sequence[StageSpec], size: Sequence[int] | None) -> tuple[StageSpec, ...]:
-  """The stages for a last output of `size`, height and width; the sizes of all follow by the ratios between them. None: as they are.
+  """The stages for a last output of `size`, (height, width); all other sizes follow by their ratios. None: the stages as they are.
 
-  A side other than a stage's own must be a multiple of its network's stride, and its network must see a part of the picture as it sees
-  the whole (UNetSpec.pixel_local).
+  If a side differs from that of the stage, it must be a multiple of the network's stride, and the network must treat a part of the picture
+  as it treats the whole (UNetSpec.pixel_local).
 
   Raises:
-    UserError: a size that a stage cannot make, which one and why, with the nearest that all can.
+    UserError: a stage cannot make the size. Names the stage, the reason, and the nearest size that all stages can make.
   """
   if size is None:
     return tuple(stages)
@@ -51,12 +51,12 @@ def resized(stages: Sequence[StageSpec], size: Sequence[int] | None) -> tuple[St
     return tuple(stages)
   _check_networks(stages, own, said)
   _check_grid(stages, size, said)
-  factors = dict(zip(SIDES, map(Fraction, size, own), strict=True))
+  factors: dict[str, Fraction] = dict(zip(SIDES, map(Fraction, size, own), strict=True))
   return tuple(_scaled_stage(spec, factors) for spec in stages)
 
 
 def shown_aspect(cascade: CascadeSpec, stages: Sequence[StageSpec]) -> float:
-  """Width over height of what clips of these stages show, where they may be of another size than the cascade's own."""
+  """Width over height of what clips of these stages show, for sizes that may differ from the cascade's."""
   own, last = cascade.stage(stages[-1].name).output, stages[-1].output
   return cascade.aspect * (last.width / own.width) / (last.height / own.height)
 
@@ -87,10 +87,10 @@ def _check_grid(stages: Sequence[StageSpec], size: Sequence[int], said: str) -> 
 
 
 def _needs(spec: StageSpec, side: str, last: int) -> list[tuple[int, str]]:
-  """What a side of the last stage's clips must be a multiple of for this stage's output to fit its network and its input to be whole.
+  """The number of which a side of the last stage's clips must be a multiple, so that this stage's output and input fit.
 
   Args:
-    last: that side of the last stage's own clips.
+    last: this side of the last stage's own clips.
   """
   output, stride = getattr(spec.output, side), spec.unet.stride
   needs = [(Fraction(output, last * stride).denominator, f"{side}s of stage {spec.name} are multiples of {stride}")]
@@ -101,7 +101,7 @@ def _needs(spec: StageSpec, side: str, last: int) -> list[tuple[int, str]]:
 
 
 def _nearest(value: int, own: int, step: int) -> int:
-  """The nearest to `value` of the multiples of `step`, and of `own`, which needs to be none."""
+  """The number nearest to `value` among the multiples of `step` and `own`, which need not be a multiple."""
   highest = MOST_SIDE // step * step
   multiple = min(max(1, round(value / step)) * step, highest or own)
   return min((own, multiple), key=lambda right: (abs(right - value), right))

@@ -41,8 +41,8 @@ def sample_stage(
 ) -> np.ndarray:
   """Clips [B, T, H, W, 3] float32 in [-1, 1], at the stage's output size.
 
-  A clip depends on its own key, text and input alone, up to float32 rounding: not on its place in the batch, the batch's size, the mesh or
-  the tiles.
+  Up to float32 rounding, a clip only depends on its own key, text and input, but not on its row, the size of the batch, the mesh or the
+  tiles.
 
   Args:
     params: unboxed parameters.
@@ -50,18 +50,18 @@ def sample_stage(
     text: [B, K, L, D]; K = 1.
     text_mask: [B, K, L] bool.
     small: [B, t, h, w, 3] in [-1, 1], clips at the stage's input size; None in the base.
-    given: frames [B, T, H, W, 3] in [-1, 1] that come out as they are where their mask [B, T] is True; of a base alone. One with
-      unet.given reads them, others see them in z_t (ivid.sample.resampling).
-    negative: text and its mask, like `text` and `text_mask`, that guidance leads away from; read where there is guidance alone.
-    resamplings: times that each step is made where frames are given to a stage without unet.given.
+    given: frames [B, T, H, W, 3] in [-1, 1] and their mask [B, T], for a base only. Where the mask is True, they are returned unchanged.
+      A network with unet.given reads them; others see them in z_t (ivid.sample.resampling).
+    negative: text and mask, like `text` and `text_mask`, that guidance leads away from; only read if there is guidance.
+    resamplings: number of times that each step is made if frames are given to a stage without unet.given.
     tiling: how a step is cut (ivid.sample.tiling); None: the whole clip at once. The clip then
       lies in host memory between steps, and a device holds the stage's input and one tile.
     progress: called with (evaluations done, evaluations) after each step of each tile.
-    mesh: devices that share the batch and, by its axes frames and height, each clip; parameters lie over them by their logical axes.
+    mesh: devices that share the batch and, by the axes frames and height, each clip; parameters are spread by their logical axes.
 
   Raises:
-    UserError: `small` missing, superfluous or of another size than the stage's input; `given` for a stage that has an input, or of
-      another size than its output; a batch or a clip that the mesh does not divide; tiles on a mesh that cuts clips.
+    UserError: `small` is missing, superfluous or does not have the stage's input size; `given` is for a stage that has an input, or does
+      not have its output size; the mesh does not divide the batch or a clip; or there are tiles on a mesh that cuts clips.
   """
   spec = stage.spec
   _check_small(spec, small)
@@ -71,7 +71,7 @@ def sample_stage(
     if tiling is not None and tiling.count > 1 and meshes.cuts_clips(meshes.mesh_spec(mesh)):
       raise UserError(f"{tiling.count} tiles of stage {spec.name} on a mesh that cuts its clips: expected whole clips")
   times = resamplings if given is not None and not spec.unet.given else 1
-  told = dict(keys=keys, text=text, text_mask=text_mask, negative=negative, given=given)
+  told: dict[str, Any] = dict(keys=keys, text=text, text_mask=text_mask, negative=negative, given=given)
   run = start_run(stage, params, sampling=sampling, progress=progress, mesh=mesh, times=times, **told)
   if small is not None:
     noise = draw_noise(run.keys, small.shape[1:], AUGMENT, mesh=mesh)
@@ -96,7 +96,7 @@ def _sample_whole(run: Run) -> np.ndarray:
 
 
 def _sample_tiles(run: Run, tiling: Tiling) -> np.ndarray:
-  """All steps, each tile by tile; the clip is changed in place as soon as no tile to come reads the old values."""
+  """All steps, each tile by tile. The clip is changed in place as soon as no later tile reads the old values."""
   assert run.sampling.threshold is not ThresholdKind.DYNAMIC, "a dynamic threshold looks at the whole clip (see stage_tiling)"
   output, compiled = run.stage.spec.output, run.compiled
   noisy, window = compiled.noised(*run.noised) if run.noised else None, compiled.window(tiling.window)
@@ -138,20 +138,20 @@ class _Piece(NamedTuple):
 
 
 def _add(clips: SampleState, piece: _Piece, weights: np.ndarray) -> None:
-  """Adds a piece whose frames count by these weights. All tiles of a step start from one z_t, so this blends their x_hat."""
+  """Adds a piece, weighted per frame. All tiles of a step start from the same z_t, so this blends their x_hat."""
   for clip, values in zip(jax.tree.leaves(clips), jax.tree.leaves(piece.made), strict=True):
     clip[piece.place] += weights[:, None, None, None] * values
 
 
 def _settle(clips: SampleState, waiting: list[_Piece], start: int) -> list[_Piece]:
-  """Writes what lies before frame `start`, and returns the rest."""
+  """Writes the pieces before frame `start`, and returns the rest."""
   rest = []
   for (batch, frames, *place), made in waiting:
     count = max(0, min(frames.stop, start) - frames.start)
     here, later = slice(frames.start, frames.start + count), slice(frames.start + count, frames.stop)
     for clip, values in zip(jax.tree.leaves(clips), jax.tree.leaves(made), strict=True):
       clip[batch, here, *place] = values[:, :count]
-    if later.start < later.stop:  # a copy, so that the tile's memory goes
+    if later.start < later.stop:  # a copy, so that the tile's memory is freed
       rest.append(_Piece((batch, later, *place), jax.tree.map(lambda values, count=count: values[:, count:].copy(), made)))
   return rest
 

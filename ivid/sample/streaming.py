@@ -1,8 +1,8 @@
-"""Long clips of stages that see a few frames around each, in memory that does not grow with their length.
+"""Long clips of stages that see only a few frames around each frame, in memory that does not grow with the length.
 
-A step needs no more of the clip than one window around the frames that it makes. So every step runs a little behind the one before it, over
-windows in the order of time, and as soon as the last has made a frame, it is stored as bytes. Between the steps lie less than two windows.
-The windows, the noise and the arithmetic are those of ivid.sample.stage_sampler, and so are the frames.
+A step only needs one window of the clip around the frames that it makes. So each step runs a little behind the previous one, over windows
+in the order of time, and a frame is stored as bytes as soon as the last step has made it. Fewer than two windows lie between two steps.
+Windows, noise and arithmetic are the same as in ivid.sample.stage_sampler, and so are the frames.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from ivid.spec.errors import UserError
 from ivid.spec.stage import StageSpec
 from ivid.stage import Stage
 
-STORED_BYTES = 1 << 29  # of finished clips from which on they lie in a file
+STORED_BYTES = 1 << 29  # finished clips of at least this size lie in a file
 
 
 def is_streamed(spec: StageSpec, tiling: Tiling) -> bool:
-  """Whether a clip is so long that what lies between its steps is less than the clip."""
+  """Whether a clip is so long that the frames between its steps are fewer than those of the clip."""
   if spec.lowres is None or not spec.unet.frame_local:
     return False
   return frames_between(spec, tiling) < spec.output.frames
 
 
 def frames_between(spec: StageSpec, tiling: Tiling) -> int:
-  """Frames between steps when a clip is streamed: a window before each step, and the frames that complete it."""
+  """The number of frames held between steps when a clip is streamed: a window before each step, and the frames that complete it."""
   return 2 * spec.sampling.steps * tiling.window[0]
 
 
@@ -50,7 +50,7 @@ def stream_stage(stage: Stage, params: Any, *, small: Sequence[np.ndarray], tili
     options: as of sample_stage.
 
   Raises:
-    UserError: no space on disk for the frames.
+    UserError: the disk has no space for the frames.
   """
   run = running.start_run(stage, params, **options)
   made = stored((len(small), *stage.spec.output.array))
@@ -61,17 +61,17 @@ def stream_stage(stage: Stage, params: Any, *, small: Sequence[np.ndarray], tili
 
 
 def stored(shape: tuple[int, ...]) -> np.ndarray:
-  """Bytes of this shape; many of them lie in a file without a name, in the folder that TMPDIR names, which goes with the array.
+  """A byte array of this shape. A large one lies in an unnamed file in the folder TMPDIR, which disappears with the array.
 
   Raises:
-    UserError: no space for it.
+    UserError: there is no space for it.
   """
   count = math.prod(shape)
   if count < STORED_BYTES:
     return np.empty(shape, np.uint8)
   with tempfile.TemporaryFile() as file:
     try:
-      os.posix_fallocate(file.fileno(), 0, count)  # a page that finds no space later would end the process
+      os.posix_fallocate(file.fileno(), 0, count)  # if a page found no space later, the process would be killed
     except OSError as error:
       where = f"{tempfile.gettempdir()} has no {count / 1e9:.3g} GB for a clip's frames: {error.strerror}"
       raise UserError(f"{where}; expected a shorter clip, or another folder in TMPDIR") from None
@@ -79,13 +79,13 @@ def stored(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def forget(clip: np.ndarray) -> None:
-  """Lets go of the memory that holds what is in a file anyway."""
+  """Frees the memory of an array whose contents are in a file anyway."""
   if isinstance(clip, np.memmap):
-    clip._mmap.madvise(mmap.MADV_DONTNEED)
+    clip._mmap.madvise(mmap.MADV_DONTNEED)  # pyright: ignore[reportAttributeAccessIssue]  the only way to its mapping
 
 
 class _Level:
-  """Frames of z_t between two steps, and x_hat where the sampler reads it: those that the later step still reads."""
+  """The frames of z_t (and of x_hat, if the sampler reads it) between two steps that the later step still reads."""
 
   def __init__(self):
     self.first, self.held = 0, None
@@ -98,7 +98,7 @@ class _Level:
     self.held = frames if self.held is None else jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), self.held, frames)
 
   def drop(self, before: int) -> None:
-    """A copy of the rest, so that the memory of what is dropped goes."""
+    """Drops frames and copies the rest, so that the memory is freed."""
     count = before - self.first
     self.held, self.first = jax.tree.map(lambda clip: clip[:, count:].copy(), self.held), before
 
@@ -108,9 +108,9 @@ class _Level:
 
 
 def _streamed(run: Run, small: Sequence[np.ndarray], tiling: Tiling) -> Iterator[tuple[int, np.ndarray]]:
-  """Runs of finished frames [B, n, H, W, 3] with the number of the first, in the order of time.
+  """Yields runs of finished frames [B, n, H, W, 3] with the number of the first frame, in the order of time.
 
-  Of all steps that have a window to run on, the last one runs: frames leave as soon as they can.
+  Among all steps that have a complete window, the last one runs first, so that frames are finished as early as possible.
   """
   plan, slabs = run.turns(), tiling.slabs
   levels, at, done = [_Level() for _ in plan], [0] * len(plan), 0
@@ -136,28 +136,28 @@ def _streamed(run: Run, small: Sequence[np.ndarray], tiling: Tiling) -> Iterator
 
 
 def _more_noise(run: Run, start: int, stop: int) -> SampleState:
-  """z_1 of these frames."""
+  """z_1 for these frames."""
   shape = (stop - start, *run.stage.spec.output.array[1:])
   z = np.asarray(draw_noise(run.keys, shape, running.INITIAL, origin=np.array([start, 0, 0], np.int32), aligned=False, mesh=run.mesh))
   return SampleState(z=z, x_hat=np.zeros_like(z) if run.multistep else None)
 
 
 def _slab_step(run: Run, small: Sequence[np.ndarray], tiling: Tiling) -> Callable[..., SampleState]:
-  """(turn, slab, level) -> what a step makes of the slab's core, [B, n, H, W, 3]."""
+  """Function (turn, slab, level) -> the result of a step for the core of the slab, [B, n, H, W, 3]."""
   spec = run.stage.spec
   count = tiling.window[0] // spec.time_factor
-  part = Stage(stretched(spec, count + 1))  # what a window reads, of a clip of any length, and one frame more for TimeFill.LINEAR
+  part = Stage(stretched(spec, count + 1))  # what a window reads, whatever the length of the clip, and one more frame for TimeFill.LINEAR
   compiled = compiled_programs(compiled_stage(part.spec), compiled_sampling(spec, run.sampling), run.mesh)
   window = compiled.window(tiling.window)
 
   def noisy(start: int) -> jax.Array:
-    """Frames from `start` of the input on; after its last one that once more, with its own noise."""
+    """The noised frames of the input from `start` on. After the end, the last frame is repeated, with its own noise."""
     frames = np.minimum(np.arange(start, start + count + 1), len(small[0]) - 1)
     clip = run.place.rows(from_uint8(np.stack([clip[frames[0] : frames[-1] + 1] for clip in small])))
     origin = np.array([start, 0, 0], np.int32)
     noise = draw_noise(run.keys, clip.shape[1:], running.AUGMENT, origin=origin, aligned=False, mesh=run.mesh)
     noised = compiled.noised(clip, run.cond.aug_logsnr, noise)
-    return noised if noised.shape[1] == count + 1 else np.concatenate([noised, noised[:, -1:]], axis=1)
+    return noised if noised.shape[1] == count + 1 else np.concatenate([noised, noised[:, -1:]], axis=1)  # pyright: ignore[reportReturnType]  the only way to its mapping
 
   def step(turn: running.Turn, slab: Sequence[Tile], held: _Level) -> SampleState:
     (start, stop), clip = slab[0].core[0], noisy(slab[0].origin[0] // spec.time_factor)

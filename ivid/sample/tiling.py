@@ -1,7 +1,8 @@
-"""Tiles: windows of a clip that overlap by the network's receptive field, so that together they give what the whole clip gives.
+"""Tiles: windows of a clip that overlap by the network's receptive field, so that together they give the same result as the whole clip.
 
-Every window has the same size, so one compiled program serves all of them; those at the clip's ends are shifted inwards. Of each window
-only the core is kept: what lies at least a halo away from the borders that are not the clip's own. Cores cover the clip once.
+All windows have the same size, so one compiled program serves all of them; the last one along each axis is shifted inwards. Only the core
+of each window is kept: the part that lies at least one halo away from those borders that are not borders of the clip. Together, the cores
+cover the clip exactly once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ivid.spec.stage import StageSpec
 
 AXES = ("frames", "height", "width")
 Cut = tuple[tuple[int, int], tuple[int, int]]  # window and core along one axis
-AUTO_PIXELS = 32 * 768 * 1280  # of a window where none is asked for: about 2.3 GB of what nano's ssr3 needs for it
+AUTO_PIXELS = 32 * 768 * 1280  # of the automatic window; nano's ssr3 needs about 2.3 GB for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Tiling:
 
   Attributes:
     window: frames, height and width of every window.
-    slabs: tiles that share their frames, in the order of time.
-    weights: of the frames of each slab's window, which add up to 1 at every frame of the clip; None: cores cover the clip once.
+    slabs: groups of tiles that have the same frames, in the order of time.
+    weights: one weight per frame of each slab's window; they add up to 1 at every frame of the clip. None: the cores cover the clip once.
   """
 
   window: tuple[int, int, int]
@@ -58,9 +59,9 @@ def tile_stage(spec: StageSpec, tile: Sequence[int] = (), *, clips: int = 1) -> 
   """Cuts the stage's output clip.
 
   Args:
-    tile: frames, height and width of a window, 0 for the whole axis; they are enlarged to what the stage's grid allows. Empty: the whole
-      clip if it has at most AUTO_PIXELS pixels or cannot be cut, else as many frames as that allows.
-    clips: that a device computes together; they share the automatic window's pixels.
+    tile: frames, height and width of a window, 0 for the whole axis; they are rounded up to the stage's grid. Empty: the whole clip if it
+      has at most AUTO_PIXELS pixels or cannot be cut, else as many frames as fit into AUTO_PIXELS.
+    clips: number of clips that a device computes together; they share the pixels of the automatic window.
 
   Raises:
     UserError: a window no larger than twice the halo, or an axis that the network mixes as a whole.
@@ -70,18 +71,18 @@ def tile_stage(spec: StageSpec, tile: Sequence[int] = (), *, clips: int = 1) -> 
   wanted = list(tile) or [_auto_frames(spec, AUTO_PIXELS // clips), 0, 0]
   cuts = [_cut(spec, *axis) for axis in zip(AXES, sizes, steps, wanted, strict=True)]
   slabs = tuple(tuple(_tile(frames, *place) for place in itertools.product(*cuts[1:])) for frames in cuts[0])
-  window = tuple(stop - start for start, stop in slabs[0][0].window)
-  return Tiling(window, slabs)
+  frames, height, width = (stop - start for start, stop in slabs[0][0].window)
+  return Tiling((frames, height, width), slabs)
 
 
 def stage_tiling(spec: StageSpec, tile: Sequence[int] = (), *, clips: int = 1, cut: bool = False) -> Tiling:
-  """`tile_stage`, with the whole clip as the automatic choice where the threshold looks at all of it, or devices share it.
+  """`tile_stage`, except that the automatic choice is the whole clip if the threshold reads all of it or if devices share it.
 
   Args:
-    cut: whether the clip lies over the devices of a mesh by its frames or height.
+    cut: whether a mesh distributes the frames or rows of the clip over devices.
 
   Raises:
-    UserError: as tile_stage; tiles with a dynamic threshold, or of a clip that is cut.
+    UserError: as tile_stage; or tiles of a clip that has a dynamic threshold or is cut by the mesh.
   """
   dynamic = spec.sampling.threshold is ThresholdKind.DYNAMIC
   tiling = tile_stage(spec, (0, 0, 0) if (dynamic or cut) and not tile else tile, clips=clips)
@@ -94,10 +95,10 @@ def stage_tiling(spec: StageSpec, tile: Sequence[int] = (), *, clips: int = 1, c
 
 
 def blended(tiling: Tiling, spec: StageSpec) -> Tiling:
-  """Windows, each as `tiling` cuts it, that start half a window after one another over the whole clip of `spec`; the last ends with it.
+  """Windows over the whole clip of `spec`, each cut as in `tiling`. They start half a window apart; the last ends with the clip.
 
-  For networks that attend over frames and know clips of their own length alone. In every step each window's x_hat counts by how far a frame
-  lies from the window's ends, so that there is nowhere a jump: the windows of MultiDiffusion (arXiv 2302.08113) in time.
+  This is for networks that attend over frames and only know clips of their own length. In every step, the x_hat of a window is weighted by
+  the distance of each frame from the ends of the window, so that nothing jumps: the windows of MultiDiffusion (arXiv 2302.08113), in time.
   """
   length, frames, step = tiling.window[0], spec.output.frames, spec.time_factor
   hop = max(step, length // 2 // step * step)
@@ -118,10 +119,10 @@ def blended(tiling: Tiling, spec: StageSpec) -> Tiling:
 
 
 def stretched(spec: StageSpec, frames: int) -> StageSpec:
-  """The stage for an input of another number of frames than it was trained on, at the same rates.
+  """The stage for an input with another number of frames than in training, at the same rates.
 
   Raises:
-    UserError: fewer frames than a network that attends over frames knows.
+    UserError: the network attends over frames, and there are fewer than in training.
   """
   if frames == spec.lowres.input.frames:
     return spec
@@ -129,15 +130,15 @@ def stretched(spec: StageSpec, frames: int) -> StageSpec:
     raise UserError(f"stage {spec.name} attends over {spec.lowres.input.frames} input frames: expected as many or more, not {frames}")
   small = dataclasses.replace(spec.lowres.input, frames=frames)
   output = dataclasses.replace(spec.output, frames=frames * spec.time_factor)
-  return dataclasses.replace(spec, output=output, lowres=dataclasses.replace(spec.lowres, input=small))
+  return dataclasses.replace(spec, output=output, lowres=dataclasses.replace(spec.lowres, input=small))  # pyright: ignore[reportArgumentType]  only stages with a low-resolution clip are streamed
 
 
 def _auto_frames(spec: StageSpec, pixels: int) -> int:
-  """Frames of the automatic window of about that many pixels, 0 for all of them."""
+  """Frames of an automatic window of about `pixels` pixels; 0 for all frames."""
   clip = spec.output
   if not spec.unet.frame_local or math.prod(clip.array[:3]) <= pixels:
     return 0
-  least = 4 * frame_halo(spec.unet) + spec.time_factor  # shorter ones would compute more overlap than clip
+  least = 4 * frame_halo(spec.unet) + spec.time_factor  # shorter windows would compute more overlap than clip
   return max(pixels // (clip.height * clip.width), least)
 
 
@@ -145,7 +146,7 @@ def _cut(spec: StageSpec, axis: str, size: int, step: int, want: int) -> list[Cu
   """Windows and cores along one axis; windows start at multiples of `step`."""
   if want < 0:
     raise UserError(f"tile {axis}={want}: expected 1 or more, or 0 for all of {size}")
-  # The length leaves the same rest as the clip's, so that the last window, too, starts on the grid.
+  # Window and clip have the same remainder modulo `step`, so that the last window starts on the grid, too.
   length = want + (size - want) % step if want else size
   if length >= size:
     return [((0, size), (0, size))]

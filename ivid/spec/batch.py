@@ -40,7 +40,7 @@ class CaptionLayout:
     return self.images * frames + self.rows - self.images
 
   @classmethod
-  def of(cls, captions: tuple[int, int], *, batch_size: int, frames: int) -> CaptionLayout:
+  def of(cls, captions: tuple[int, ...], *, batch_size: int, frames: int) -> CaptionLayout:
     """The layout of text [G, M, ...] for `batch_size` rows of `frames` frames; pictures of one frame count as clips of one.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Annotated
 from ivid.spec.limits import MOST_FPS, MOST_FRAMES, MOST_SIDE
 from ivid.spec.ranges import Range, check_ranges
 
-REFERENCE_SIZE = 64  # side of the picture that the unshifted schedule is made for (simple diffusion, 2301.11093)
+REFERENCE_SIZE = 64  # side of the pictures for which the unshifted schedule is made (simple diffusion, 2301.11093)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ClipShape:
 
 
 def resolution_logsnr_shift(output: ClipShape) -> float:
-  """2 log(64 / sqrt(height width)), the shift of a stage with that output: a larger picture averages noise away and needs more of it.
+  """2 log(64 / sqrt(height width)), the shift for a stage with this output: larger pictures average noise away and need more of it.
 
   Simple diffusion (2301.11093); a value for `diffusion.logsnr_shift`.
   """

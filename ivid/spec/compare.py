@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 from ivid.spec import convert
 from ivid.spec.stage import StageSpec
@@ -49,10 +50,12 @@ def changes(have: Any, want: Any) -> list[str]:
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
   """Leaves of nested dictionaries and lists by their path; lists give their length too."""
+  pairs: Iterable[tuple[Any, Any]]
   if isinstance(value, dict):
-    pairs = value.items()
+    pairs = cast("dict[Any, Any]", value).items()
   elif isinstance(value, list):
-    pairs = [("length", len(value)), *enumerate(value)]
+    items = cast("list[Any]", value)
+    pairs = [("length", len(items)), *enumerate(items)]
   else:
     return {path: value}
   return {p: leaf for key, item in pairs for p, leaf in _flat(item, f"{path}.{key}" if path else str(key)).items()}

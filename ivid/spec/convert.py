@@ -8,8 +8,8 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from ivid.spec.errors import UserError, nearest, shown
 from ivid.spec.formats import expected_key
@@ -25,9 +25,9 @@ def to_dict(spec: Any) -> Any:
   if isinstance(spec, enum.Enum):
     return spec.value
   if isinstance(spec, tuple):
-    return [to_dict(item) for item in spec]
+    return [to_dict(item) for item in cast("tuple[Any, ...]", spec)]
   if isinstance(spec, Mapping):
-    return {key: to_dict(value) for key, value in spec.items()}
+    return {key: to_dict(value) for key, value in cast("Mapping[Any, Any]", spec).items()}
   return spec
 
 
@@ -39,7 +39,7 @@ def from_dict(cls: type[T], mapping: Mapping[str, Any], path: str = "") -> T:
   """
   mapping = _mapping(mapping, path or cls.__name__.lstrip("_"))
   hints = typing.get_type_hints(cls)
-  known = {f.name: f for f in dataclasses.fields(cls)}
+  known = {f.name: f for f in dataclasses.fields(cast("type[Any]", cls))}
   for key in mapping:
     if key not in known:
       raise UserError(f"unknown key {shown(_join(path, key))}: {expected_key(key, known)}")
@@ -76,11 +76,13 @@ def typed(hint: Any, value: Any, path: str) -> Any:
   if origin is tuple:
     if not isinstance(value, list | tuple):
       raise UserError(f"{path}={shown(value)}: expected a list")
-    return tuple(typed(typing.get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    items = cast("Sequence[Any]", value)
+    return tuple(typed(typing.get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(items))
   if origin is dict:
     return {key: typed(typing.get_args(hint)[1], item, _join(path, key)) for key, item in _mapping(value, path).items()}
   if dataclasses.is_dataclass(hint):
-    return value if isinstance(value, hint) else from_dict(hint, _mapping(value, path), path)
+    cls = cast("type[Any]", hint)
+    return value if isinstance(value, cls) else from_dict(cls, _mapping(value, path), path)
   if issubclass(hint, enum.Enum):
     return _enum(hint, value, path)
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -102,7 +104,7 @@ def without_none(hint: Any) -> tuple[Any, bool]:
 def _mapping(value: Any, path: str) -> Mapping[str, Any]:
   if not isinstance(value, Mapping):
     raise UserError(f"{path}={shown(value)}: expected a section with keys of its own")
-  return value
+  return cast("Mapping[str, Any]", value)
 
 
 def _enum(hint: type[enum.Enum], value: Any, path: str) -> enum.Enum:

@@ -21,29 +21,29 @@ Weight = Annotated[float, Range(0, LARGEST_NUMBER)]
 class DistillSpec:
   """Distillation of one stage: guidance first, then halving from teacher_steps to final_steps (Imagen Video, section 2.7).
 
-  Batches, crops, data and all that is not named here are those of the stage's training.
+  Batches, crops, data and everything else that is not named here are the same as in the training of the stage.
   """
 
-  teacher_steps: Steps = 256  # N0, of the DDIM sampler that the first halving compares with; a distilled teacher brings its own
+  teacher_steps: Steps = 256  # N0, the steps of the DDIM sampler that the first halving starts from; a distilled teacher has its own
   final_steps: Steps = 8
-  stochastic: tuple[Steps, ...] = ()  # step counts for which a student of the stochastic sampler is made too
-  w_min: Weight = 0.0  # guidance weights drawn in training; with oscillation the range holds both
-  w_max: Weight = 0.0  # both 0: the stage is sampled without guidance, and none is distilled
+  stochastic: tuple[Steps, ...] = ()  # step counts for which there is also a student for the stochastic sampler
+  w_min: Weight = 0.0  # training draws guidance weights from this range; with oscillation it must include both
+  w_max: Weight = 0.0  # both 0: the stage is sampled without guidance, so guidance is not distilled
   loss_weight: LossWeight = LossWeight.TRUNCATED_SNR  # of the halvings
-  # Of guidance, over (1 + w)^2. Most of what guidance adds lies where there is most noise, which weights by SNR hardly count; and its
-  # square grows with w, so that large weights would drown small ones.
+  # Loss weight of guidance distillation, divided by (1 + w)^2. Guidance adds most where there is most noise, and weights by SNR hardly
+  # count those levels. Its square grows with w, so without the division large w would drown out small ones.
   guidance_loss_weight: LossWeight = LossWeight.X
-  guidance_phases: tuple[PhaseSpec, ...] = ()  # as train.phases, for guidance alone: many single frames are cheap and teach most of it
+  guidance_phases: tuple[PhaseSpec, ...] = ()  # like train.phases, but for guidance only: single frames are cheap and teach most of it
   guidance_updates: Updates | None = None  # None: those of guidance_phases, or DEFAULT_UPDATES without any; fewer end it early
-  # A student with a way up of its own beside the teacher's, which is all that guidance distillation trains (unet.second_way_up): at w = 0
-  # it is its teacher, and it costs one and a half evaluations where guidance takes two. False: the whole network learns, told w.
+  # The student has a way up of its own beside the teacher's, and guidance distillation trains nothing else (unet.second_way_up). At w = 0
+  # the student equals its teacher; it costs one and a half evaluations, where guidance takes two. False: the whole network learns, given w.
   second_way_up: bool = False
   guidance_learning_rate: Rate | None = None  # None: learning_rate
   updates: Updates = DEFAULT_UPDATES  # of each halving
-  last_updates: Updates = 20_000  # of the halvings to 2 and to 1 steps (Progressive Distillation, section 5, doubles them)
+  last_updates: Updates = 20_000  # of the halvings to 2 steps and to 1 (Progressive Distillation, section 5, doubles the updates there)
   learning_rate: Rate = 3e-4
   num_samples: Clips = 4  # clips of the report
-  adherence_prompts: Annotated[int, Range(0, MOST_SAMPLES)] = 0  # of each group, for each student; moving_shapes alone
+  adherence_prompts: Annotated[int, Range(0, MOST_SAMPLES)] = 0  # per group and student; for moving_shapes only
 
   def __post_init__(self):
     check_ranges(self, "distill.")

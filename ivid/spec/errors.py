@@ -1,4 +1,4 @@
-"""What a user caused, said in one line that names the nearest right value."""
+"""Errors caused by a user, each described in one line that names the nearest right value."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ SHOWN = 80  # characters of a value in an error
 
 
 class UserError(ValueError):
-  """What a user gave is wrong: one line with the value, what was expected and the nearest right one. Any other exception is our fault."""
+  """Wrong input, described in one line with the value, what was expected and the nearest right value. Other exceptions are our fault."""
 
 
 class UsageError(UserError):
-  """A command line that cannot be read: a flag that is unknown, missing or contradicts another, a stray word. Its exit status is 2."""
+  """An unreadable command line: a flag that is unknown, missing or contradicts another, or a stray word. The exit status is 2."""
 
 
 def first_line(error: BaseException) -> str:
-  """What a library's error says, cut to its first line; the error's class where it says nothing."""
+  """The first line of what a library's error says, shortened; the name of its class if it says nothing."""
   return str(error).strip().partition("\n")[0][:LONGEST] or type(error).__name__
 
 
 def shown(value: object) -> str:
-  """A value as an error shows it: a part of what is long."""
+  """A value as an error shows it; long values are shortened."""
   text = repr(value)
   return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 

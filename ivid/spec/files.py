@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, cast
 
 from ivid.spec import convert, formats
 from ivid.spec.errors import UserError
@@ -24,6 +24,7 @@ def parse_json(text: str | bytes, *, source: Any) -> Any:
   Raises:
     UserError: no JSON in a Unicode encoding, or lists and objects more than DEEPEST_FILE deep.
   """
+  found = None
   try:
     found = json.loads(text)
     deep = _deeper(found, DEEPEST_FILE)
@@ -36,17 +37,17 @@ def parse_json(text: str | bytes, *, source: Any) -> Any:
   return found
 
 
-def read_json(path: str | os.PathLike, *, source: Any = "") -> Any:
+def read_json(path: str | os.PathLike[str], *, source: Any = "") -> Any:
   """What a JSON file says. Arguments and errors as of parse_json; and UserError for a file of more than LARGEST_JSON bytes."""
-  path = pathlib.Path(path) if isinstance(path, str) else path  # or epath's, in a bucket
-  stat = path.stat()
+  file = cast("pathlib.Path", pathlib.Path(path) if isinstance(path, str) else path)  # or epath's, in a bucket
+  stat: Any = file.stat()
   size = stat.st_size if hasattr(stat, "st_size") else stat.length
   if size > LARGEST_JSON:
     raise UserError(f"{source or path} has {size} bytes: expected at most {LARGEST_JSON} of JSON")
-  return parse_json(path.read_bytes(), source=source or path)
+  return parse_json(file.read_bytes(), source=source or path)
 
 
-def read_mapping(path: str | os.PathLike, kind: formats.Kind, *, source: Any = "") -> dict[str, Any]:
+def read_mapping(path: str | os.PathLike[str], kind: formats.Kind, *, source: Any = "") -> dict[str, Any]:
   """A file of ours in today's format, without its `format`. Errors as of read_json and formats.migrate."""
   return formats.migrate(read_json(path, source=source), kind, source=source or path)
 
@@ -59,17 +60,21 @@ def as_spec(cls: type[T], found: Mapping[str, Any], *, source: Any) -> T:
     raise UserError(f"{source}: {error}") from None
 
 
-def read_spec(cls: type[T], path: str | os.PathLike, kind: formats.Kind, *, source: Any = "") -> T:
+def read_spec(cls: type[T], path: str | os.PathLike[str], kind: formats.Kind, *, source: Any = "") -> T:
   """The spec in a file of ours. Errors as of read_mapping and as_spec."""
   return as_spec(cls, read_mapping(path, kind, source=source), source=source or path)
 
 
 def _deeper(value: Any, levels: int) -> bool:
   """Whether there are more than so many lists and dictionaries one inside the other."""
-  layer = [value]
+  layer: list[Any] = [value]
   for _ in range(levels):
-    layer = [item for one in layer if isinstance(one, dict | list) for item in (one.values() if isinstance(one, dict) else one)]
+    layer = [item for one in layer if isinstance(one, dict | list) for item in _items(one)]
     layer = [item for item in layer if isinstance(item, dict | list)]
     if not layer:
       return False
   return True
+
+
+def _items(nested: Any) -> Iterable[Any]:
+  return cast("dict[Any, Any]", nested).values() if isinstance(nested, dict) else nested

@@ -1,30 +1,30 @@
 """The format of every JSON file that ivid writes, and how files of older formats become today's.
 
-All of them are objects with `format` at the top; a list lies under `rows`. metrics.jsonl alone has none: it is a log, whose lines programs
-of other people read too, and a run goes on in the file of the ivid before. The header of a safetensors file is safetensors' own.
+Every file is an object with `format` at the top; a list lies under `rows`. Only metrics.jsonl has no `format`: it is a log that other
+people's programs read, too, and a run may continue the file of an older ivid. The header of a safetensors file has safetensors' own format.
 
 Format 0 is every file without a `format`. It has `diffusion.resolution_shift`, true or false, where format 1 has the number
-`diffusion.logsnr_shift`. Format 2 has the `mesh` in a clip's metadata, where those of older formats do not say on which devices it was
-made, and `negative_prompt` and `given`, which are no text and no given frames where they are missing.
+`diffusion.logsnr_shift`. Format 2 adds to a clip's metadata the `mesh` of devices on which it was made, which older formats do not state,
+as well as `negative_prompt` and `given`; if these are missing, there was no such text and there were no given frames.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from ivid.spec.clip import ClipShape, resolution_logsnr_shift
 from ivid.spec.errors import UserError, nearest
 
 FORMAT = 2
 KEY = "format"  # at the top of every file
-# Keys that a config of a user may still have, and what took their place.
+# Keys that a user's config may still contain, and what replaced them.
 RENAMED = {"resolution_shift": "logsnr_shift, a number: 0.0 for False, and for True what ivid.spec.clip.resolution_logsnr_shift gives"}
 
 
 class Kind(enum.Enum):
-  """What a file is, and so where in it the specs of stages lie."""
+  """The kind of a file, which determines where the specs of stages are in it."""
 
   CASCADE = "cascade"  # cascade.json: `cascade.stages`
   STAGE = "stage"  # STAGE/spec.json of a cascade: `spec`
@@ -32,7 +32,7 @@ class Kind(enum.Enum):
   CLIP = "clip"  # a clip's metadata: no whole spec of a stage
   TEXT = "text"  # a text encoder's spec.json: no stage
   EMBEDDINGS = "embeddings"  # key.json of stored embeddings: no stage
-  DATA = "data"  # what a checkpoint has beside its arrays, such as its place in the data: no stage
+  DATA = "data"  # what a checkpoint holds besides arrays, such as its position in the data: no stage
   REPORT = "report"  # figures: no stage
   RUN = "run"  # config.json of a work folder: `cascade.stages`
   PREPARED = "prepared"  # plan.json of a prepared data set: no stage
@@ -44,23 +44,24 @@ def stamped(mapping: Mapping[str, Any]) -> dict[str, Any]:
   return {KEY: FORMAT, **mapping}
 
 
-def migrate(mapping: Mapping[str, Any], kind: Kind, *, source: Any) -> dict[str, Any]:
-  """What a file says, as a file of today's format would say it, without its `format`; `mapping` is left as it is.
+def migrate(mapping: Any, kind: Kind, *, source: Any) -> dict[str, Any]:
+  """The contents of a file, brought to today's format, without `format`; `mapping` itself is not changed.
 
   Args:
     source: the file's name, for errors.
 
   Raises:
-    UserError: no mapping; a format that is newer than FORMAT, or no number; a value that the file's own format does not have.
+    UserError: it is not a mapping; its format is not a number or is newer than FORMAT; or a value does not belong to its format.
   """
   if not isinstance(mapping, Mapping):
     raise UserError(f"{source} holds a {type(mapping).__name__}: expected a JSON object, as ivid writes it")
-  found = mapping.get(KEY, 0)
+  said = cast("Mapping[str, Any]", mapping)
+  found = said.get(KEY, 0)
   if isinstance(found, bool) or not isinstance(found, int) or found < 0:
     raise UserError(f"{source}: format={found!r}: expected a whole number from 0 to {FORMAT}")
   if found > FORMAT:
-    raise UserError(f"{source} was written by a newer ivid: format {found}, this one reads up to {FORMAT}: expected an ivid as new")
-  result = {key: value for key, value in mapping.items() if key != KEY}
+    raise UserError(f"{source} was written by a newer ivid: format {found}, this one reads up to {FORMAT}: expected a newer ivid")
+  result = {key: value for key, value in said.items() if key != KEY}
   for step in _STEPS[found:]:
     try:
       result = step(result, kind)
@@ -70,18 +71,21 @@ def migrate(mapping: Mapping[str, Any], kind: Kind, *, source: Any) -> dict[str,
 
 
 def expected_key(key: str, known: Iterable[str]) -> str:
-  """What to write instead of an unknown key: the new name of one that was renamed, else the nearest of the known ones."""
+  """What to write instead of an unknown key: its new name if it was renamed, else the nearest known key."""
   return f"it is now {RENAMED[key]}" if key in RENAMED else nearest(key, known)
 
 
 def _with_stages(mapping: dict[str, Any], kind: Kind, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-  """The file with every spec of a stage changed. What is not there or is no mapping is left for the reader of specs to refuse."""
+  """The file with `change` applied to every spec of a stage. Missing or malformed specs are left for the reader of specs to refuse."""
 
   def one(stage: Any) -> Any:
-    return change(stage) if isinstance(stage, dict) else stage
+    return change(cast("dict[str, Any]", stage)) if isinstance(stage, dict) else stage
 
-  if kind is Kind.CASCADE and isinstance(cascade := mapping.get("cascade"), dict) and isinstance(stages := cascade.get("stages"), list):
-    return mapping | {"cascade": cascade | {"stages": [one(stage) for stage in stages]}}
+  cascade = mapping.get("cascade")
+  if kind is Kind.CASCADE and isinstance(cascade, dict):
+    section = cast("dict[str, Any]", cascade)
+    if isinstance(stages := section.get("stages"), list):
+      return mapping | {"cascade": section | {"stages": [one(stage) for stage in cast("list[Any]", stages)]}}
   key = {Kind.STAGE: "spec", Kind.CHECKPOINT: "stage"}.get(kind)
   return mapping | {key: one(mapping[key])} if key in mapping else mapping
 
@@ -100,14 +104,15 @@ def _with_number(stage: dict[str, Any]) -> dict[str, Any]:
   diffusion = stage.get("diffusion")
   if not isinstance(diffusion, dict) or "resolution_shift" not in diffusion:
     return stage
-  shifted = diffusion["resolution_shift"]
+  section = cast("dict[str, Any]", diffusion)
+  shifted = section["resolution_shift"]
   if not isinstance(shifted, bool):
     raise UserError(f"diffusion.resolution_shift={shifted!r}: expected true or false")
   try:
     shift = resolution_logsnr_shift(ClipShape(**stage["output"])) if shifted else 0.0
   except (KeyError, TypeError):
     raise UserError("diffusion.resolution_shift=True: expected the stage's output beside it, with frames, height, width and fps") from None
-  kept = {key: value for key, value in diffusion.items() if key != "resolution_shift"}
+  kept = {key: value for key, value in section.items() if key != "resolution_shift"}
   return stage | {"diffusion": kept | {"logsnr_shift": shift}}
 
 

@@ -1,4 +1,4 @@
-"""How the processes of a run find each other, or their shares of it."""
+"""How the processes of a run find each other, or find their shares of the work."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MOST_SECONDS = 1_000_000  # JAX counts milliseconds in int32
 
 
 def _expected(things: str) -> int:
-  return option(0, f"Stop unless there are so many {things} in all; 0: any number")
+  return option(0, f"Stop unless there are exactly so many {things} in total; 0: any number")
 
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:
   """Processes that work together; every field is a flag of that name."""
 
-  multihost: str = option("auto", "Join other processes: auto (where SLURM, Open MPI, a TPU slice or JAX_NUM_PROCESSES shows), on or off")
+  multihost: str = option("auto", "Join other processes: auto (if SLURM, Open MPI, a TPU slice or JAX_NUM_PROCESSES shows any), on or off")
   expected_processes: Annotated[int, Range(0, MOST_PROCESSES)] = _expected("processes")
   expected_devices: Annotated[int, Range(0, MOST_PROCESSES)] = _expected("devices")
   heartbeat_seconds: Annotated[int, Range(2, MOST_SECONDS)] = option(20, "A peer that is silent for so long is lost, and the run ends")
@@ -34,12 +34,12 @@ class Hosts:
 
 @dataclasses.dataclass(frozen=True)
 class Shares:
-  """Processes that make a share each and know nothing of each other; every field is a flag of that name."""
+  """Processes that make one share each and do not know of each other; every field is a flag of that name."""
 
-  multihost: str = option("auto", "Make a share: auto (where SLURM, Open MPI, TPU_WORKER_ID or JAX_NUM_PROCESSES shows others), on or off")
+  multihost: str = option("auto", "Make one share: auto (if SLURM, Open MPI, TPU_WORKER_ID or JAX_NUM_PROCESSES shows others), on or off")
   expected_processes: Annotated[int, Range(0, MOST_PROCESSES)] = _expected("processes")
   expected_devices: Annotated[int, Range(0, MOST_PROCESSES)] = _expected("devices, as many in each process,")
-  process: str = option("", "Which of how many processes this is, such as 0/4, instead: it makes that share, of it what is missing")
+  process: str = option("", "Instead: the index and number of processes, such as 0/4. This one makes what is missing of its share")
 
   def __post_init__(self):
     check_mode(self.multihost)

@@ -8,7 +8,7 @@ import enum
 import re
 import typing
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from ivid.spec import convert
 from ivid.spec.errors import UserError, nearest
@@ -64,8 +64,9 @@ def _changed(hint: Any, node: Any, path: Sequence[str | int], override: _Overrid
     raise UserError(f"unknown key '{at}{more}': {at} is {_kind(hint)}, expected {_how(hint, at)}")
   if not isinstance(node := {} if node is None else node, dict):
     raise UserError(f"{override.said}: the config has {at}={node!r}, expected a section")
+  section = cast("dict[str, Any]", node)
   if typing.get_origin(hint) is dict:
-    known = {key: (typing.get_args(hint)[1], None) for key in node}
+    known: dict[str, tuple[Any, Any]] = {key: (typing.get_args(hint)[1], None) for key in section}
   else:
     hints = typing.get_type_hints(hint)
     known = {field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(hint)}
@@ -74,7 +75,7 @@ def _changed(hint: Any, node: Any, path: Sequence[str | int], override: _Overrid
     there = f"there is {' and '.join(places)}; " if places else ""
     raise UserError(f"unknown key '{at}.{name}': {there}{expected_key(name, known)}")
   inner, default = known[name]
-  return node | {name: _changed(inner, node.get(name, default), rest, override, f"{at}.{name}")}
+  return section | {name: _changed(inner, section.get(name, default), rest, override, f"{at}.{name}")}
 
 
 def _places(hint: Any, name: str, at: str) -> list[str]:
@@ -88,34 +89,36 @@ def _places(hint: Any, name: str, at: str) -> list[str]:
   return found
 
 
-def _changed_item(hint: Any, node: Any, path: Sequence[str | int], override: _Override, at: str) -> list:
+def _changed_item(hint: Any, node: Any, path: Sequence[str | int], override: _Override, at: str) -> list[Any]:
   """_changed of a list."""
   name, rest = path[0], path[1:]
   if not isinstance(node, list):
     raise UserError(f"{override.said}: the config has {at}={node!r}, expected a list")
+  items = cast("list[Any]", node)
   if not isinstance(name, int):
     raise UserError(f"unknown key '{at}.{name}': {at} is a list, expected {at}[0].{name}")
-  if name >= len(node):
-    raise UserError(f"{override.said}: {at} has {len(node)}, expected " + (f"[0] to [{len(node) - 1}]" if node else "the whole list"))
-  return [*node[:name], _changed(typing.get_args(hint)[0], node[name], rest, override, f"{at}[{name}]"), *node[name + 1 :]]
+  if name >= len(items):
+    raise UserError(f"{override.said}: {at} has {len(items)}, expected " + (f"[0] to [{len(items) - 1}]" if items else "the whole list"))
+  return [*items[:name], _changed(typing.get_args(hint)[0], items[name], rest, override, f"{at}[{name}]"), *items[name + 1 :]]
 
 
-def _default(field: dataclasses.Field) -> Any:
+def _default(field: dataclasses.Field[Any]) -> Any:
   """The default of a field as plain data; None where it has none."""
   return None if field.default is dataclasses.MISSING else convert.to_dict(field.default)
 
 
 def _read(hint: Any, now: Any, override: _Override, at: str) -> Any:
   """The value of an override as plain data; `now` is what it replaces."""
-  value, (inner, optional) = _literal(hint, override.text), convert.without_none(hint)
+  value: Any = _literal(hint, override.text)
+  inner, optional = convert.without_none(hint)
   try:
     return convert.to_dict(convert.typed(hint, value, at))
   except UserError:
     if isinstance(value, dict) or (isinstance(value, list | tuple) and typing.get_origin(inner) is tuple):
       raise  # names what is wrong within
   if isinstance(inner, type) and issubclass(inner, enum.Enum):
-    raise UserError(f"--config.{override.key}={value!r}: {nearest(str(value), [member.value for member in inner])}")
-  if dataclasses.is_dataclass(inner) or typing.get_origin(inner) is dict:
+    raise UserError(f"--config.{override.key}={value!r}: {nearest(str(value), [member.value for member in inner])}")  # pyright: ignore[reportUnknownArgumentType]  what is left after the checks above is of any type
+  if dataclasses.is_dataclass(inner) or typing.get_origin(inner) is dict:  # pyright: ignore[reportUnknownArgumentType]  what is left after the checks above is of any type
     raise UserError(f"{override.said}: {at} is {_kind(inner)}, expected {_how(inner, at)}{' or None' if optional else ''}")
   raise UserError(f"{override.said}: expected {_kind(inner)}{' or None' if optional else ''}, such as {_example(inner, now)!r}")
 
@@ -147,7 +150,7 @@ def _example(hint: Any, now: Any) -> Any:
   """A value of the right type: the one that is there, if it is."""
   if typing.get_origin(hint) is tuple:
     item = typing.get_args(hint)[0]
-    return tuple(now) if now and isinstance(now, list) else (_example(item, None),)
+    return tuple(cast("list[Any]", now)) if now and isinstance(now, list) else (_example(item, None),)
   if dataclasses.is_dataclass(hint):
     hints = typing.get_type_hints(hint)
     return {field.name: _example(hints[field.name], None) for field in dataclasses.fields(hint) if field.default is dataclasses.MISSING}

@@ -22,7 +22,7 @@ MARKS = ((b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe",
 SAMPLE = 512  # bytes in which zeros tell an encoding without a mark
 
 
-def instead_of_file(path: str | os.PathLike) -> str:
+def instead_of_file(path: str | os.PathLike[str]) -> str:
   """What is there in place of a regular file, such as `no such file` or `it is a folder`; empty for a regular file or a link to one."""
   try:
     mode = os.stat(path).st_mode
@@ -37,13 +37,13 @@ def instead_of_file(path: str | os.PathLike) -> str:
   return "" if stat.S_ISREG(mode) else f"it is {next((name for test, name in KINDS if test(mode)), 'something else')}"
 
 
-def not_missing(path: str | os.PathLike) -> str:
+def not_missing(path: str | os.PathLike[str]) -> str:
   """What to add to an error that says `no such`: what is there, of what is there but is no file; else nothing."""
   found = instead_of_file(path)
   return "" if found in ("", MISSING) else f"; {path}: {found}"
 
 
-def check_file(path: str | os.PathLike, what: str, expected: str = "") -> pathlib.Path:
+def check_file(path: str | os.PathLike[str], what: str, expected: str = "") -> pathlib.Path:
   """The path of a regular file that is to be read.
 
   Args:
@@ -59,7 +59,7 @@ def check_file(path: str | os.PathLike, what: str, expected: str = "") -> pathli
   return pathlib.Path(path)
 
 
-def read_text(path: str | os.PathLike, what: str, expected: str = "") -> str:
+def read_text(path: str | os.PathLike[str], what: str, expected: str = "") -> str:
   r"""The text of a UTF-8 file, with or without a byte order mark, its lines ended by \n alone. Arguments as of `check_file`.
 
   Raises:
@@ -76,7 +76,7 @@ def read_text(path: str | os.PathLike, what: str, expected: str = "") -> str:
   return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_lines(path: str | os.PathLike, what: str, expected: str = "") -> list[str]:
+def read_lines(path: str | os.PathLike[str], what: str, expected: str = "") -> list[str]:
   """The lines of a text as editors count them: unlike str.splitlines, not cut at U+2028, U+0085 and their like. As `read_text`."""
   return read_text(path, what, expected).split("\n")
 

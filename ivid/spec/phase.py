@@ -18,13 +18,13 @@ Deviation = Annotated[float, Range(0, LARGEST_NUMBER, above=True, words="a posit
 
 @dataclasses.dataclass(frozen=True)
 class PhaseSpec:
-  """A part of a run that differs from the rest; what is None is as the run's TrainSpec has it.
+  """A part of a run that differs from the rest; a value of None is taken from the run's TrainSpec.
 
   Attributes:
-    name: in the log, in errors and in metrics.
+    name: used in the log, in errors and in metrics.
     steps: updates.
-    frames: as in TrainSpec, spread evenly over the clip; with `neighbours` that many frames one after the other, from a random one on.
-    learning_rate: peak; a phase warms up from where the one before ended, and has the run's decay over its own steps.
+    frames: as in TrainSpec, spread evenly over the clip; with `neighbours`, so many consecutive frames from a random start.
+    learning_rate: peak. A phase warms up from the last rate of the phase before, and decays over its own steps.
     logsnr_shift, logsnr_std: of the noise in training, as in TrainSpec; sampling keeps the stage's.
   """
 
@@ -46,7 +46,7 @@ class PhaseSpec:
 
 
 def check_course(phases: tuple[PhaseSpec, ...], steps: int | None, *, names: tuple[str, str]) -> None:
-  """UserError where phases share a name, or are to go on for more `steps` than they have; `names`: of the two fields."""
+  """Raises UserError if phases share a name, or if `steps` exceeds the sum of their steps; `names` are the names of the two fields."""
   given = [phase.name for phase in phases]
   if len(set(given)) < len(given):
     raise UserError(f"{names[0]}: names {', '.join(given)}: expected a name of its own for each")

@@ -58,7 +58,7 @@ class PrepareSpec:
 def colour(text: str) -> tuple[int, int, int] | None:
   """Red, green and blue of "#rrggbb"; None if it is something else."""
   match = re.fullmatch(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text.strip())
-  return tuple(int(part, 16) for part in match.groups()) if match else None
+  return (int(match[1], 16), int(match[2], 16), int(match[3], 16)) if match else None
 
 
 def process_of(text: str) -> tuple[int, int] | None:

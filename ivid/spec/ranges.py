@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from ivid.spec.errors import UserError, shown
 
@@ -53,9 +53,10 @@ Share = Annotated[float, Range(0, 1, words="0 to 1")]
 
 def check_ranges(spec: Any, prefix: str) -> None:
   """UserError for the first number of a dataclass that is out of the Range of its field; `prefix`: what stands before the field's name."""
-  for name, allowed in _ranges(type(spec)).items():
+  for name, allowed in _ranges(cast("type[Any]", type(spec))).items():
     value = getattr(spec, name)
-    for item in value if isinstance(value, tuple) else (value,):
+    items = cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (value,)
+    for item in items:
       if item is not None:
         allowed.check(item, f"{prefix}{name}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from ivid.spec import convert
 from ivid.spec.errors import UserError, shown
@@ -155,7 +155,7 @@ def _left_out(said: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
   for key, value in whole.items():
     if key not in said:
       return key
-    if isinstance(value, dict) and (missing := _left_out(said[key], value)):
+    if isinstance(value, dict) and (missing := _left_out(said[key], cast("dict[str, Any]", value))):
       return f"{key}.{missing}"
   return ""
 

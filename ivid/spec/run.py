@@ -20,8 +20,8 @@ from ivid.spec.stage import Logsnr
 
 DEFAULT_STEPS = 10_000
 WIDEST_EMA = 12**-0.5  # relative width of the mean of all updates
-MOST_CAPTIONS = 100_000_000  # of a pool: their digests alone take gigabytes
-MOST_WORKERS = 4096  # processes or threads of one machine
+MOST_CAPTIONS = 100_000_000  # in a pool; their digests alone take gigabytes
+MOST_WORKERS = 4096  # processes or threads on one machine
 
 Many = Annotated[int, Range(0, MOST_UPDATES)]
 Memory = Annotated[float, Range(0, 1, below=True, words="0 up to but not 1")]
@@ -39,11 +39,11 @@ class OptimizerKind(enum.Enum):
 
 
 class Decay(enum.Enum):
-  """How the learning rate goes on after its linear warm-up."""
+  """The learning rate after its linear warm-up."""
 
-  COSINE = "cosine"  # down to final_fraction at the last step
+  COSINE = "cosine"  # falls to final_fraction at the last step
   CONSTANT = "constant"
-  INVERSE_SQRT = "inverse_sqrt"  # by sqrt(warmup_steps / step), as T5 is trained (1910.10683, section 3.1.2)
+  INVERSE_SQRT = "inverse_sqrt"  # falls as sqrt(warmup_steps / step), as in the training of T5 (1910.10683, section 3.1.2)
   WSD = "wsd"  # warmup-stable-decay: constant, then linearly down to final_fraction over the last decay_share (2404.06395, section 4)
 
 
@@ -54,9 +54,9 @@ class OptimizerSpec:
   Attributes:
     learning_rate: peak, reached after warmup_steps updates.
     final_fraction: share of learning_rate at which the decays "cosine" and "wsd" end.
-    decay_share: of the steps, in which "wsd" falls.
-    weight_decay: times the learning rate, taken off every weight in each update, whatever the kind.
-    clip_norm: global norm to which longer gradients are cut.
+    decay_share: share of the steps during which "wsd" falls.
+    weight_decay: each update takes this share, times the learning rate, off every weight, whatever the kind.
+    clip_norm: gradients with a larger global norm are scaled down to this norm.
   """
 
   kind: OptimizerKind = OptimizerKind.ADAM
@@ -76,7 +76,7 @@ class OptimizerSpec:
 
 @dataclasses.dataclass(frozen=True)
 class CropSpec:
-  """Random crop in space and time that training takes of the stage's output; 0 keeps the whole axis."""
+  """The random crop in space and time on which a stage trains; 0 keeps the whole axis."""
 
   frames: Annotated[int, Range(0, MOST_FRAMES)] = 0
   height: Annotated[int, Range(0, MOST_SIDE)] = 0
@@ -101,30 +101,30 @@ class TrainSpec:
   """One training run of one stage."""
 
   seed: Annotated[int, Range(0, LARGEST_SEED)] = 0
-  steps: Updates | None = None  # None: those of the phases, or DEFAULT_STEPS without any; fewer than the phases have end the run early
-  phases: tuple[PhaseSpec, ...] = ()  # named parts of the run, one after the other; none: the run is one, of the values below
-  batch_size: Clips = 16  # clips a step, over all devices
+  steps: Updates | None = None  # None: the sum of the phases, or DEFAULT_STEPS without phases; a smaller number ends the run early
+  phases: tuple[PhaseSpec, ...] = ()  # named parts of the run, one after the other; without any, the run has the values below throughout
+  batch_size: Clips = 16  # clips per step, over all devices
   accumulation: Clips = 1  # a batch is split into this many microbatches
-  frames: Annotated[int, Range(0, MOST_FRAMES)] = 0  # 0: all; fewer: that many frames spread evenly over the clip ("fewer frames first")
+  frames: Annotated[int, Range(0, MOST_FRAMES)] = 0  # so many frames, spread evenly over the clip; 0: all of them
   image_fraction: Share = 0.0  # share of a batch's rows that are packed independent images
   crop: CropSpec = CropSpec()
   optimizer: OptimizerSpec = OptimizerSpec()
   ema_decay: Memory = 0.999
-  # Relative widths of power-function averages that are kept beside the EMA, such as (0.05, 0.1), and the updates between two snapshots
-  # of them, from which `ivid bundle --ema=` makes an average of a width near those (EDM2, 2312.02696, section 3). None by default: each is
-  # a copy of the weights in float32.
+  # Relative widths of power-function averages that are kept beside the EMA, such as (0.05, 0.1), and the updates between two snapshots of
+  # them. From the snapshots, `ivid bundle --ema=` makes an average of a similar width (EDM2, 2312.02696, section 3). There are none by
+  # default, because each one is a float32 copy of the weights.
   ema_widths: tuple[Width, ...] = ()
   ema_snapshot_every: Updates = 1000
-  logsnr_shift: Logsnr | None = None  # of the noise in training; None: the stage's own, which sampling has
-  logsnr_std: Deviation | None = None  # levels of training are normal about that shift with this deviation; None: they are the schedule's
-  init_from: str = ""  # another run's work folder (its EMA weights), or a cascade's folder or name, to start from
+  logsnr_shift: Logsnr | None = None  # shift of the noise levels in training; None: the stage's own, as in sampling
+  logsnr_std: Deviation | None = None  # if given, training levels are normal around that shift with this deviation; None: the schedule's
+  init_from: str = ""  # where initial weights come from: another run's work folder (its EMA), or a cascade's folder or name
   log_every: Updates = 50
   eval_every: Many = 1000  # 0: never
   eval_batches: Many = 4
   sample_every: Many = 2000  # 0: never
   num_samples: Clips = 8
   sample_steps: Steps = 16
-  adherence_every: Many = 0  # 0: never; moving_shapes alone
+  adherence_every: Many = 0  # 0: never; for moving_shapes only
   adherence_prompts: Annotated[int, Range(1, MOST_SAMPLES)] = 16  # of each group
   fvd_every: Many = 0  # 0: never; of clips long enough for I3D
   fvd_clips: Annotated[int, Range(MIN_CLIPS, MOST_SAMPLES)] = 64  # of validation; scores of as many clips alone are to be compared
@@ -149,13 +149,13 @@ class TrainSpec:
     return CaptionLayout(self.batch_size // common, images // common)
 
   def is_image(self, place: int) -> bool:
-    """Whether the example at this place, counted from the first one of the phase, is a row of independent images."""
+    """Whether the example at this position, counted from the start of the phase, is a row of independent images."""
     return place % self.captions.rows < self.captions.images
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshSpec:
-  """Axes of the device mesh; one of them may be -1: all devices that the others leave.
+  """Axes of the device mesh. One of them may be -1, which stands for all devices that the others leave over.
 
   Batches lie over data x fsdp, parameters over fsdp (input channels) and tensor (output channels); frames and height cut one clip, for
   sampling what one device does not hold.
@@ -186,19 +186,19 @@ class RunMeshSpec(MeshSpec):
 class Draw(enum.Enum):
   """Where the pictures of moving_shapes are drawn."""
 
-  HOST = "host"  # by numpy, in the processes that feed
-  DEVICE = "device"  # by the devices that train: what is fed are the scenes, a twentieth of the bytes
+  HOST = "host"  # by NumPy, in the processes that feed the devices
+  DEVICE = "device"  # by the devices that train, which are fed scenes instead: a twentieth of the bytes
 
 
 TFDS = "tfds:"
 
 
 class Short(enum.Enum):
-  """What becomes of a clip that is shorter than the stage's."""
+  """What happens to a clip that is shorter than the stage's output."""
 
-  REJECT = "reject"  # it is not used, but for single frames
-  HOLD = "hold"  # its last frame stays
-  LOOP = "loop"  # it begins anew
+  REJECT = "reject"  # it is only used for single frames
+  HOLD = "hold"  # its last frame is held
+  LOOP = "loop"  # it starts again from the beginning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +207,7 @@ class SourceSpec:
 
   Attributes:
     name, dir: as of DataSpec.
-    clips, images: weights of its clips among those of all sources, and of its images among the sources that have any.
+    clips, images: weights of its clips among the clips of all sources, and of its images among the images of all sources.
   """
 
   name: str = ""
@@ -227,18 +227,18 @@ class SourceSpec:
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
   name: str = "moving_shapes"  # drawn on the fly; "tfds:NAME" reads a prepared TFDS data set
-  dir: str = ""  # of TFDS; empty: $TFDS_DATA_DIR or its default
-  sources: tuple[SourceSpec, ...] = ()  # several of those by weight, in place of `name`
-  short: Short = Short.REJECT  # of clips of files
-  aspect: Aspect = 0.0  # width over height of what a picture of moving_shapes shows; 0: the picture's own, else it is squeezed
+  dir: str = ""  # TFDS's data folder; empty: $TFDS_DATA_DIR or TFDS's default
+  sources: tuple[SourceSpec, ...] = ()  # several of these, mixed by weight, instead of `name`
+  short: Short = Short.REJECT  # for clips from files
+  aspect: Aspect = 0.0  # width over height of a moving_shapes scene; 0: that of the picture, otherwise the scene is squeezed
   paraphrase: Share = 0.3  # share of training captions that are paraphrased
   two_objects: Share = 0.3  # share of scenes with two objects
   text_encoder: str = "nano"  # folder of a frozen text encoder, or the name of a shipped cascade
-  caption_pool: Pool = 0  # moving_shapes: training captions come from a pool of so many, embedded once; 0: each is made anew
+  caption_pool: Pool = 0  # moving_shapes: training captions come from a pool of so many, which is embedded once; 0: no pool
   cache: str = ""  # folder for the pool's embeddings; empty: $XDG_CACHE_HOME/ivid or ~/.cache/ivid
   embeddings: str = ""  # folder that `ivid data embed` wrote; the text encoder is then not loaded
   draw: Draw = Draw.HOST
-  workers: Workers = 0  # processes that make training's batches; 0: `threads` of the training process itself do
+  workers: Workers = 0  # processes that make the training batches; 0: `threads` of the training process make them
   threads: Annotated[int, Range(0, MOST_WORKERS)] = 1
   prefetch: Annotated[int, Range(1, MOST_WORKERS)] = 2
 
@@ -253,11 +253,11 @@ class DataSpec:
       )
 
   def named(self) -> tuple[SourceSpec, ...]:
-    """Its sources, each with its folder, also where it has but one."""
+    """The list of sources, each with its folder, even if there is only one."""
     return tuple(dataclasses.replace(s, dir=s.dir or self.dir) for s in self.sources) or (SourceSpec(self.name, self.dir),)
 
   def in_process(self) -> DataSpec:
-    """The same examples as pixels that this process makes: for the few batches of validation and of pictures to look at."""
+    """The same data, but drawn by this process, as pixels: for the few batches of validation and for pictures to look at."""
     return dataclasses.replace(self, draw=Draw.HOST, workers=0)
 
 

@@ -1,4 +1,4 @@
-"""How a stage is sampled, and what a distilled one was made for."""
+"""How a stage is sampled, and what a distilled stage was made for."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class SamplerKind(enum.Enum):
   DDIM = "ddim"
   ANCESTRAL = "ancestral"
   DPM_SOLVER_PP_2M = "dpmpp_2m"
-  STOCHASTIC = "stochastic"  # of distilled stages: a DDIM step of twice the size, then back up by one (section 2.7)
+  STOCHASTIC = "stochastic"  # for distilled stages: a DDIM step of twice the size, then one step back up (section 2.7)
 
 
 def any_stage_samplers() -> str:
-  """Names of the samplers that need no distillation, in words."""
+  """The samplers that need no distillation, listed in words."""
   *names, last = (kind.value for kind in SamplerKind if kind is not SamplerKind.STOCHASTIC)
   return f"{', '.join(names)} or {last}"
 
@@ -62,12 +62,12 @@ class SamplingSpec:
 
 @dataclasses.dataclass(frozen=True)
 class StudentSpec:
-  """What a distilled stage learnt from its teacher (Imagen Video, section 2.7). It is given w, the guidance weight, and evaluated once.
+  """What a distilled stage learned from its teacher (Imagen Video, section 2.7). It reads the guidance weight w and is evaluated once.
 
   Attributes:
     teacher: SHA-256 of the teacher's weights (ivid.weights.tensors.tree_hash).
-    steps: N, the steps it was made for, a power of two; 0 after guidance distillation alone: any sampler, any number of steps.
-    sampler: DDIM: it learnt the jump 1/N from every t = i/N; STOCHASTIC: the jump min(2/N, t).
+    steps: N, the number of steps it was made for, a power of two. 0 if only guidance was distilled: any sampler and number of steps.
+    sampler: DDIM if it learned the jump 1/N from every t = i/N; STOCHASTIC if it learned the jump min(2/N, t).
     w_min, w_max: the guidance weights it was trained for.
   """
 
@@ -87,7 +87,7 @@ class StudentSpec:
       raise UserError(f"student.w_min={self.w_min} is above w_max={self.w_max}: expected a range of guidance weights")
 
   def check(self, sampling: SamplingSpec, stage: str) -> None:
-    """UserError if a student of `stage` cannot be sampled in this way."""
+    """Raises UserError if a student of `stage` cannot be sampled in this way."""
     if self.steps and sampling.steps != self.steps:
       raise UserError(f"stage {stage} was distilled for {self.steps} steps: steps={sampling.steps}, expected {self.steps}")
     if self.steps and sampling.sampler is not self.sampler:

@@ -1,4 +1,4 @@
-"""What a command says of itself beside its run: what watches it, how long it goes on, and from where. No part of the config."""
+"""Settings of a training command that are not part of the config: what watches it, how long it runs, and where it resumes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRACKERS = (TENSORBOARD, WANDB)
 
 @dataclasses.dataclass(frozen=True)
 class Watch:
-  """Every field is a flag of that name, of all commands that train."""
+  """Every field is a flag of that name in all commands that train."""
 
   trackers: str = option(TENSORBOARD, f"Where metrics go beside metrics.jsonl, any of {', '.join(TRACKERS)}; empty: nowhere")
   profile_steps: str = option("", "Trace the updates between two steps, such as 100:105, for xprof, in WORKDIR/profile")
@@ -25,7 +25,7 @@ class Watch:
     for name in self.tracker_names:
       if name not in TRACKERS:
         raise UserError(f"--trackers={self.trackers}: {nearest(name, TRACKERS)}")
-    self.profiled  # noqa: B018  raises what is wrong with it
+    self.profiled  # noqa: B018  raises if the value is wrong
 
   @property
   def tracker_names(self) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ class Watch:
 
   @property
   def profiled(self) -> range | None:
-    """Numbers of updates made before each one that is traced; None: no trace."""
+    """The indices of the updates that are traced; None: no trace."""
     if not self.profile_steps:
       return None
     words = self.profile_steps.split(":")
@@ -49,7 +49,7 @@ class Watch:
     return range(first, end)
 
   def check_profiled(self, total: int) -> None:
-    """UserError where the trace would begin after the end of a run of `total` updates."""
+    """Raises UserError if the trace would begin after the end of a run of `total` updates."""
     if self.profiled is not None and self.profiled.start >= total:
       near = f"{max(0, total - len(self.profiled))}:{total}"
       raise UserError(f"--profile_steps={self.profile_steps}: the run has {total} steps: expected earlier ones, the nearest are {near}")
@@ -57,7 +57,7 @@ class Watch:
 
 @dataclasses.dataclass(frozen=True)
 class Session(Watch):
-  """Of `ivid train`."""
+  """Options of `ivid train`."""
 
   max_minutes: Annotated[float, Range(0, LARGEST_NUMBER, words="a positive number, or 0 for no limit")] = option(
     0.0, "Save and end after so many minutes; the same command goes on. 0: no limit"

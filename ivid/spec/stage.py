@@ -13,7 +13,7 @@ from ivid.spec.names import check_name
 from ivid.spec.ranges import Range, Share, check_ranges
 from ivid.spec.sampling import SamplerKind, SamplingSpec, StudentSpec, any_stage_samplers
 
-LONGEST_STAGE = 40  # bytes of its name, which stands in the names of clips
+LONGEST_STAGE = 40  # bytes of a stage's name, which is a part of the names of clips
 LARGEST_LOGSNR = 80.0  # float32 holds e^80, but not e^89
 Channels = Annotated[int, Range(1, MOST_CHANNELS)]
 Layers = Annotated[int, Range(1, MOST_LAYERS)]
@@ -25,12 +25,12 @@ Logsnr = Annotated[float, Range(-LARGEST_LOGSNR, LARGEST_LOGSNR, words=f"a finit
 class Task(enum.Enum):
   """What a stage adds to its input (Imagen Video, section 2.2).
 
-  It says which sizes StageSpec lets differ between input and output, and nothing else: what a stage does follows from them.
+  The task only tells StageSpec which sizes may differ between input and output. What a stage does follows from those sizes.
   """
 
   BASE = "base"
-  TSR = "tsr"  # temporal super-resolution: more frames, same picture
-  SSR = "ssr"  # spatial super-resolution: larger picture, same frames
+  TSR = "tsr"  # temporal super-resolution: more frames of the same size
+  SSR = "ssr"  # spatial super-resolution: the same frames, larger
 
 
 class Prediction(enum.Enum):
@@ -52,16 +52,16 @@ class LossWeight(enum.Enum):
 
 
 class Norm(enum.Enum):
-  GROUP = "group"  # statistics over height, width and a group of channels of one frame
+  GROUP = "group"  # statistics over the height, width and one group of channels of a frame
   RMS = "rms"  # statistics over the channels of one position: exact under tiling
 
 
 class TimeMixing(enum.Enum):
   NONE = "none"
-  ATTENTION = "attention"  # every position over its own frames
-  JOINT = (
-    "joint"  # every position over all positions of all frames (of a picture: its own), for coarse levels: what moves is not where it was
-  )
+  ATTENTION = "attention"  # every position attends to the same position of all frames
+  # Every position attends to all positions of all frames, or in a picture to its own positions. This suits coarse levels, since what moves
+  # changes its position.
+  JOINT = "joint"
   CONVOLUTION = "convolution"
 
 
@@ -70,7 +70,7 @@ class TimeFill(enum.Enum):
 
   REPEAT = "repeat"
   BLANK = "blank"
-  LINEAR = "linear"  # blends of the frames before and after: ours, what a stage that starts from interpolation improves on
+  LINEAR = "linear"  # blends the frame before and the frame after (ours), so that the stage only has to improve an interpolation
 
 
 class Filter(enum.Enum):
@@ -80,9 +80,9 @@ class Filter(enum.Enum):
   BOX = "box"
 
 
-# Kinds of time mixing by which every frame sees every other.
+# Kinds of time mixing that let every frame see every other.
 ATTENDING = (TimeMixing.ATTENTION, TimeMixing.JOINT)
-# Results of a block that rematerialisation can keep: of its convolutions, of attention's projections into heads, and of those out of them.
+# Results of a block that rematerialisation can keep: those of its convolutions, and of attention's projections into and out of heads.
 SAVEABLE = ("conv", "heads", "out")
 
 
@@ -90,12 +90,12 @@ SAVEABLE = ("conv", "heads", "out")
 class LevelSpec:
   """One resolution of the U-Net: `blocks` identical blocks on the way down and as many on the way up.
 
-  A block is `residuals` residual blocks of convolutions, then what mixes over time, space and text, once: several before one attention are
-  what Efficient U-Net's DBlocks and UBlocks have (Imagen, appendix B).
-  The blocks are a loop over stacked weights. `remat`, `saved` and `unroll` choose how it is run, not what it computes. `remat` computes a
-  block again in the backward pass, all but the results that `saved` names (of SAVEABLE) and that are kept: memory for time. `unroll`
-  blocks are compiled in line per turn. All of them in line is a fifth faster on a CPU, where the loop copies what it keeps for the backward
-  pass; one compiles fastest.
+  A block is `residuals` residual blocks of convolutions, followed by one mixing step each over time, space and text. As in the DBlocks and
+  UBlocks of Efficient U-Net (Imagen, appendix B), several residual blocks may stand before one attention.
+  The blocks run as a loop over stacked weights. `remat`, `saved` and `unroll` choose how the loop runs, not what it computes. `remat` saves
+  memory at the cost of time: the backward pass computes a block again, except for the results named in `saved` (of SAVEABLE).
+  `unroll` is the number of blocks compiled in line per turn of the loop. Unrolling all of them is a fifth faster on a CPU, where the loop
+  copies what it keeps for the backward pass; unrolling one compiles fastest.
   """
 
   channels: Channels
@@ -120,29 +120,31 @@ class UNetSpec:
 
   levels: tuple[LevelSpec, ...]
   patch: Patch = 1  # space-to-depth at the input, in space only
-  io_kernel: Annotated[int, Range(1, 64)] = 3  # of the first and the last convolution; 1 makes them a plain patch embedding
-  scale_input: bool = False  # reads alpha_t z_t, the best linear guess of x, instead of z_t: noise fades out where it is all there is
-  # Distance expected between x and the conditioning clip, in units of x. Above 0 a super-resolution network that outputs x adds its output
-  # to the best guess from z_t and that clip, scaled by what is uncertain about it: EDM's preconditioning (2206.00364, table 1) about the
-  # clip instead of zero. 0: gates that are learnt.
+  io_kernel: Annotated[int, Range(1, 64)] = 3  # side of the first and last convolutions; 1 makes them a plain patch embedding
+  # The network reads alpha_t z_t, the best linear guess of x, instead of z_t. Where z_t is pure noise, the input goes to zero.
+  scale_input: bool = False
+  # For super-resolution networks that output x: the expected distance between x and the conditioning clip, in units of x. Above 0, the
+  # output is scaled by the uncertainty of the best guess from z_t and the clip, and added to that guess. This is EDM's preconditioning
+  # (2206.00364, table 1), centred on the clip instead of on zero. 0: learned gates instead.
   residual_std: Annotated[float, Range(0, LARGEST_NUMBER)] = 0.0
   embed_dim: Channels = 128  # width of the conditioning vector
   head_dim: Channels = 32
   norm: Norm = Norm.GROUP
   norm_groups: Channels = 8
   text_dim: Channels = 256
-  # Width that the tokens are brought to, once, before every block's cross-attention projects them; 0: they are read as they are. A wide
-  # encoder's tokens cost each block more than its own positions do where every frame has a caption of its own.
+  # The tokens are projected to this width once, before the cross-attention of every block projects them; 0: blocks read them as they are.
+  # Where every frame has its own caption, the tokens of a wide encoder cost each block more than the block's own positions do.
   text_width: Annotated[int, Range(0, MOST_CHANNELS)] = 0
-  text_patch: Patch = 1  # with text_width: neighbouring tokens joined to one by that projection, as a byte by itself says little
-  frame_time: bool = False  # every block is told each frame's time too, not time mixing alone: where a caption's motion has come to by then
-  # Reads frames that are given (those before a clip that is to go on, both ends of one between them) and their mask by a convolution of its
-  # own, zero at initialisation.
+  text_patch: Patch = 1  # with text_width: the projection joins so many neighbouring tokens into one, as one byte says little
+  # Every block reads each frame's time, not only time mixing: the time says how far the motion of a caption has come.
+  frame_time: bool = False
+  # The network reads given frames (such as the frames before a clip that is to be continued, or its two ends) and their mask through a
+  # convolution of their own, which is zero at initialisation.
   given: bool = False
-  # Of a guidance-distilled student: beside the way up a second one that reads the same way down and no text. The output is (1 + w) times
-  # the first less w times the second, and so at w = 0 the teacher's, exactly, where what they share is the teacher's.
+  # For a guidance-distilled student: a second way up, which reads the same way down but no text. The output is (1 + w) times the first
+  # less w times the second. At w = 0 it is therefore exactly the teacher's, as long as the shared parameters are the teacher's.
   second_way_up: bool = False
-  dtype: str = "float32"  # of activations; statistics and softmax are float32 always
+  dtype: str = "float32"  # of activations; statistics and softmax are always computed in float32
   param_dtype: str = "float32"
 
   def __post_init__(self):
@@ -173,18 +175,18 @@ class UNetSpec:
 
   @property
   def frame_local(self) -> bool:
-    """Whether a run of frames gives what the whole clip gives, but for its ends: frames mix by convolution alone."""
+    """Whether a run of frames gives the same result as the whole clip, except at its ends: only convolutions mix frames."""
     return all(level.time not in ATTENDING for level in self.levels)
 
   @property
   def pixel_local(self) -> bool:
-    """Whether a part of the picture gives what the whole gives, but for its borders: no spatial attention, per-position norms."""
+    """Whether a part of the picture gives the same result as the whole, except at its borders: no spatial attention, per-position norms."""
     attends = any(level.spatial_attention or level.time is TimeMixing.JOINT for level in self.levels)
     return self.norm is Norm.RMS and not attends
 
   @property
   def fully_convolutional(self) -> bool:
-    """Whether a tile gives what the whole clip gives: no attention but to the text, per-position norms."""
+    """Whether a tile gives the same result as the whole clip: no attention except to the text, and per-position norms."""
     return self.frame_local and self.pixel_local
 
 
@@ -196,12 +198,12 @@ class DiffusionSpec:
   loss_weight: LossWeight = LossWeight.V
   logsnr_min: Logsnr = -20.0
   logsnr_max: Logsnr = 20.0
-  # Added to logsnr at every time, so that the ends move with it, as simple diffusion has it (2301.11093); below 0: more noise. What it
-  # proposes for a resolution: ivid.spec.clip.resolution_logsnr_shift.
+  # Added to logsnr at every time, the ends included, as in simple diffusion (2301.11093); values below 0 mean more noise.
+  # ivid.spec.clip.resolution_logsnr_shift computes the shift that the paper proposes for a resolution.
   logsnr_shift: Logsnr = 0.0
-  sigma_floor: Annotated[float, Range(0, 1, above=True)] = 0.05  # with x output, smallest sigma in the loss weight's denominator
-  text_drop: Share = 0.1  # share of examples trained without text, for guidance
-  given_share: Share = 0.3  # with unet.given: share of clips trained with some of their frames given
+  sigma_floor: Annotated[float, Range(0, 1, above=True)] = 0.05  # prediction x: smallest sigma in the loss weight's denominator
+  text_drop: Share = 0.1  # share of examples that are trained without text, for guidance
+  given_share: Share = 0.3  # with unet.given: share of clips that are trained with some frames given
 
   def __post_init__(self):
     check_ranges(self, "diffusion.")
@@ -211,14 +213,14 @@ class DiffusionSpec:
 
 @dataclasses.dataclass(frozen=True)
 class LowresSpec:
-  """The clip a super-resolution stage is conditioned on, and its noise augmentation (section 2.5)."""
+  """The clip that conditions a super-resolution stage, and its noise augmentation (section 2.5)."""
 
   input: ClipShape
   time_fill: TimeFill = TimeFill.REPEAT
   shrink: Filter = Filter.BOX  # how training makes the low-resolution clip from the real one
-  aug_logsnr_min: Logsnr = -2.0  # the level is drawn uniformly in logsnr during training
+  aug_logsnr_min: Logsnr = -2.0  # training draws the level uniformly in logsnr
   aug_logsnr_max: Logsnr = 10.0
-  aug_snr: PowerRatio = 5.0  # the fixed power ratio of sampling: alpha^2 = snr / (1 + snr)
+  aug_snr: PowerRatio = 5.0  # the fixed power ratio used in sampling: alpha^2 = snr / (1 + snr)
 
   def __post_init__(self):
     check_ranges(self, "lowres.")
@@ -228,7 +230,7 @@ class LowresSpec:
 
 @dataclasses.dataclass(frozen=True)
 class StageSpec:
-  """One stage of a cascade: everything its function is made of. Weights carry this; a different spec is refused."""
+  """One stage of a cascade: everything that determines its function. Weights carry their spec, and loading refuses a different one."""
 
   name: str
   task: Task
@@ -238,7 +240,7 @@ class StageSpec:
   lowres: LowresSpec | None = None
   sampling: SamplingSpec = SamplingSpec()
   text_encoder: str = ""  # SHA-256 of the frozen encoder whose embeddings the stage was trained on
-  student: StudentSpec | None = None  # of a distilled stage
+  student: StudentSpec | None = None  # for a distilled stage
 
   def __post_init__(self):
     check_name(self.name, "stage", longest=LONGEST_STAGE)

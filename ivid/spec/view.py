@@ -1,4 +1,4 @@
-"""What training takes of a stage's output: fewer frames spread over the clip, or a crop."""
+"""The part of a stage's output that training uses: fewer frames spread over the clip, or a crop."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ivid.spec.stage import StageSpec
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """What training takes of a stage's output.
+  """The part of a stage's output that training uses.
 
   Attributes:
-    clip: the stage's output with the frames that are kept: every k-th one, at the rate that follows.
+    clip: the stage's output with only every k-th frame, at the correspondingly lower rate.
     frames, height, width: of the crop.
-    align: crops start at multiples of these in time, y and x: where a position of the low-resolution clip starts.
+    align: crops start at multiples of these in time, y and x, where a position of the low-resolution clip starts.
   """
 
   clip: ClipShape
@@ -36,7 +36,7 @@ def training_view(spec: StageSpec, train: TrainSpec) -> StageSpec:
   """The stage at the size that it is trained on (as `of_clips` has it); its parameters are the same.
 
   Raises:
-    UserError: as make_view.
+    UserError: as in make_view.
   """
   view = make_view(of_clips(train, spec), spec)
   size = dict(frames=view.frames, height=view.height, width=view.width, fps=view.clip.fps)
@@ -55,7 +55,7 @@ def training_view(spec: StageSpec, train: TrainSpec) -> StageSpec:
 
 
 def of_clips(train: TrainSpec, spec: StageSpec) -> TrainSpec:
-  """As `train`; of a temporal stage that learns from single pictures, what it makes of one input frame: a picture has nothing between."""
+  """`train`, except if a temporal stage learns from single pictures: then with the output frames of one input frame."""
   if make_view(train, spec).frames > 1 or spec.time_factor == 1:
     return train
   return dataclasses.replace(train, frames=spec.time_factor, crop=dataclasses.replace(train.crop, frames=0))
@@ -74,7 +74,7 @@ def make_view(train: TrainSpec, stage: StageSpec) -> View:
     best = min(divisors, key=lambda n: abs(n - count))
     raise UserError(f"train.frames={count} does not divide the {output.frames} frames of stage {stage.name}: nearest {best}, or 0 for all")
   clip = dataclasses.replace(output, frames=count, fps=output.fps * count / output.frames)
-  sizes = {}
+  sizes: dict[str, int] = {}
   for side in ("frames", "height", "width"):
     size, limit = getattr(train.crop, side), getattr(clip, side)
     if not 0 <= size <= limit:
@@ -83,10 +83,10 @@ def make_view(train: TrainSpec, stage: StageSpec) -> View:
   if sizes["frames"] % stage.time_factor and sizes["frames"] != 1:
     raise UserError(f"training on {sizes['frames']} frames: stage {stage.name} needs a multiple of {stage.time_factor}, or 1 for pictures")
   small = output if stage.lowres is None else stage.lowres.input
-  align = tuple(_period(getattr(output, side), getattr(small, side)) for side in ("frames", "height", "width"))
+  align = (_period(output.frames, small.frames), _period(output.height, small.height), _period(output.width, small.width))
   return View(clip, **sizes, align=align)
 
 
 def _period(big: int, small: int) -> int:
-  """Positions of the large axis after which it meets the small one's grid again."""
+  """The number of positions on the large axis after which its grid meets that of the small axis again."""
   return big // math.gcd(big, small)

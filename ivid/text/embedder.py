@@ -1,4 +1,4 @@
-"""What training and sampling ask of a text encoder, whether it computes embeddings or reads them."""
+"""The interface of a text encoder for training and sampling, whether it computes embeddings or reads them."""
 
 from __future__ import annotations
 

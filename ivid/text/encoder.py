@@ -33,17 +33,17 @@ from ivid.text.tokenizer import BYTES, make_tokenizer, pad_tokens
 from ivid.weights.header import HASH, read_header
 from ivid.weights.tensors import open_weights, write_weights
 
-STORED = ml_dtypes.bfloat16  # embeddings, everywhere outside the network
-LENGTH_STEP = 16  # captions run padded to a multiple of this, so there are at most max_tokens / 16 compiled shapes
-BATCH_SIZE = 8  # captions a call of the network, always: a caption's bits do not depend on its company
-IN_FLIGHT = 2  # calls that a device may be given before the host waits for the first
+STORED = ml_dtypes.bfloat16  # the type of embeddings everywhere outside the network
+LENGTH_STEP = 16  # captions are padded to a multiple of this, so there are at most max_tokens / 16 compiled shapes
+BATCH_SIZE = 8  # captions per call of the network; always the same, so a caption's bits do not depend on the other captions
+IN_FLIGHT = 2  # calls that may be queued on a device before the host waits for the first
 CACHE_SIZE = 20_000
 SPEC_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "spec.json", "weights.safetensors", "tokenizer.model"
 
 
 @functools.lru_cache(maxsize=8)
 def _compiled(spec: TextSpec) -> Callable[..., jax.Array]:
-  """The jitted network of a spec, shared by all its encoders, so that none compiles it again."""
+  """The jitted network of a spec, shared by all of its encoders, so that it is compiled only once."""
   net = t5.T5Encoder(spec)
   return Program("text_encoder", lambda params, ids, mask: net.apply({"params": params}, ids, mask)).jit()
 
@@ -63,12 +63,12 @@ class TextEncoder:
   ):
     """Args:
       params: nested dictionary as `t5.init_params`, of arrays, or of Leaves, read straight into their shards when needed.
-      digest: the hash, where it is known; otherwise every parameter is read once for it.
-      placement: on several devices; None: all on the first.
-      batch_size: captions a call; a multiple of the shards of `placement.rows`.
+      digest: the hash, if it is known; otherwise every parameter is read once to compute it.
+      placement: on several devices; None: everything on the first device.
+      batch_size: captions per call; a multiple of the number of shards of `placement.rows`.
 
     Raises:
-      UserError: parameters that do not fit the spec, or a tokenizer larger than the vocabulary.
+      UserError: the parameters do not fit the spec, or the tokenizer has more ids than the vocabulary.
     """
     check_params(spec, params)
     self.spec = spec
@@ -86,7 +86,7 @@ class TextEncoder:
   def embed(self, captions: Sequence[str], *, length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings bfloat16 [N, length, D], zero on padding, and mask bool [N, length]; `length` None means the spec's max_tokens.
 
-    Longer captions are truncated to `length` tokens with a warning. Bits depend on the caption and `length` alone.
+    Longer captions are truncated to `length` tokens with a warning. The bits only depend on the caption and `length`.
 
     Raises:
       UserError: an empty or blank caption, or a length outside 1..max_tokens.
@@ -116,11 +116,11 @@ class TextEncoder:
     return embeddings, mask
 
   def rows(self, captions: Sequence[str], length: int) -> dict[str, np.ndarray]:
-    """As `embed`, by caption and without padding: bfloat16 [tokens, D]. Goes around the cache."""
+    """Like `embed`, but one array bfloat16 [tokens, D] per caption, without padding. Does not use the cache."""
     return self._encode(list(dict.fromkeys(captions)), length)
 
   def release(self) -> None:
-    """Frees the parameters on the devices; the next caption brings them back."""
+    """Frees the parameters on the devices; the next caption places them there again."""
     with self._lock:
       if self._on_device is not None:
         jax.tree.map(lambda array: array.delete(), self._on_device)
@@ -154,7 +154,7 @@ class TextEncoder:
     return rows
 
   def _device_params(self) -> Any:
-    """The parameters as device arrays, moved there at the first call: making an encoder touches no device."""
+    """The parameters as device arrays. They are placed at the first call, so that making an encoder touches no device."""
     with self._lock:
       if self._on_device is None:
         kinds = np.dtype(self.spec.param_dtype), np.dtype(self.spec.dtype)
@@ -165,11 +165,11 @@ class TextEncoder:
       return self._on_device
 
 
-def save_encoder(folder: str | os.PathLike, spec: TextSpec, params: Any) -> None:
+def save_encoder(folder: str | os.PathLike[str], spec: TextSpec, params: Any) -> None:
   """Writes spec.json and weights.safetensors (in param_dtype), and a copy of the SentencePiece model if there is one: all at once.
 
   Args:
-    params: arrays, or Leaves, of which one is in memory at a time.
+    params: arrays, or Leaves, of which only one is in memory at a time.
 
   Raises:
     UserError: parameters that do not fit the spec, or are NaN or infinite; the folder is then as it was.
@@ -187,11 +187,13 @@ def save_encoder(folder: str | os.PathLike, spec: TextSpec, params: Any) -> None
     write_whole(fresh / SPEC_FILE, json.dumps(formats.stamped(convert.to_dict(spec)), indent=1) + "\n")
 
 
-def load_encoder(folder: str | os.PathLike, *, placement: Callable[[TextSpec], Placement] | None = None, **options: Any) -> TextEncoder:
-  """The encoder that `save_encoder` wrote. Its parameters are read one by one: for the hash now, onto the devices at the first caption.
+def load_encoder(
+  folder: str | os.PathLike[str], *, placement: Callable[[TextSpec], Placement] | None = None, **options: Any
+) -> TextEncoder:
+  """The encoder that `save_encoder` wrote. Its parameters are read one by one, now for the hash and at the first caption for the devices.
 
   Args:
-    placement: where they lie on several devices; each process then reads its own parts alone, and the hash is the recorded one.
+    placement: on several devices. Each process then reads only its own parts, and uses the recorded hash.
     options: further arguments of TextEncoder.
 
   Raises:
@@ -203,8 +205,8 @@ def load_encoder(folder: str | os.PathLike, *, placement: Callable[[TextSpec], P
   return TextEncoder(spec, leaves, **options)
 
 
-def open_encoder(folder: str | os.PathLike) -> tuple[TextSpec, dict[str, Any]]:
-  """Spec and Leaves of the encoder in the folder; of the weights only the header is read. Raises as `load_encoder`."""
+def open_encoder(folder: str | os.PathLike[str]) -> tuple[TextSpec, dict[str, Any]]:
+  """Spec and Leaves of the encoder in the folder; only the header of the weights is read. Raises as `load_encoder`."""
   folder = pathlib.Path(folder)
   path = folder / SPEC_FILE
   if instead_of_file(path):

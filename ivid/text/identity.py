@@ -20,9 +20,9 @@ from ivid.text.tokenizer import BYTES
 
 
 def check_params(spec: TextSpec, params: Any) -> None:
-  """UserError naming the first parameter that is missing, unknown or of another shape than the spec's."""
+  """Raises UserError, which names the first parameter that is missing, unknown or has another shape than in the spec."""
   want = _abstract(spec)
-  have = traverse_util.flatten_dict(params, sep="/")
+  have: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
   for name in sorted(want.keys() | have.keys()):
     if name not in have:
       raise UserError(f"text encoder {spec.name}: parameter {name} is missing, expected shape {want[name].shape}")
@@ -41,7 +41,7 @@ def _abstract(spec: TextSpec) -> dict[str, Any]:
 class EncoderDigest:
   """SHA-256 over the spec's JSON and the names, shapes and bytes of the parameters in their stored type, fed in the order of the names.
 
-  A SentencePiece model enters by its contents, not by its path, so that moving a folder keeps the hash.
+  A SentencePiece model is hashed by its contents and not by its path, so that moving a folder keeps the hash.
   """
 
   def __init__(self, spec: TextSpec):
@@ -49,7 +49,7 @@ class EncoderDigest:
     if spec.tokenizer != BYTES:
       described["tokenizer"] = tokenizer_hash(spec)
     if spec.param_dtype == "bfloat16":
-      del described["param_dtype"]  # which encoders did not say when there was nothing else
+      del described["param_dtype"]  # at first there was no other type, so hashes do not include this one
     self._digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
 
   def update(self, name: str, array: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""What embeddings that are kept in a folder depend on."""
+"""What the embeddings in a folder depend on."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from ivid.spec.ranges import Range, check_ranges
 
 KEY_FILE, SUFFIX = "key.json", ".array_record"
 MOST_CAPTIONS = 1 << 40  # of a folder
-MOST_SHARDS = 1 << 20  # of a folder, each of which is looked for
+MOST_SHARDS = 1 << 20  # in a folder; each of them is looked for
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-  """What embeddings depend on, and how they are cut up.
+  """What embeddings depend on, and how they are cut into shards.
 
   Attributes:
     encoder: its name.
     weights: its hash (ivid.text.identity).
     tokenizer: "bytes", or SHA-256 of the SentencePiece model.
     length: captions are truncated to so many tokens.
-    dim: of an embedding.
-    captions: different ones, blank ones apart.
-    shard_size: captions a shard.
+    dim: width of an embedding.
+    captions: number of different captions, without blank ones.
+    shard_size: captions per shard.
     digest: SHA-256 of all captions, or of their digests.
   """
 
@@ -57,7 +57,7 @@ class Key:
 
   @property
   def folder(self) -> str:
-    """Name of the folder: embeddings of other weights, tokenizers or lengths never meet in one."""
+    """Name of the folder. Embeddings with different weights, tokenizers or lengths have different folders."""
     return f"{self.encoder}-{self.weights[:12]}-{self.tokenizer[:12]}-{self.length}"
 
   def shard(self, n: int) -> str:
@@ -65,10 +65,10 @@ class Key:
 
 
 def write_key(folder: pathlib.Path, key: Key) -> None:
-  """Writes what the embeddings in a folder are of."""
+  """Writes the key of the embeddings in a folder."""
   write_whole(folder / KEY_FILE, json.dumps(formats.stamped(dataclasses.asdict(key)), indent=1) + "\n")
 
 
 def read_key(folder: pathlib.Path) -> Key:
-  """What `write_key` wrote; UserError if it is something else, or of a newer format."""
+  """Reads what `write_key` wrote. Raises UserError if the file is something else or has a newer format."""
   return read_spec(Key, folder / KEY_FILE, formats.Kind.EMBEDDINGS)

@@ -1,4 +1,4 @@
-"""Parameters on one device or in their shards on several."""
+"""Placing parameters on one device, or as shards on several."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ivid.weights.tensors import Leaf
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """Where an encoder's arrays lie on several devices.
+  """How the arrays of an encoder are spread over several devices.
 
   Attributes:
     params: shardings in the structure of the parameters.
@@ -26,7 +26,7 @@ class Placement:
 
 
 def place(param: Any, sharding: jax.sharding.Sharding | None, kinds: Sequence[np.dtype]) -> jax.Array:
-  """A parameter on the devices, cast to each of `kinds` in turn; of a Leaf each process reads the parts that its devices hold."""
+  """A parameter on the devices, cast to each of `kinds` in turn. Of a Leaf, each process only reads the parts that its devices hold."""
 
   def cast(array: np.ndarray) -> np.ndarray:
     for kind in kinds:
@@ -45,4 +45,4 @@ def place(param: Any, sharding: jax.sharding.Sharding | None, kinds: Sequence[np
       parts[bounds] = cast(param.read(tuple(slice(*bound) for bound in bounds)))
     return parts[bounds]
 
-  return jax.make_array_from_callback(param.shape, sharding, read)
+  return jax.make_array_from_callback(param.shape, sharding, read)  # pyright: ignore[reportArgumentType]  JAX always gives an index

@@ -1,8 +1,8 @@
-"""Embeddings of a fixed set of captions, computed once and mapped into memory; all other captions go to the encoder.
+"""Embeddings of a fixed set of captions, computed once and memory-mapped. All other captions go to the encoder.
 
 A folder holds key.json (what made them) and, for each shard of the captions in alphabetical order, counts-N.npy (tokens of each) and
-rows-N.npy (bfloat16 as uint16, [tokens of all, D], without padding). A shard is there once its rows are, which are written whole or not at
-all. Rows are read at the cost of a copy: 64 captions in half a millisecond, a fifth of what records take.
+rows-N.npy (bfloat16 as uint16, [tokens of all, D], without padding). A shard is complete once its rows exist, which are written whole or
+not at all. Reading rows costs a copy: 64 captions take half a millisecond, a fifth of the time for records.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ivid.text.encoder import STORED, TextEncoder
 from ivid.text.stored import KEY_FILE, Key, make_key, read_key, write_key
 
 SHARD_SIZE = 512
-BITS = np.uint16  # .npy files know no bfloat16
+BITS = np.uint16  # .npy files have no bfloat16
 LOCK_FILE = "lock"
 
 
 def write_pool(
-  out: str | os.PathLike,
+  out: str | os.PathLike[str],
   encoder: TextEncoder,
   captions: Iterable[str],
   *,
@@ -35,12 +35,12 @@ def write_pool(
   shard_size: int = SHARD_SIZE,
   progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pathlib.Path:
-  """Writes the embeddings of all different captions into a folder of their own below `out`, and returns it; shards that are there stay.
+  """Writes the embeddings of all different captions into a folder below `out` and returns it; existing shards are kept.
 
-  One process at a time writes into a folder; others wait for it, and go on with what it has left if it is stopped.
+  Only one process writes into a folder at a time. Others wait for it, and continue its work if it is stopped.
 
   Args:
-    progress: called with (captions done, captions), unless all are there already.
+    progress: called with (captions done, captions), unless all of them exist already.
   """
   texts = sorted(set(captions))
   key = make_key(encoder, texts, length=length, shard_size=shard_size)
@@ -67,13 +67,13 @@ def write_pool(
 
 
 class PooledEmbedder:
-  """An Embedder of what `write_pool` wrote, and by the encoder of all other captions and lengths. May be called from several threads."""
+  """An Embedder that reads what `write_pool` wrote, and asks the encoder for other captions and lengths. Threads may share it."""
 
-  def __init__(self, folder: str | os.PathLike, encoder: TextEncoder, captions: Iterable[str]):
+  def __init__(self, folder: str | os.PathLike[str], encoder: TextEncoder, captions: Iterable[str]):
     """Args: captions: those that `folder` was written with, in any order.
 
     Raises:
-      UserError: a folder of another encoder or of other captions, or one that is unfinished or damaged.
+      UserError: the folder is for another encoder or other captions, or is unfinished or damaged.
     """
     self.folder, self._encoder, self.hash = pathlib.Path(folder), encoder, encoder.hash
     texts = sorted(set(captions))
@@ -105,7 +105,7 @@ class PooledEmbedder:
       return self._encoder.embed(captions, length=length)
     embeddings = np.zeros((len(captions), length, self._key.dim), BITS)
     mask = np.zeros((len(captions), length), bool)
-    others = []
+    others: list[int] = []
     for n, caption in enumerate(captions):
       rows = self._places.get(caption)
       if rows is None:

@@ -9,7 +9,7 @@ still pictures, without motion, are included and carry the class "none".
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,10 @@ from ivid.text import t5
 # motion (a still picture); count and background have no such class.
 SLOT = {"size": 3, "colour": 9, "shape": 33, "motion": 10}
 CLASSES = {"count": 2, **{f"{name}_{slot}": n for slot in (1, 2) for name, n in SLOT.items()}, "background": 5}
-LOCAL_OFFSETS = (-1, 1, -2, 2, -3, 3)  # one head each looks at that neighbour at first
+LOCAL_OFFSETS = (-1, 1, -2, 2, -3, 3)  # one head each starts by looking at this neighbour
 LOCAL_BIAS = 6.0
-DIRECTED_BIAS = 4.0  # of the last two heads: the one before the last looks at everything behind, the last at everything ahead
-MEAN_GAIN = 8.0  # about the root of a caption's tokens: the mean of that many vectors is small, and the heads' logits should not be
+DIRECTED_BIAS = 4.0  # for the last two heads: the second to last looks at everything behind, the last at everything ahead
+MEAN_GAIN = 8.0  # about the square root of a caption's tokens: the mean of so many vectors is small, but the heads' logits should not be
 
 
 def init_pretrain(key: jax.Array, spec: TextSpec) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def init_pretrain(key: jax.Array, spec: TextSpec) -> dict[str, Any]:
 
 def attribute_logits(params: Any, ids: jax.Array, mask: jax.Array, spec: TextSpec) -> dict[str, dict[str, jax.Array]]:
   """Per attribute the float32 logits [N, classes] of the head on the mean ("mean") and on the one-query pooling ("token")."""
-  h = t5.T5Encoder(spec).apply({"params": params["encoder"]}, ids, mask).astype(jnp.float32)
+  h = cast("jax.Array", t5.T5Encoder(spec).apply({"params": params["encoder"]}, ids, mask)).astype(jnp.float32)
   weight = mask.astype(jnp.float32)[..., None]
   mean = MEAN_GAIN * jnp.sum(h * weight, axis=1) / jnp.sum(weight, axis=1)
   logits = {}

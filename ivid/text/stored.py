@@ -1,8 +1,8 @@
 """Embeddings of a data set's captions, computed once: ArrayRecord files in bfloat16, without padding.
 
-A folder holds key.json (what made them), index.npy (the captions' digests, sorted: place n is record n; index-second.npy has 64 bits more
-of each) and the records in that order, cut into shards. Each shard is written whole or not at all, so what is there when a run is stopped
-is not computed again.
+A folder holds key.json (what made them), index.npy (the sorted digests of the captions, where entry n belongs to record n; index-second.npy
+has 64 more bits of each digest), and the records in that order, cut into shards. Each shard is written whole or not at all, so that a
+stopped run does not compute finished shards again.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from ivid.text.identity import tokenizer_hash
 from ivid.text.key import KEY_FILE, Key, read_key, write_key
 
 INDEX_FILE, SECOND_FILE = "index.npy", "index-second.npy"
-SHARD_SIZE = 1024  # captions; 0.5 GB where T5-XXL makes 64 tokens of each
-HELD = 1 << 18  # captions whose texts are in memory at a time
+SHARD_SIZE = 1024  # captions; 0.5 GB if T5-XXL makes 64 tokens per caption
+HELD = 1 << 18  # number of captions whose texts are in memory at a time
 POLL_SECONDS = 0.2
 SHOWN_CHARACTERS = 60
 
@@ -59,7 +59,7 @@ def _key(encoder: TextEncoder, captions: int, digest: str, *, length: int, shard
 
 
 def write_embeddings(
-  out: str | os.PathLike,
+  out: str | os.PathLike[str],
   encoder: TextEncoder,
   captions: Iterable[str],
   *,
@@ -69,18 +69,18 @@ def write_embeddings(
   process_count: int = 1,
   progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pathlib.Path:
-  """Writes the embeddings of all different captions below `out` and returns their folder; shards that are there stay.
+  """Writes the embeddings of all different captions below `out` and returns their folder; existing shards are kept.
 
-  Captions are streamed: their digests are in memory, and at a time the texts of HELD captions that are to be embedded.
+  Captions are streamed: all digests are in memory, but only the texts of HELD captions at a time.
 
   Args:
-    captions: in any order, and again each time they are gone through, as a list is; blank ones are left out, for they are no text.
-    length: tokens that a caption is truncated to, with a warning.
+    captions: in any order; iterating must be repeatable, as for a list. Blank captions are left out, because they are no text.
+    length: number of tokens to which captions are truncated, with a warning.
     process_index, process_count: each process writes every process_count-th shard, on its own devices.
     progress: called with (shards done, shards) of this process.
 
   Raises:
-    UserError: no caption, or the folder holds embeddings of other captions.
+    UserError: there is no caption, or the folder holds embeddings of other captions.
   """
   folder = index_captions(out, encoder, captions, length=length, shard_size=shard_size, write=process_index == 0)
   write_shards(folder, encoder, captions, process_index=process_index, process_count=process_count, progress=progress)
@@ -88,9 +88,9 @@ def write_embeddings(
 
 
 def index_captions(
-  out: str | os.PathLike, encoder: TextEncoder, captions: Iterable[str], *, length: int, shard_size: int, write: bool = True
+  out: str | os.PathLike[str], encoder: TextEncoder, captions: Iterable[str], *, length: int, shard_size: int, write: bool = True
 ) -> pathlib.Path:
-  """The folder of these captions' embeddings, with its key and index if it has none yet. Arguments and errors as write_embeddings."""
+  """Returns the folder of these captions' embeddings; writes its key and index if it has none. Arguments and errors: write_embeddings."""
   pairs = _different(captions)
   if not len(pairs):
     raise UserError("the data set has no caption that is not blank: expected at least one to embed")
@@ -125,7 +125,7 @@ def write_shards(
   process_count: int = 1,
   progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-  """Writes this process's shards of a folder that `index_captions` made, those that are not there. Arguments as write_embeddings."""
+  """Writes the missing shards of this process into a folder that `index_captions` made. Arguments as of write_embeddings."""
   while not (folder / KEY_FILE).is_file():  # another process is about to write it
     time.sleep(POLL_SECONDS)
   key = read_key(folder)
@@ -176,17 +176,17 @@ def _of_shards(captions: Iterable[str], bounds: Sequence[np.ndarray], chosen: Se
 def _write_shard(path: pathlib.Path, captions: Sequence[str], rows: dict[str, np.ndarray]) -> None:
   with writing_records(path) as write:
     for caption in captions:
-      write(msgpack.packb({"caption": caption, "rows": np.ascontiguousarray(rows[caption]).tobytes()}))
+      write(msgpack.packb({"caption": caption, "rows": np.ascontiguousarray(rows[caption]).tobytes()}))  # pyright: ignore[reportArgumentType]  msgpack gives None only to a file
 
 
 class StoredEmbeddings:
-  """Reads what `write_embeddings` wrote; an Embedder that needs no T5. A blank caption is no text: its mask is False throughout."""
+  """An Embedder that reads what `write_embeddings` wrote and needs no T5. A blank caption means no text: its mask is all False."""
 
-  def __init__(self, folder: str | os.PathLike):
+  def __init__(self, folder: str | os.PathLike[str]):
     """Args: folder: one with key.json, or one that holds exactly one such folder.
 
     Raises:
-      UserError: no embeddings there, several, or not all of them written.
+      UserError: there are no embeddings, several, or not all of them are written.
     """
     self.folder = _find(local_copy(folder, "data.embeddings"))
     self.key = read_key(self.folder)
@@ -199,7 +199,7 @@ class StoredEmbeddings:
     try:
       self._records = array_record_data_source.ArrayRecordDataSource([str(file) for file in files])
       len(self._records)
-    except (RuntimeError, ValueError, OSError) as error:  # what array_record raises of a file that is cut or damaged
+    except (RuntimeError, ValueError, OSError) as error:  # array_record raises these for a truncated or damaged file
       raise UserError(f"{self.folder} is damaged: {first_line(error)}") from None
     if len(self._index) != len(self._records):
       raise UserError(f"{self.folder} is damaged: {len(self._records)} records, expected {len(self._index)} as in {INDEX_FILE}")
@@ -208,7 +208,7 @@ class StoredEmbeddings:
     """Embeddings bfloat16 [N, length, D], zero on padding, and mask bool [N, length], as TextEncoder gives them.
 
     Raises:
-      UserError: another length than they were computed for, or a caption that is not among them.
+      UserError: they were computed for another length, or a caption is not among them.
     """
     key = self.key
     if length not in (None, key.length):
@@ -234,14 +234,13 @@ class StoredEmbeddings:
     raise UserError(f"{self.folder} has no embedding of {shown!r}: expected one of the {self.key.captions} captions it was made from")
 
   def _record(self, place: int) -> dict[str, Any]:
-    """A caption and its rows; UserError if they are damaged."""
+    """A caption and its rows. Raises UserError if they are damaged."""
     try:
       record = msgpack.unpackb(self._records[place])
     except (RuntimeError, ValueError, msgpack.UnpackException) as error:
       raise UserError(f"record {place} of {self.folder} is damaged: {first_line(error)}") from None
-    rows = record.get("rows") if isinstance(record, dict) else None
-    whole = isinstance(rows, bytes) and isinstance(record.get("caption"), str)
-    if not whole or len(rows) % (2 * self.key.dim) or not 0 < len(rows) <= 2 * self.key.dim * self.key.length:
+    rows = record.get("rows") if isinstance(record, dict) and isinstance(record.get("caption"), str) else None
+    if not isinstance(rows, bytes) or len(rows) % (2 * self.key.dim) or not 0 < len(rows) <= 2 * self.key.dim * self.key.length:
       raise UserError(f"record {place} of {self.folder} is damaged: expected a caption, and rows of {self.key.dim} values")
     return record
 

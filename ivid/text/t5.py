@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ivid.nets.layers import logical
 from ivid.spec.cascade import TextSpec
 
 NORM_EPS = 1e-6
-MASKED_LOGIT = -1e9  # exp() of it is exactly 0 in float32, so padding never reaches a real token
+MASKED_LOGIT = -1e9  # its exp() is exactly 0 in float32, so padding never affects a real token
 
 
 def relative_buckets(relative: np.ndarray, *, buckets: int, max_distance: int) -> np.ndarray:
-  """Bucket of each relative position (key minus query), as T5's bidirectional rule.
+  """Bucket of each relative position (key minus query), by T5's bidirectional rule.
 
   Half of the buckets are for keys behind the query. Within a half, distances below a quarter of `buckets` have their own bucket,
   farther ones share logarithmically growing ones up to `max_distance`; everything beyond falls into the last.
@@ -48,7 +49,7 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    init = nn.with_logical_partitioning(_dense_init(self.scale), self.axes)
+    init = logical(_dense_init(self.scale), self.axes)
     kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
     return jnp.dot(x, kernel.astype(self.dtype))
 
@@ -60,7 +61,7 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (x.shape[-1],), jnp.float32)
+    scale = self.param("scale", logical(nn.initializers.ones, ("embed",)), (x.shape[-1],), jnp.float32)
     x = x.astype(jnp.float32)
     normed = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + NORM_EPS)
     return normed.astype(self.dtype) * scale.astype(self.dtype)
@@ -74,7 +75,7 @@ class RelativeBias(nn.Module):
   @nn.compact
   def __call__(self, length: int) -> jax.Array:
     spec = self.spec
-    init = nn.with_logical_partitioning(nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"), ("heads", "relpos_buckets"))
+    init = logical(nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"), ("heads", "relpos_buckets"))
     table = self.param("rel_embedding", init, (spec.heads, spec.relative_buckets), jnp.float32)
     place = np.arange(length)
     buckets = relative_buckets(place[None, :] - place[:, None], buckets=spec.relative_buckets, max_distance=spec.relative_distance)
@@ -149,7 +150,7 @@ class TokenEmbedder(nn.Module):
 
   @nn.compact
   def __call__(self, ids: jax.Array) -> jax.Array:
-    init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
+    init = logical(nn.initializers.normal(1.0), ("vocab", "embed"))
     table = self.param("embedding", init, (self.spec.vocab_size, self.spec.dim), jnp.float32)
     return jnp.take(table.astype(self.spec.dtype), ids, axis=0)
 
@@ -163,7 +164,7 @@ class T5Encoder(nn.Module):
   def __call__(self, ids: jax.Array, mask: jax.Array) -> jax.Array:
     """ids int32 [N, L], mask bool [N, L] True on tokens (EOS included); returns [N, L, D] in the spec's dtype.
 
-    Rows of padding hold numbers without meaning; they never influence the others.
+    Rows of padding hold meaningless numbers, which never influence other rows.
     """
     assert ids.shape == mask.shape, (ids.shape, mask.shape)
     x = TokenEmbedder(self.spec, name="token_embedder")(ids)
@@ -172,7 +173,7 @@ class T5Encoder(nn.Module):
 
 @functools.lru_cache(maxsize=32)
 def abstract_params(spec: TextSpec) -> dict[str, Any]:
-  """Shapes, dtypes and logical axis names of the parameters; nothing is computed, whatever the size. Not to be changed: it is cached."""
+  """Shapes, dtypes and logical axis names of the parameters; nothing is computed. It is cached: callers must not change it."""
   ids = jnp.zeros((1, 1), jnp.int32)
   one = dataclasses.replace(spec, layers=1)  # the layers are alike, and tracing dozens takes seconds
   params = jax.eval_shape(lambda: T5Encoder(one).init(jax.random.key(0), ids, jnp.ones((1, 1), bool)))["params"]

@@ -30,10 +30,10 @@ class Tokenizer(abc.ABC):
     """Ids of the text, without EOS."""
 
   def token_lists(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-    """Ids of each text with EOS, at most `max_tokens`; EOS stays the last of a truncated one.
+    """Ids of each text with EOS, at most `max_tokens`; a truncated list still ends with EOS.
 
     Raises:
-      UserError: a text that is no str, is empty or blank, or holds half of a surrogate pair (from decoding invalid bytes).
+      UserError: a text is not a str, is empty or blank, or holds half of a surrogate pair (from decoding invalid bytes).
     """
     lists, cut = [], []
     for n, text in enumerate(texts):
@@ -87,7 +87,7 @@ class SentencePieceTokenizer(Tokenizer):
     self.eos_id, self.unk_id = self._processor.eos_id(), self._processor.unk_id()
     if self.eos_id < 0:
       raise UserError(f"SentencePiece model {path!r} has no EOS piece: T5 needs one")
-    self.pad_id = max(self._processor.pad_id(), 0)  # padding is masked: any id serves
+    self.pad_id = max(self._processor.pad_id(), 0)  # padding is masked, so any id will do
     self.vocab_size = self._processor.get_piece_size()
 
   def tokens(self, text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""The band that the norm of the gradient keeps to, and when it left it: of a run that diverges, what was saved afterwards is no good."""
+"""The band in which the norm of the gradient stays, and when it left it. What a diverging run saves after that is useless."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import collections
 import math
 import statistics
 
-WINDOW = 1000  # norms whose median is the band's middle
-LEAST = 10  # norms before there is a band
-FACTOR = 10.0  # times the median is the band's edge, as is the median over this
-QUIET = 16  # norms in the band after which one that left it is back
+WINDOW = 1000  # number of norms whose median is the middle of the band
+LEAST = 10  # number of norms before there is a band
+FACTOR = 10.0  # the edges of the band are the median times this and the median divided by this
+QUIET = 16  # number of norms inside the band after which the norm counts as back
 
 
 class Band:
-  """From the median over FACTOR to the median times FACTOR, of the last WINDOW norms that were not above it.
+  """From median / FACTOR to median * FACTOR, with the median of the last WINDOW norms that were not above the band.
 
-  A norm leaves it upwards alone: gradients that become smaller are what training is for. One that has left is back after QUIET norms
+  A norm can only leave the band upwards, since gradients are meant to become smaller. One that has left is back after QUIET norms
   between both edges.
   """
 
   def __init__(self):
-    self.left: int | None = None  # first step of those whose norm left the band, while it is not back
+    self.left: int | None = None  # the step at which the norm left the band, until it is back
     self._norms: collections.deque[float] = collections.deque(maxlen=WINDOW)
     self._inside = 0
 
   @property
   def edge(self) -> float:
-    """The largest norm in the band; infinite while too few are known."""
+    """The largest norm in the band; infinite as long as too few norms are known."""
     return FACTOR * statistics.median(self._norms) if len(self._norms) >= LEAST else math.inf
 
   def observe(self, step: int, norm: float) -> None:
-    """The norm of a step, or its mean over several of which `step` is the first."""
+    """Notes the norm of a step, or its mean over several steps that begin with `step`."""
     edge = self.edge
-    if not norm <= edge:  # nor what is no number
+    if not norm <= edge:  # this is also true for NaN
       self.left, self._inside = self.left or step, 0
       return
     if self.left is None:

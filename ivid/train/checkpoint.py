@@ -1,8 +1,8 @@
-"""Orbax checkpoints: params, ema, optimizer, data index and spec as named items of one step.
+"""Orbax checkpoints: params, ema, optimizer, data index and spec are named items of one step.
 
-By CheckpointManager, not by `orbax.checkpoint.v1`: up to Orbax 0.12 that is a name for `orbax.checkpoint.experimental.v1`, whose calls were
-renamed between 0.11 and 0.12, whose JSON items lie in another file than those of the runs that exist, and which by default skips a save
-while another is in progress. Orbax 1.0 makes it the only API: hence the upper bound in setup.py.
+We use CheckpointManager and not `orbax.checkpoint.v1`. Up to Orbax 0.12, the latter is a name for `orbax.checkpoint.experimental.v1`: its
+calls were renamed between 0.11 and 0.12, its JSON items lie in another file than in existing runs, and by default it skips a save while
+another is in progress. Orbax 1.0 makes it the only API, hence the upper bound in setup.py.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from ivid.weights.ema import AVERAGES, EMA, FOLDER, META, SNAPSHOTS, SUMS, WIDTH
 from ivid.weights.kept import finished_steps, shown_steps
 from ivid.weights.sums import device_sums, named_leaves
 
-PARAMS, OPTIMIZER, DATA = "params", "optimizer", "data"  # items of a checkpoint, beside those that others read (ivid.weights.ema)
-DAMAGED = "damaged"  # in a work folder: checkpoints that could not be read, as they were found
-UNFINISHED = "*.orbax-checkpoint-tmp*"  # what a save that came to no end leaves
-FULL_WORDS = ("No space left on device", "Disk quota exceeded")  # in errors of TensorStore, which have no errno
+PARAMS, OPTIMIZER, DATA = "params", "optimizer", "data"  # items of a checkpoint, besides those that other modules read (ivid.weights.ema)
+DAMAGED = "damaged"  # folder in a work folder for checkpoints that could not be read
+UNFINISHED = "*.orbax-checkpoint-tmp*"  # what an unfinished save leaves behind
+FULL_WORDS = ("No space left on device", "Disk quota exceeded")  # found in errors of TensorStore, which have no errno
 
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-  """What a run has behind it.
+  """What a run has seen so far.
 
   Attributes:
     next_index: index of the first example it has not seen.
-    flops: of all updates so far; None: begun before this was counted.
-    drawn: clips and images so far; None: as many as the run's phases say, as in all runs whose batches never changed.
+    flops: of all updates so far; None if the run began before this was counted.
+    drawn: clips and images so far; None: as many as the run's phases say, as in every run whose batches never changed.
   """
 
   next_index: Annotated[int, Range(0, LARGEST_SEED)]
@@ -67,7 +67,7 @@ class Seen:
 
 @dataclasses.dataclass
 class _Protected:
-  """Preserves one checkpoint, whatever the other policies say of it; a preservation policy of Orbax."""
+  """A preservation policy of Orbax that keeps one checkpoint, whatever the other policies decide."""
 
   step: int | None = None
 
@@ -80,11 +80,11 @@ class Checkpointer:
   """Checkpoints of one run, in `workdir`/checkpoints/<step>/."""
 
   def __init__(self, workdir: pathlib.Path, spec: CheckpointSpec, stage: StageSpec, *, widths: Sequence[float] = (), optimizer: str = ""):
-    """Opens the folder; until `begin` or a save nothing in it is changed.
+    """Opens the folder. Nothing in it changes until `begin` or a save.
 
     Args:
-      widths: relative widths of the state's power-function averages, of which snapshots are kept in `workdir`/snapshots/<step>/.
-      optimizer: name of its kind, for errors.
+      widths: relative widths of the state's power-function averages; their snapshots are kept in `workdir`/snapshots/<step>/.
+      optimizer: name of the optimizer's kind, for errors.
     """
     ema.quiet_orbax()
     self._stage, self._widths, self._optimizer = stage, tuple(widths), optimizer
@@ -93,10 +93,10 @@ class Checkpointer:
     kept = [keeping.LatestN(spec.max_to_keep), self._protected]
     if spec.keep_period:
       kept.append(keeping.EveryNSteps(spec.keep_period))
-    options = dict(cleanup_tmp_directories=True)  # of killed processes
+    options: dict[str, Any] = dict(cleanup_tmp_directories=True)  # removes what killed processes left
     policy = keeping.AnyPreservationPolicy(kept)
     self._manager = ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(preservation_policy=policy, **options))
-    # Barriers of its own: both managers may be writing the same step, each in a thread.
+    # This manager has its own barriers, because both managers may write the same step at once, each in a thread.
     options |= dict(multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=SNAPSHOTS))
     path = self._folder.with_name(SNAPSHOTS)
     self._snapshots = ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(**options)) if widths else None
@@ -112,14 +112,14 @@ class Checkpointer:
     """Saves the state, what it has seen, and sums over the bits of its arrays. All processes call this.
 
     Raises:
-      UserError: this or the save before could not be written, as the disk is full.
+      UserError: this or the previous save could not be written, for example because the disk is full.
     """
     step = int(state.step)
     if step in self._manager.all_steps():
       return
     trees = _trees(state)
     meta = {"step": step, "stage": convert.to_dict(self._stage), "optimizer": self._optimizer, SUMS: device_sums(trees)}
-    items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+    items: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
     told = {name: value for name, value in dataclasses.asdict(seen).items() if name != "drawn" or value is not None}
     items[DATA] = ocp.args.JsonSave(formats.stamped(told))
     items[META] = ocp.args.JsonSave(formats.stamped(meta))
@@ -129,30 +129,30 @@ class Checkpointer:
       self._manager.save(step, args=ocp.args.Composite(**items))
 
   def snapshot(self, state: TrainState) -> None:
-    """Keeps the power-function averages of this step for good, where the run has some. All processes call this; errors as of `save`."""
+    """Keeps the power-function averages of this step, if the run has any, for good. All processes call this. Raises as `save`."""
     step = int(state.step)
     if self._snapshots is None or step in self._snapshots.all_steps():
       return
     averages = list(state.averages)
     widths = {"widths": list(self._widths), SUMS: device_sums({AVERAGES: averages})}
-    items = {AVERAGES: ocp.args.StandardSave(averages), WIDTHS: ocp.args.JsonSave(formats.stamped(widths))}
+    items: dict[str, Any] = {AVERAGES: ocp.args.StandardSave(averages), WIDTHS: ocp.args.JsonSave(formats.stamped(widths))}
     with self._written():
       self._snapshots.save(step, args=ocp.args.Composite(**items))
 
   def protect(self, step: int | None) -> pathlib.Path | None:
-    """Keeps the last checkpoint up to `step`, and no other for that reason, until this is called again; returns its folder if any."""
+    """Protects the last checkpoint up to `step`, and no other, until this is called again. Returns its folder, if there is one."""
     before = [] if step is None else [saved for saved in self._manager.all_steps() if saved <= step]
     self._protected.step = max(before, default=None)
     return None if self._protected.step is None else self.path(self._protected.step)
 
   def restore(self, abstract: TrainState, step: int = 0) -> tuple[TrainState, Seen]:
-    """The newest state that is whole, straight into the shardings of `abstract`, and what it has seen. All processes call this.
+    """The newest intact state, read directly into the shardings of `abstract`, and what it has seen. All processes call this.
 
     Args:
-      step: of the checkpoint to read, and of no other; 0: the newest that can be.
+      step: of the only checkpoint to read; 0: the newest that can be read.
 
     Raises:
-      UserError: the checkpoint is of another stage, optimizer, or of a run with other power-function averages; or none can be read.
+      UserError: the checkpoint has another stage, optimizer or other power-function averages, or none can be read.
     """
     if step:
       try:
@@ -172,8 +172,8 @@ class Checkpointer:
     raise UserError(f"{damaged[0]}; no other one can be: move {self._folder} away to begin anew")
 
   def begin(self, step: int) -> None:
-    """Puts the folder into the state that a run goes on from at `step`, once it is sure that it does. All processes call this."""
-    self._manager.reload()  # some may have been set aside
+    """Prepares the folder for a run that is now certain to continue from `step`. All processes call this."""
+    self._manager.reload()  # some checkpoints may have been set aside
     newer = [self.path(later) for later in sorted(self._manager.all_steps(), reverse=True) if later > step]
     for path, error in zip(newer, self._damaged, strict=True) if is_first() else ():
       aside = self._folder.with_name(DAMAGED)
@@ -186,11 +186,11 @@ class Checkpointer:
     for manager in self._managers():
       manager.reload()
     for later in [] if self._snapshots is None else self._snapshots.all_steps():
-      if later > step:  # of updates that the run does not go on from
+      if later > step:  # a snapshot of updates that are now undone
         self._snapshots.delete(later)
 
   def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, Seen]:
-    """One checkpoint. Errors as of `restore`, and Damaged in every process if it is in one."""
+    """Reads one checkpoint. Raises as `restore`, and Damaged in every process if the checkpoint is damaged in one."""
     path, error, state = self.path(step), None, None
     try:
       meta, data = ema.read_meta(path), ema.read_data(path, DATA)
@@ -204,12 +204,12 @@ class Checkpointer:
       array = jax.device_put(np.asarray(step, np.int32), abstract.step.sharding)
       state = TrainState(step=array, params=trees[PARAMS], ema=trees[EMA], opt_state=trees[OPTIMIZER], averages=averages)
       sums = meta.get(SUMS)
-      ema.check_sums(path, {} if sums is None else device_sums(trees), sums)  # the same in all processes
+      ema.check_sums(path, {} if sums is None else device_sums(trees), sums)  # the same result in all processes
       return state, seen
     raise error or Damaged(f"checkpoint {path} cannot be read by another process")
 
   def _check_alike(self, path: pathlib.Path, meta: dict[str, Any], abstract: TrainState) -> None:
-    """UserError where the checkpoint is whole but of another run."""
+    """Raises UserError if the checkpoint is intact but belongs to another run."""
     difference = stage_difference(ema.read_spec(path), self._stage)
     if difference:
       raise UserError(f"checkpoint {path} is of another stage: {difference}")
@@ -228,7 +228,7 @@ class Checkpointer:
       )
 
   def wait(self) -> None:
-    """Blocks until what was saved is on disk; errors as of `save`."""
+    """Blocks until everything that was saved is on disk. Raises as `save`."""
     with self._written():
       for manager in self._managers():
         manager.wait_until_finished()
@@ -241,17 +241,17 @@ class Checkpointer:
       self.close()
 
   def close(self) -> None:
-    """Waits as `wait`, and lets go of the folder."""
+    """Waits like `wait`, and releases the folder."""
     with self._written():
       for manager in self._managers():
         manager.close()
 
   @contextlib.contextmanager
   def _written(self) -> Iterator[None]:
-    """UserError of one line where a disk is full, or it or a bucket cannot be written; what was not finished goes, as it takes the room."""
+    """Raises a one-line UserError if a disk is full, or it or a bucket cannot be written. Removes unfinished saves, which take up room."""
     try:
       yield
-    except Exception as error:  # Orbax raises what its threads did, TensorStore ValueError
+    except Exception as error:  # Orbax raises whatever its threads raised, and TensorStore raises ValueError
       reason = first_line(error) if is_remote(self._folder) else _disk_error(error)
       if reason is None:
         raise
@@ -267,7 +267,7 @@ class Checkpointer:
 
 
 def _trees(state: TrainState) -> dict[str, Any]:
-  """The arrays of a checkpoint by item."""
+  """The arrays of a checkpoint, per item."""
   averages = {AVERAGES: list(state.averages)} if state.averages else {}
   return {PARAMS: state.params, EMA: state.ema, OPTIMIZER: state.opt_state, **averages}
 
@@ -280,13 +280,13 @@ def _seen(path: pathlib.Path, data: dict[str, Any]) -> Seen:
 
 
 def _kind(names: Any) -> str:
-  """The kind of optimizer whose state has these names, of a checkpoint that does not say it."""
+  """The kind of optimizer whose state has these names, for a checkpoint that does not state it."""
   parts = {part for name in names for part in name.split("/")}
   return "muon" if "muon" in parts else "adafactor" if "v_row" in parts else "adam" if "nu" in parts else "another one"
 
 
 def _disk_error(error: BaseException | None) -> str | None:
-  """What the system says of a disk that cannot be written, wherever in the causes of an error it stands; None if it is none of that."""
+  """The system's error about a disk that cannot be written, found anywhere among the causes of an error; None if there is none."""
   seen = 0
   while error is not None and seen < 20:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EFBIG):

@@ -1,4 +1,4 @@
-"""Seconds that this process has spent on making programs, apart from those in which it trains."""
+"""The seconds that this process has spent making programs, as opposed to training."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from jax import monitoring
 
-# What JAX times: Python to jaxpr, jaxpr to StableHLO, and XLA, or reading the program from its cache.
+# What JAX times: Python to jaxpr, jaxpr to StableHLO, and XLA or reading the program from its cache.
 EVENTS = frozenset(f"/jax/core/compile/{name}_duration" for name in ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile"))
 
 
 class CompileClock:
-  """Adds up spans of time; what lies in several of them, as a function traced inside another or in another thread, counts once."""
+  """Adds up spans of time. Overlaps count once, for example if a function is traced inside another or in another thread."""
 
   def __init__(self):
     self._spans: list[tuple[float, float]] = []  # disjoint, in order
@@ -38,12 +38,12 @@ class CompileClock:
 
 @functools.cache
 def compile_clock() -> CompileClock:
-  """The clock of this process, which runs from the first call on."""
+  """The clock of this process, which runs from the first call."""
   clock = CompileClock()
 
-  def listen(event: str, start: float, end: float, **_: Any) -> None:
+  def listen(event: str, start_time: float, end_time: float, **_: Any) -> None:
     if event in EVENTS:
-      clock.add(start, end)
+      clock.add(start_time, end_time)
 
   monitoring.register_event_time_span_listener(listen)
   return clock

@@ -1,8 +1,9 @@
-"""The course of a distillation: guidance, then halving after halving, each taught by the student before (Imagen Video, section 2.7)."""
+"""The course of a distillation: guidance, then halvings, each taught by the previous student (Imagen Video, section 2.7)."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from ivid.spec.compare import stage_difference
 from ivid.spec.distill import DistillSpec
@@ -19,12 +20,12 @@ class Phase:
   """One student.
 
   Attributes:
-    name: its folder, such as guidance, ddim_0016, stochastic_0008.
-    student: what it learns; the teacher's hash is known when the teacher is.
-    taught_by: the phase whose student teaches; empty: the teacher that the user gave.
-    teacher_steps: of the sampler that it is compared with.
-    updates: of its training.
-    second_way_up: whether its network has one (unet.second_way_up).
+    name: also of its folder, such as guidance, ddim_0016, stochastic_0008.
+    student: what it learns; the teacher's hash is filled in once the teacher exists.
+    taught_by: the phase whose student is the teacher; empty: the user's teacher.
+    teacher_steps: steps of the teacher's sampler.
+    updates: number of training updates.
+    second_way_up: whether its network has a second way up (unet.second_way_up).
   """
 
   name: str
@@ -36,19 +37,19 @@ class Phase:
 
 
 def plan_phases(spec: DistillSpec, teacher: StageSpec) -> tuple[Phase, ...]:
-  """The phases from this teacher to spec.final_steps, each after the one that teaches it.
+  """The phases from this teacher to spec.final_steps. Each comes after the phase that teaches it.
 
   Raises:
-    UserError: a distilled teacher that is already there, that is one of the stochastic sampler, or that does not know all weights.
+    UserError: a distilled teacher already has so few steps, is for the stochastic sampler, or was not trained for all weights.
   """
   have = teacher.student
   steps = spec.teacher_steps
   if have is not None:
     _check_student(have, spec, teacher.name)
     steps = have.steps or steps
-  w = dict(w_min=spec.w_min, w_max=spec.w_max)
+  w: dict[str, Any] = dict(w_min=spec.w_min, w_max=spec.w_max)
   guides = have is None and spec.w_max > 0
-  net = dict(second_way_up=spec.second_way_up if guides else teacher.unet.second_way_up)
+  net: dict[str, Any] = dict(second_way_up=spec.second_way_up if guides else teacher.unet.second_way_up)
   phases: list[Phase] = []
   if guides:
     phases.append(Phase(GUIDANCE, StudentSpec("", **w), "", steps, spec.total_guidance_updates, **net))
@@ -60,13 +61,13 @@ def plan_phases(spec: DistillSpec, teacher: StageSpec) -> tuple[Phase, ...]:
     phases.append(Phase(name, StudentSpec("", steps, SamplerKind.DDIM, **w), before, 2 * steps, updates, **net))
     before = name
     if steps in spec.stochastic:
-      # Its jumps of 2/N are two of the DDIM student's 1/N, which it is taught by.
+      # Its jumps of 2/N are two jumps of 1/N of the DDIM student, which is its teacher.
       phases.append(Phase(f"stochastic_{steps:04d}", StudentSpec("", steps, SamplerKind.STOCHASTIC, **w), name, steps, updates, **net))
   return tuple(phases)
 
 
 def check_teacher(teacher: StageSpec, stage: StageSpec) -> None:
-  """UserError unless the teacher is `stage`, distilled or not."""
+  """Raises UserError unless the teacher is `stage`, distilled or not."""
   difference = stage_difference(plain_stage(teacher), plain_stage(stage), text_encoder=False)
   if difference:
     raise UserError(f"--teacher is of another stage than {stage.name}: {difference}")
@@ -81,10 +82,10 @@ def plain_stage(spec: StageSpec) -> StageSpec:
 
 
 def student_stage(stage: StageSpec, phase: Phase, teacher_hash: str) -> StageSpec:
-  """The student's stage: what it learnt, and by default sampled in the one way it was made for.
+  """The student's stage, with what it learned; by default it is sampled in the one way that it was made for.
 
   Raises:
-    UserError: the stage's guidance weights are outside the range that is distilled.
+    UserError: the stage's guidance weights lie outside the range that is distilled.
   """
   student = dataclasses.replace(phase.student, teacher=teacher_hash)
   sampling = plain_stage(stage).sampling
@@ -97,7 +98,7 @@ def student_stage(stage: StageSpec, phase: Phase, teacher_hash: str) -> StageSpe
 
 
 def teacher_stage(spec: StageSpec, steps: int, guidance: GuidanceSpec) -> StageSpec:
-  """The teacher as its student is compared with it: the DDIM sampler of that many steps."""
+  """The teacher as its student is compared with it: with the DDIM sampler and so many steps."""
   sampling = dataclasses.replace(spec.sampling, sampler=SamplerKind.DDIM, steps=steps, guidance=guidance)
   return dataclasses.replace(spec, sampling=sampling)
 

@@ -17,16 +17,16 @@ from ivid.spec.view import View
 
 
 def make_drawing(view: View, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh) -> Program:
-  """Program: frames [B, T, N] -> video [B, T, H, W, 3] of `batch` (Training.batch), each row on the devices where it is trained on."""
+  """Program: frames [B, T, N] -> video [B, T, H, W, 3] of `batch` (Training.batch). Each row is drawn on the devices that train on it."""
   video = batch[batches.VIDEO]
   taken = jax.ShapeDtypeStruct((*video.shape[:2], frames.length()), np.float32, sharding=video.sharding)
   return Program("draw", functools.partial(frames.draw_frames, view=view), (taken,), out_shardings=video.sharding, mesh=mesh)
 
 
 def drawn_first(step_fn: Callable[..., Any], drawing: Program) -> Callable[..., Any]:
-  """step_fn(state, batch, key), given batches with `frames` in place of `video`.
+  """step_fn(state, batch, key) for batches that have `frames` instead of `video`.
 
-  It draws where the step is called, not where batches are fed: all processes then run their programs in one order.
+  It draws when the step is called, not when batches are fed, so that all processes run their programs in the same order.
   """
   draw = drawing.jit()
 

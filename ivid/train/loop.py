@@ -1,4 +1,4 @@
-"""The one training loop: whatever the step function, it feeds, logs, checkpoints, evaluates and stops."""
+"""The only training loop. Whatever the step function is, the loop feeds, logs, checkpoints, evaluates and stops."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from ivid.train.phases import Phase
 from ivid.train.profiling import Profiler
 from ivid.train.progress import Progress
 
-GRAD_NORM = "grad_norm"  # of a step's metrics
-SHOWN = 3  # steps before one that is not finite, of which the loss and the norm are told
+GRAD_NORM = "grad_norm"  # key in a step's metrics
+SHOWN = 3  # steps before a non-finite one whose loss and norm are reported
 
 StepFn = Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Hook:
-  """Something done every so many steps, such as evaluation or samples; returns scalars to log."""
+  """Something that is done every so many steps, such as evaluation or samples; it returns scalars to log."""
 
   every: int
   call: Callable[[int, TrainState], Mapping[str, float]]
@@ -42,12 +42,12 @@ class Hook:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What an update costs.
+  """The arithmetic of updates.
 
   Attributes:
     flops: of one update (ivid.train.run.model_flops).
-    before: of all updates before this loop; None: not known.
-    peak: FLOP/s of all devices together; None: not known.
+    before: of all updates before this loop; None if unknown.
+    peak: FLOP/s of all devices together; None if unknown.
   """
 
   flops: float
@@ -56,7 +56,7 @@ class Cost:
 
 
 class NonFiniteLoss(UserError):
-  """The loss or its gradient stopped being finite."""
+  """The loss or its gradient is no longer finite."""
 
 
 @dataclasses.dataclass
@@ -64,15 +64,15 @@ class Loop:
   """One phase of a run.
 
   Attributes:
-    total: updates of the whole run, for its progress.
+    total: updates of the whole run, for the progress bar.
     step_fn: jitted; state in, state out.
-    batches: of this process, already on the devices; the first one belongs to the state's step.
-    key: stream of the loss.
+    batches: already on the devices of this process; the first batch belongs to the state's step.
+    key: of the loss stream.
     rate: learning rate by update, for the log.
-    cost: for the log; None leaves arithmetic out.
-    band: of the gradient's norm, with what this phase has logged before.
+    cost: for the log; None: the log has no arithmetic.
+    band: of the gradient's norm, including what this phase has logged before.
     drawn: clips and images up to a step, for the checkpoints of a run whose batches have changed (Seen.drawn).
-    profiler: of all phases; None: no update is traced.
+    profiler: shared by all phases; None: no update is traced.
   """
 
   phase: Phase
@@ -93,7 +93,7 @@ class Loop:
     """Trains to the end of the phase, or until `stop()`; saves at the end either way.
 
     Raises:
-      NonFiniteLoss: names the first such step, and the last checkpoint from before the gradient's norm left its band, which stays.
+      NonFiniteLoss: names the first such step, and the last checkpoint before the gradient's norm left its band, which is kept.
     """
     spec, end = self.phase.train, self.phase.end
     step = self._first = self._checked = int(state.step)
@@ -113,7 +113,7 @@ class Loop:
         pending.append((step, metrics))
         progress.update(step)
         if step == self._first + 1:
-          clock.start_after(metrics)  # the first update waits for the compiler
+          clock.start_after(metrics)  # the first update includes waiting for the compiler
         else:
           clock.steps += 1
         if self.profiler and self.profiler.ends(step):
@@ -147,13 +147,13 @@ class Loop:
     self.checkpointer.save(state, Seen(self.phase.index_at(step), self.flops_at(step), drawn))
 
   def flops_at(self, step: int) -> float | None:
-    """Floating-point operations of all updates up to `step`; None where those before the loop are not known."""
+    """Floating-point operations of all updates up to `step`; None if those before the loop are unknown."""
     if self.cost is None or self.cost.before is None:
       return None
     return self.cost.before + (step - self._first) * self.cost.flops
 
   def _check(self, pending: list[tuple[int, dict[str, jax.Array]]]) -> None:
-    """Waits for the pending steps and looks at them; the checkpoint from before the gradient's norm left its band is kept."""
+    """Waits for the pending steps and checks them. The last checkpoint before the gradient's norm left its band is kept."""
     for step, metrics in pending:
       if step <= self._checked:
         continue
@@ -170,7 +170,7 @@ class Loop:
     return self.checkpointer.protect(None if self.band.left is None else self.band.left - 1)
 
   def _not_finite(self, step: int, values: dict[str, float]) -> str:
-    """What is known of a run that cannot go on, in one line."""
+    """One line with what is known about a run that cannot continue."""
     told = [f"step {at} {', '.join(f'{name}={value:.4g}' for name, value in found.items())}" for at, found in self._recent]
     left = self.band.left
     kept = self._protect() if left else self.checkpointer.protect(step - 1)
@@ -184,7 +184,7 @@ class Loop:
     return f"step {step} is not finite ({', '.join(f'{name}={value}' for name, value in values.items())}): stopped{before}; {course}"
 
   def _log(self, pending: list[tuple[int, dict[str, jax.Array]]], clock: _Clock, progress: Progress) -> None:
-    self._check(pending)  # which waits for the devices: the clock then has no work in flight
+    self._check(pending)  # this waits for the devices, so that the clock has no work in flight
     step, names = pending[-1][0], pending[0][1]
     row = {f"train/{name}": sum(float(m[name]) for _, m in pending) / len(pending) for name in names}
     row["train/examples"] = self.phase.index_at(step)
@@ -203,7 +203,7 @@ class Loop:
 
 
 class _Clock:
-  """Seconds of training since the last line of the log: neither compilation nor what hooks do counts, saving does."""
+  """Seconds of training since the last line of the log. Saving counts; compilation and hooks do not."""
 
   def __init__(self):
     self.steps = 0
@@ -215,14 +215,14 @@ class _Clock:
 
   @contextlib.contextmanager
   def paused(self, result: Any) -> Iterator[None]:
-    """While something else goes on, once `result` is there."""
+    """Pauses the clock while something else happens, from the moment when `result` is ready."""
     jax.block_until_ready(result)
     started = time.monotonic()
     yield
     self._left_out += time.monotonic() - started
 
   def lap(self) -> float | None:
-    """Updates a second since the last call; None after none but the first update."""
+    """Updates per second since the last call; None if there was none except the first update."""
     now = time.monotonic()
     speed = self.steps / max(now - self._since - self._left_out, 1e-9) if self.steps else None
     self.steps, self._since, self._left_out = 0, now, 0.0

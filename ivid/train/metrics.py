@@ -1,7 +1,8 @@
-"""Metrics of a run: metrics.jsonl (one JSON object a line), and trackers that show them, TensorBoard by default.
+"""Metrics of a run: metrics.jsonl (one JSON object per line), and trackers that show them, by default TensorBoard.
 
-A bucket's objects are written once and not appended to. There metrics/FIRST-LAST-NUMBER.jsonl hold what was logged from step FIRST to LAST,
-one for every OBJECT_SECONDS and one before each checkpoint, so that no line is lost that a resumed run does not write again.
+Objects in a bucket are written once and cannot be appended to. There, metrics/FIRST-LAST-NUMBER.jsonl holds what was logged from step FIRST
+to LAST. One object is written every OBJECT_SECONDS and one before each checkpoint, so that a killed run only loses lines that the resumed
+run writes again.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from ivid.spec.errors import UserError
 from ivid.train.tensorboard import open_board
 
 FILE = "metrics.jsonl"  # in a work folder
-OBJECTS = "metrics"  # in one in a bucket
+OBJECTS = "metrics"  # in a work folder in a bucket
 OBJECT_SECONDS = 30.0  # between two objects
 
 
 class Tracker(Protocol):
-  """One place where metrics are shown; what cannot be written is an OSError or a UserError."""
+  """One place where metrics are shown. Raises OSError or UserError if something cannot be written."""
 
   def add_scalars(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -37,29 +38,29 @@ class Tracker(Protocol):
     ...
 
   def flush(self) -> None:
-    """Lets what was written be found after this process's death."""
+    """Makes sure that what was written survives the death of this process."""
     ...
 
   def close(self, *, failed: bool = False) -> None:
-    """Ends what this process writes; `failed`: the run ended by an error."""
+    """Ends the writing of this process; `failed`: whether the run ended with an error."""
     ...
 
 
-# workdir, from_step (as of MetricWriter) -> the tracker, opened
+# workdir, from_step (as in MetricWriter) -> the opened tracker
 OpenTracker = Callable[[pathlib.Path, int], Tracker]
 
 
 class MetricWriter:
   """Writes scalars and pictures of process 0; other processes write nothing. Method names follow clu's writers.
 
-  Nothing is written, and no file touched, before the first of them or `open`. UserError where that cannot be, as on a full disk.
+  Nothing is written and no file touched before the first call or `open`. Raises UserError if writing fails, as on a full disk.
   """
 
   def __init__(self, workdir: pathlib.Path, *, active: bool = True, from_step: int = 0, trackers: Sequence[OpenTracker] | None = None):
-    """Lines of steps after `from_step` (made after the checkpoint that a resumed run starts from) go.
+    """Removes lines of steps after `from_step`, which were made after the checkpoint from which a run resumes.
 
     Args:
-      workdir: here or, as epath has it, in a bucket.
+      workdir: a local path or, as an epath, a folder in a bucket.
       trackers: None: TensorBoard.
     """
     self._workdir, self._active, self._from_step = workdir, active, from_step
@@ -67,7 +68,7 @@ class MetricWriter:
     self._file, self._trackers = None, list[Tracker]()
 
   def open(self) -> None:
-    """Opens the file and the trackers now rather than with the first row: a run whose tracker cannot be reached ends before it trains."""
+    """Opens the file and the trackers now and not at the first row, so that a run with an unreachable tracker ends before training."""
     if self._active:
       with self._writing():
         pass
@@ -89,7 +90,7 @@ class MetricWriter:
           tracker.add_image(step, name, image)
 
   def flush(self) -> None:
-    """Lets what was written be found after this process's death; called before each checkpoint."""
+    """Makes sure that what was written survives the death of this process; called before each checkpoint."""
     if self._file is not None:
       with self._writing():
         self._file.flush()
@@ -100,11 +101,11 @@ class MetricWriter:
     return self
 
   def __exit__(self, kind: object, *_: object) -> None:
-    with contextlib.suppress(*() if kind is None else (UserError,)):  # what ends the run is said already
+    with contextlib.suppress(*() if kind is None else (UserError,)):  # the error that ended the run has already been reported
       self.close(failed=kind is not None)
 
   def close(self, *, failed: bool = False) -> None:
-    """`failed`: the run ended by an error."""
+    """`failed`: whether the run ended with an error."""
     if self._file is not None:
       with self._writing():
         self._file.close()
@@ -124,14 +125,14 @@ class MetricWriter:
 
 
 class _Lines:
-  """metrics.jsonl, each line of which is there at once."""
+  """metrics.jsonl; each line is written at once."""
 
   def __init__(self, workdir: pathlib.Path, from_step: int):
     _keep_until(workdir / FILE, from_step)
     self._file = (workdir / FILE).open("a", encoding="utf-8")
 
   def add(self, step: int, line: str) -> None:
-    del step  # the line says it
+    del step  # it is in the line
     self._file.write(line)
     self._file.flush()
 
@@ -143,7 +144,7 @@ class _Lines:
 
 
 class _Objects:
-  """Lines in a bucket, many in each object."""
+  """Lines in a bucket, many per object."""
 
   def __init__(self, workdir: pathlib.Path, from_step: int):
     self._folder, self._number = workdir / OBJECTS, 0
@@ -172,7 +173,7 @@ class _Objects:
 
 
 def read_rows(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """What a run has logged, a dictionary with its step for each line; the last line of a process that was killed is left out."""
+  """What a run has logged: one dictionary per line, with its step. The incomplete last line of a killed process is left out."""
   if is_remote(workdir):
     for *_, path in _objects(workdir):
       yield from _rows(path)
@@ -182,7 +183,7 @@ def read_rows(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def metrics_file(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
-  """metrics.jsonl of a work folder; of one in a bucket a copy, for as long as this lasts."""
+  """metrics.jsonl of a work folder; for a bucket, a copy that exists within the context."""
   if not is_remote(workdir):
     yield workdir / FILE
     return
@@ -197,7 +198,7 @@ def _name(first: int, last: int, number: int) -> str:
 
 
 def _objects(workdir: pathlib.Path) -> list[tuple[int, int, int, pathlib.Path]]:
-  """First step, last step, number and path of the objects in the order in which they were written."""
+  """First step, last step, number and path of each object, in the order of writing."""
   folder, found = workdir / OBJECTS, []
   for path in folder.iterdir() if folder.is_dir() else ():
     if match := re.fullmatch(r"(\d+)-(\d+)-(\d+)\.jsonl", path.name):

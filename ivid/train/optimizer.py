@@ -1,4 +1,4 @@
-"""Optimizers of optax by spec, with clipping."""
+"""Optimizers from Optax as a spec describes them, with clipping."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _update_rule(spec: OptimizerSpec, rate: optax.Schedule, boxed: Any) -> optax
     case OptimizerKind.ADAM:
       return optax.adamw(rate, b1=spec.b1, b2=spec.b2, weight_decay=spec.weight_decay)
     case OptimizerKind.ADAFACTOR:
-      # Given the learning rate, optax's own would take the weights' decay off after it, whole: the rate comes last here.
+      # If Optax's optimizers got the learning rate, they would not scale the weight decay by it; so the rate comes last.
       rule = optax.adafactor(None, multiply_by_parameter_scale=False, weight_decay_rate=spec.weight_decay or None)
       return optax.chain(rule, optax.scale_by_schedule(rate))
     case OptimizerKind.MUON:
@@ -51,11 +51,11 @@ def _update_rule(spec: OptimizerSpec, rate: optax.Schedule, boxed: Any) -> optax
 
 
 def _matrix_axes(boxed: Any) -> Any:
-  """For each kernel the axes that make it a matrix: all but the last reduce, stacked layers are a batch; None for the rest."""
+  """The axes that make each kernel a matrix: all but the last are inputs, stacked layers are a batch. None for other parameters."""
 
   def one(leaf: Any) -> contrib.MuonDimensionNumbers | None:
     named = isinstance(leaf, nn.LogicallyPartitioned)
-    shape = leaf.value.shape if isinstance(leaf, meta.AxisMetadata) else leaf.shape
+    shape = leaf.value.shape if isinstance(leaf, meta.Partitioned) else leaf.shape
     stacked = 1 if named and leaf.names and leaf.names[0] == "layers" else 0
     if len(shape) - stacked < 2:
       return None

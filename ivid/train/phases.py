@@ -1,8 +1,9 @@
-"""The phases of a run: named parts of one training, each with frames, batches and noise of its own."""
+"""The phases of a run: named parts of one training, each with its own frames, batches and noise."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -16,15 +17,15 @@ from ivid.spec.view import make_view
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-  """One part of a run; where `train.phases` is empty the whole run is one.
+  """One part of a run; if `train.phases` is empty, the whole run is one phase.
 
   Attributes:
-    name: of PhaseSpec; empty for a run that is one.
+    name: that of the PhaseSpec; empty if the run is a single phase.
     train: the run's TrainSpec with this phase's values, `steps` of this phase, and no phases.
-    first_step: updates made before it.
-    first_index: examples seen before it: an example's index counts on over all phases. Of a run whose batches were others before, what it
-      would be had they always been these: less than 0 where they were smaller.
-    extra: clips and images that such a run has drawn beyond what the phases say; None: its batches never changed.
+    first_step: number of updates before it.
+    first_index: number of examples seen before it, since the index of an example counts over all phases. If the batch size of the run has
+      changed, this is the number for which the current batch size gives the right indices now; it is negative if batches were smaller.
+    extra: clips and images that such a run has drawn beyond what the phases say; None if its batches never changed.
   """
 
   name: str
@@ -35,36 +36,37 @@ class Phase:
 
   @property
   def end(self) -> int:
-    """Updates made when it is over."""
-    return self.first_step + self.train.steps
+    """The number of updates at its end."""
+    return self.first_step + self.train.steps  # pyright: ignore[reportOperatorIssue]  `resolve` gives every phase its updates
 
   def index_at(self, step: int) -> int:
-    """Index of the first example of update number `step` of the run."""
+    """The index of the first example of update number `step` of the run."""
     return self.first_index + (step - self.first_step) * self.train.batch_size
 
 
 def resolve(train: TrainSpec) -> tuple[Phase, ...]:
-  """The phases of a run in order; `train.steps` ends it before their sum."""
+  """The phases of a run in order. `train.steps` may end the run before their sum."""
   if not train.phases:
     return (Phase("", dataclasses.replace(train, steps=train.total_steps)),)
   phases: list[Phase] = []
   for spec in train.phases:
-    given = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "name" and getattr(spec, f.name) is not None}
+    said: dict[str, Any] = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "name"}
+    given = {name: value for name, value in said.items() if value is not None}
     rate, neighbours = given.pop("learning_rate", None), given.pop("neighbours", False)
     optimizer = train.optimizer if rate is None else dataclasses.replace(train.optimizer, learning_rate=rate)
-    if given.get("frames"):  # the phase's own choice in time; what it leaves of the run's crop is space
+    if given.get("frames"):  # the phase chooses its own frames, so only the spatial part of the run's crop stays
       given["crop"] = dataclasses.replace(train.crop, frames=0)
     if neighbours:  # a run of frames is a crop in time, at the clip's own rate
       given["crop"] = dataclasses.replace(train.crop, frames=given.pop("frames", train.frames))
       given["frames"] = 0
     before = phases[-1] if phases else None
-    at = dict(first_step=before.end, first_index=before.index_at(before.end)) if before else {}
+    at: dict[str, Any] = dict(first_step=before.end, first_index=before.index_at(before.end)) if before else {}
     phases.append(Phase(spec.name, dataclasses.replace(train, phases=(), optimizer=optimizer, **given), **at))
   return tuple(phases)
 
 
 def remaining(phases: tuple[Phase, ...], step: int, total: int) -> tuple[Phase, ...]:
-  """The phases that are not over after `step` updates and begin before `total`; the last one ends there."""
+  """The phases that are not over after `step` updates and begin before `total`; the last one ends at `total`."""
   left = [phase for phase in phases if phase.end > step and phase.first_step < total]
   return tuple(
     dataclasses.replace(phase, train=dataclasses.replace(phase.train, steps=min(phase.end, total) - phase.first_step)) for phase in left
@@ -72,12 +74,12 @@ def remaining(phases: tuple[Phase, ...], step: int, total: int) -> tuple[Phase, 
 
 
 def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
-  """The phase of the update after `step` updates; the last one at the run's end."""
+  """The phase of the update that follows `step` updates; at the end of the run, the last phase."""
   return next((phase for phase in phases if step < phase.end), phases[-1])
 
 
 def named(phases: tuple[Phase, ...], name: str) -> Phase:
-  """The phase of that name; the last one where it is empty.
+  """The phase of that name, or the last one if the name is empty.
 
   Raises:
     UserError: there is none.
@@ -92,7 +94,7 @@ def named(phases: tuple[Phase, ...], name: str) -> Phase:
 
 
 def check_phases(phases: tuple[Phase, ...], stage: StageSpec) -> None:
-  """UserError, which names the phase, where one asks for frames or a crop that the stage does not have."""
+  """Raises UserError, which names the phase, if a phase asks for frames or a crop that the stage does not have."""
   for phase in phases:
     try:
       make_view(phase.train, stage)
@@ -119,13 +121,13 @@ def drawn_at(phases: tuple[Phase, ...], phase: Phase, step: int, stage: StageSpe
 
 
 def counted_on(phases: tuple[Phase, ...], step: int, next_index: int, drawn_then: Drawn | None, stage: StageSpec) -> tuple[Phase, ...]:
-  """The phases of a run whose next example after `step` updates is `next_index`, whatever its batches were: indices count on from there.
+  """The phases of a run whose next example after `step` updates is `next_index`, whatever its batch sizes were; indices count from there.
 
-  What follows depends on these numbers alone, which every checkpoint has: a run that is stopped after the change goes on as if it had not.
+  The rest of the run depends only on these numbers, which every checkpoint has, so that a later stop and resume changes nothing.
 
   Args:
-    drawn_then: clips and images drawn so far, as a checkpoint says; None: as many as the phases say. Where the index shows that they were
-      not, those of the examples seen in the current phase if the earlier ones were as they are said to be, else in proportion.
+    drawn_then: clips and images drawn so far, according to a checkpoint; None: as many as the phases say. If the index contradicts this,
+      they are counted from the examples of the current phase if earlier phases agree with the index, else estimated in proportion.
   """
   phase = phase_at(phases, step)
   first, ahead = phase.first_index, next_index - phase.index_at(step)
@@ -143,16 +145,16 @@ def counted_on(phases: tuple[Phase, ...], step: int, next_index: int, drawn_then
 
 
 def learning_rate(phases: tuple[Phase, ...]) -> optax.Schedule:
-  """By update: in each phase a linear warm-up from where the one before ended, then the spec's decay over the phase's steps."""
+  """The learning rate per update: in each phase a linear warm-up from the last rate of the previous phase, then the spec's decay."""
   schedules, end = [], 0.0
   for phase in phases:
-    schedules.append(_warmup_and_decay(phase.train.optimizer, phase.train.steps, start=end))
+    schedules.append(_warmup_and_decay(phase.train.optimizer, phase.train.steps, start=end))  # pyright: ignore[reportArgumentType]  `resolve` gives every phase its updates
     end = float(schedules[-1](phase.train.steps))
   return optax.join_schedules(schedules, [phase.end for phase in phases[:-1]])
 
 
 def warmup_steps(spec: OptimizerSpec, steps: int) -> int:
-  """Updates of a phase's warm-up: the spec's, or all but the last of a phase that is shorter."""
+  """Updates of a phase's warm-up: those of the spec, or all but the last one if the phase is shorter."""
   return min(spec.warmup_steps, max(steps - 1, 0))
 
 

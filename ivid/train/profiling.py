@@ -15,7 +15,7 @@ FOLDER = "profile"  # in a work folder: plugins/profile/<time>/<host>.xplane.pb 
 
 
 class Profiler:
-  """Traces the updates whose numbers (of updates made before) are in `steps`; of process 0, whose devices' work it shows."""
+  """Traces the updates whose indices are in `steps`, in process 0; the trace shows the work of its devices."""
 
   def __init__(self, workdir: pathlib.Path, steps: range | None, *, active: bool = True):
     self._folder = workdir / FOLDER
@@ -24,17 +24,17 @@ class Profiler:
     self._tracing = False
 
   def begins(self, step: int) -> bool:
-    """Whether the trace is to begin before the update after `step` updates."""
+    """Whether the trace begins before the update that follows `step` updates."""
     return step in self._left and not self._tracing
 
   def ends(self, step: int) -> bool:
-    """Whether it is to end after `step` updates."""
+    """Whether the trace ends after `step` updates."""
     return self._tracing and step not in self._left
 
   def begin(self) -> None:
-    """Begins the trace; the caller has waited for the work of earlier updates."""
+    """Begins the trace. The caller must have waited for the work of earlier updates."""
     try:
-      if is_remote(self._folder):  # JAX writes to this machine alone
+      if is_remote(self._folder):  # JAX only writes to this machine
         self._here = tempfile.TemporaryDirectory()
       else:
         self._folder.mkdir(parents=True, exist_ok=True)

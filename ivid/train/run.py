@@ -38,14 +38,14 @@ EmbedFn = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-  """Everything of one stage's run that does not change with the step.
+  """Everything in the run of one stage that does not change with the step.
 
   Attributes:
     state: abstract TrainState with shardings.
     batch: abstract batch (ivid.spec.batch) with shardings.
-    init: Program: key -> TrainState, made straight in its shards.
-    step: Program: (state, batch, key) -> (state, metrics); of a distillation (state, teacher, batch, key).
-    evaluate: Program: (ema, batch, key) -> (loss [B], u [B]); of a distillation (ema, teacher, batch, key).
+    init: Program: key -> TrainState, created directly in its shards.
+    step: Program: (state, batch, key) -> (state, metrics); in a distillation, its arguments are (state, teacher, batch, key).
+    evaluate: Program: (ema, batch, key) -> (loss [B], u [B]); in a distillation, its arguments are (ema, teacher, batch, key).
   """
 
   stage: Stage
@@ -68,21 +68,21 @@ class Lesson:
 def make_training(
   spec: StageSpec, train: TrainSpec, mesh: Mesh, *, max_tokens: int, lesson: Lesson | None = None, rate: optax.Schedule | None = None
 ) -> Training:
-  """The Programs of a run, or of one phase of it: training, or with a `lesson` distillation, whose student `spec` is.
+  """The Programs of a run or of one of its phases: of training, or with a `lesson` of distillation, with `spec` as the student.
 
   Args:
-    train: of the phase (ivid.train.phases.Phase.train).
-    rate: learning rate by update; None: of a run that is this phase alone.
+    train: the spec of the phase (ivid.train.phases.Phase.train).
+    rate: learning rate per update; None: that of a run that consists of this phase only.
 
   Raises:
-    UserError: a batch, crop or frame count that does not fit the stage or the mesh.
+    UserError: a batch, crop or number of frames does not fit the stage or the mesh.
   """
   shape = check_train(spec, train, mesh)
   stage = Stage(noised_as(spec, train))
   boxed = stage.abstract_params()
   optimizer = make_optimizer(train.optimizer, rate=rate or phases.learning_rate(phases.resolve(train)), boxed=boxed)
   params = unbox(boxed)
-  if lesson is not None and not spec.student.steps:  # what has no gradient keeps its value, weight decay or not
+  if lesson is not None and not spec.student.steps:  # what has no gradient must keep its value, despite weight decay
     optimizer = optax.chain(optimizer, optax.masked(optax.set_to_zero(), jax.tree.map(operator.not_, learning(params, spec.unet))))
   shardings = sharding.param_shardings(mesh, boxed)
   state_shardings = TrainState(
@@ -110,7 +110,7 @@ def make_training(
     step = functools.partial(train_step, loss_fn=functools.partial(stage.loss, logsnr_std=train.logsnr_std), **update)
     evaluate = functools.partial(eval_step, loss_fn=stage.loss)
   else:
-    told = Stage(lesson.teacher).abstract_params()  # in shards like the student's
+    told = Stage(lesson.teacher).abstract_params()  # sharded like the student's
     told = sharding.with_shardings(unbox(told), sharding.param_shardings(mesh, told))
     name, teacher_args = "distill", (Teacher(told, jax.ShapeDtypeStruct((), np.float32)),)
     loss_fn = functools.partial(stage.distill_loss, teacher_stage=Stage(lesson.teacher), loss_weight=lesson.loss_weight)
@@ -136,7 +136,7 @@ def make_training(
 def model_flops(training: Training) -> int:
   """Floating-point operations of one update, as MFU counts them: the network forward, and twice that backward.
 
-  What rematerialisation computes again is not counted; of a distillation the teacher's evaluations are.
+  Recomputation by rematerialisation does not count; in a distillation, the evaluations of the teacher do.
   """
   with jax.set_mesh(training.mesh):
     asked = count_flops(training.evaluate.fn, *training.evaluate.args)
@@ -146,14 +146,14 @@ def model_flops(training: Training) -> int:
 
 
 def noised_as(spec: StageSpec, train: TrainSpec) -> StageSpec:
-  """The stage with the noise that it is trained with: where it differs, only the schedule does."""
+  """The stage with its training noise. Only the schedule can differ from that of the stage."""
   if train.logsnr_shift is None:
     return spec
   return dataclasses.replace(spec, diffusion=dataclasses.replace(spec.diffusion, logsnr_shift=train.logsnr_shift))
 
 
 def check_train(spec: StageSpec, train: TrainSpec, mesh: Mesh) -> tuple[int, int, int]:
-  """Frames, height and width of a training example; UserError where the run's numbers do not fit."""
+  """Frames, height and width of a training example. Raises UserError if the numbers of the run do not fit together."""
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   rows = train.batch_size // train.accumulation
   if rows % shards:
@@ -166,10 +166,10 @@ def check_train(spec: StageSpec, train: TrainSpec, mesh: Mesh) -> tuple[int, int
 
 
 def warm_start(state: TrainState, params: Any) -> TrainState:
-  """The state with other weights (of the same tree) as parameters and EMA, put into the state's own shards.
+  """The state with other weights (of the same tree) as parameters and EMA, placed into the shards of the state.
 
   Raises:
-    UserError: a parameter is missing, unknown or of another shape; names the first.
+    UserError: a parameter is missing, unknown or has another shape; the error names the first one.
   """
   have = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
   want = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)}
@@ -179,7 +179,7 @@ def warm_start(state: TrainState, params: Any) -> TrainState:
   placed = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), params, state.params)
 
   def copied(old_tree: Any) -> Any:
-    """The step donates its state: no two of its parts may share memory."""
+    """A copy, because the step donates its state, so no two parts of it may share memory."""
     return jax.tree.map(lambda new, old: jax.device_put(np.array(new), old.sharding), params, old_tree)
 
   return state.replace(params=placed, ema=copied(state.ema), averages=tuple(copied(average) for average in state.averages))
@@ -188,9 +188,9 @@ def warm_start(state: TrainState, params: Any) -> TrainState:
 def device_batches(
   host: Generator[Mapping[str, Any]], embed: EmbedFn, batch: Mapping[str, jax.ShapeDtypeStruct]
 ) -> Generator[dict[str, jax.Array]]:
-  """Batches as `batch` describes them (Training.batch), from this process's rows (sharding.process_rows) with captions.
+  """Batches as described by `batch` (Training.batch), made from the rows of this process (sharding.process_rows) with captions.
 
-  Frames that the devices are to draw stand for `video` (ivid.train.drawing). Closing the generator closes `host`.
+  If the devices draw (ivid.train.drawing), `frames` replaces `video`. Closing the generator closes `host`.
   """
   size, frames, *_ = batch[batches.VIDEO].shape
   per_group = batch[batches.TEXT].shape[1]
@@ -199,7 +199,7 @@ def device_batches(
   with contextlib.closing(host):
     for example in host:
       captions = example["captions"]
-      if layout.images == layout.rows:  # a caption a frame throughout
+      if layout.images == layout.rows:  # all rows have one caption per frame
         captions = [row * (frames // len(row)) for row in captions]
       text, mask = embed([caption for row in captions for caption in row])
       arrays = {name: array for name, array in example.items() if name != "captions"}
@@ -209,17 +209,17 @@ def device_batches(
 
 
 def _placed(rows: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
-  """This process's rows of an array that has as many in all as `like`, and lies as it does."""
+  """A global array, shaped and sharded like `like`, from the rows of this process."""
   return jax.make_array_from_process_local_data(like.sharding, np.asarray(rows), (like.shape[0], *np.shape(rows)[1:]))
 
 
 def make_evaluation(
   training: Training, held_out: list[dict[str, jax.Array]], *, seed: int, teacher: Teacher | None = None
 ) -> Callable[[int, TrainState], dict[str, float]]:
-  """Validation loss of the EMA weights on fixed batches, in all and for each quarter of diffusion time (u = 0 is clean).
+  """Validation loss of the EMA weights on fixed batches: overall, and per quarter of diffusion time (u = 0 is clean).
 
   Args:
-    teacher: of a distillation, on the devices.
+    teacher: in a distillation, the teacher on the devices.
   """
   evaluate = training.evaluate.jit()
   key = stream(seed, "eval")
@@ -235,8 +235,8 @@ def make_evaluation(
 
 
 def bucket_means(stage: Stage, losses: np.ndarray, times: np.ndarray, buckets: int = 4) -> dict[str, float]:
-  """Mean loss in all and per bucket of u, each bucket named by its range of logsnr."""
-  sums, counts = logsnr_buckets(loss=losses, level=times, low=0.0, high=1.0, buckets=buckets)
+  """The mean loss, overall and per bucket of u; each bucket is named by its range of logsnr."""
+  sums, counts = logsnr_buckets(loss=losses, level=times, low=0.0, high=1.0, buckets=buckets)  # pyright: ignore[reportArgumentType]  JAX takes arrays of NumPy
   levels = np.asarray(stage.schedule(np.linspace(0.0, 1.0, buckets + 1, dtype=np.float32)))
   result = {"eval/loss": float(losses.mean())}
   for i, (total, count) in enumerate(zip(np.asarray(sums), np.asarray(counts), strict=True)):
@@ -246,7 +246,7 @@ def bucket_means(stage: Stage, losses: np.ndarray, times: np.ndarray, buckets: i
 
 
 def _caption_layout(train: TrainSpec, mesh: Mesh) -> batches.CaptionLayout:
-  """The run's own where whole groups lie on every device and in every microbatch, else a caption for each frame."""
+  """The layout of the run, if every device and every microbatch has whole groups; else one caption per frame."""
   groups = train.batch_size // train.captions.rows
   if groups % (mesh.shape["data"] * mesh.shape["fsdp"] * train.accumulation):
     return batches.CaptionLayout(rows=1, images=1)

@@ -14,7 +14,7 @@ import numpy as np
 from ivid.media.places import is_remote, upload
 
 BOARD = "tb"  # in a work folder
-FLUSH_SECONDS = 60.0  # between two times that events reach the disk for sure
+FLUSH_SECONDS = 60.0  # events are certain to reach the disk this often
 
 
 class TensorBoard:
@@ -25,12 +25,12 @@ class TensorBoard:
     from tensorboardX import event_file_writer, summary  # slow to import, and only process 0 needs it
     from tensorboardX.proto import event_pb2
 
-    self._event, self._log, self._summary = event_pb2.Event, event_pb2.SessionLog, summary
+    self._event, self._log, self._summary = event_pb2.Event, event_pb2.SessionLog, summary  # pyright: ignore[reportAttributeAccessIssue]  made by protobuf when it is imported
     folder = workdir / BOARD
     folder.mkdir(exist_ok=True)
     self._writer = event_file_writer.EventsWriter(str(folder / "events"))
     self._flushed = time.monotonic()
-    if from_step:  # what an earlier process wrote of later steps is not shown
+    if from_step:  # hides later steps that an earlier process wrote
       self._write(from_step + 1, session_log=self._log(status=self._log.START))
 
   def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -50,12 +50,12 @@ class TensorBoard:
     self._flushed = time.monotonic()
 
   def close(self, *, failed: bool = False) -> None:
-    del failed  # what is in the file is whole either way
+    del failed  # the file is complete either way
     self._writer.close()
 
 
 class RemoteBoard:
-  """TensorBoard's events in a bucket: written here, and after each flush, as a file of their own, there."""
+  """TensorBoard's events in a bucket: written locally, and uploaded as a new file after each flush."""
 
   def __init__(self, workdir: pathlib.Path, from_step: int):
     self._target, self._from_step, self._board = workdir / BOARD, from_step, None
@@ -72,7 +72,7 @@ class RemoteBoard:
       self._board.close()
       self._board = None
       for path in sorted(pathlib.Path(self._here.name, BOARD).iterdir()):
-        upload(path, self._target / f"{path.name}.{time.time_ns()}")  # names in the order of their events
+        upload(path, self._target / f"{path.name}.{time.time_ns()}")  # the names sort in the order of the events
         path.unlink()
 
   def close(self, *, failed: bool = False) -> None:
@@ -87,5 +87,5 @@ class RemoteBoard:
 
 
 def open_board(workdir: pathlib.Path, from_step: int) -> TensorBoard | RemoteBoard:
-  """The board of a work folder, here or in a bucket; where a run is resumed at `from_step`, what was shown of later steps goes."""
+  """The board of a work folder, local or in a bucket. If a run resumes at `from_step`, later steps are no longer shown."""
   return (RemoteBoard if is_remote(workdir) else TensorBoard)(workdir, from_step)

@@ -1,4 +1,4 @@
-"""Trackers beside metrics.jsonl, by name: TensorBoard, and Weights & Biases where it is installed (extra `wandb`)."""
+"""Trackers besides metrics.jsonl, by name: TensorBoard and, if it is installed (extra `wandb`), Weights & Biases."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from ivid.train.metrics import OpenTracker
 from ivid.train.tensorboard import open_board
 from ivid.weights.ema import say
 
-RUN_ID = "wandb.json"  # in a work folder: the id of its run, which later commands go on with
+RUN_ID = "wandb.json"  # in a work folder: the id of its wandb run, which later commands continue
 PROJECT = "ivid"  # unless WANDB_PROJECT names another
-AXIS = "step"  # of all of ours: wandb's own count never goes back, as a resumed run's does
+AXIS = "step"  # x axis of all our metrics: wandb's own counter never goes back, but that of a resumed run does
 
 
 def check_trackers(watch: Watch) -> None:
-  """UserError for a tracker that is not installed."""
+  """Raises UserError for a tracker that is not installed."""
   if WANDB in watch.tracker_names and importlib.util.find_spec("wandb") is None:
     others = ",".join(name for name in watch.tracker_names if name != WANDB)
     raise UserError(f"--trackers={watch.trackers}: wandb is not installed: expected `pip install 'ivid[wandb]'`, or --trackers={others}")
 
 
 def open_trackers(names: Sequence[str], config: Mapping[str, Any]) -> tuple[OpenTracker, ...]:
-  """What opens the trackers of these names.
+  """Functions that open the trackers of these names.
 
   Args:
-    config: of the run, as JSON holds it, for trackers that show it.
+    config: of the run, in the form of JSON, for trackers that show it.
   """
   known: dict[str, OpenTracker] = {TENSORBOARD: open_board, WANDB: functools.partial(Wandb, config=config)}
   return tuple(known[name] for name in names)
@@ -53,10 +53,10 @@ class Wandb:
   """
 
   def __init__(self, workdir: pathlib.Path, from_step: int, *, config: Mapping[str, Any]):
-    """Raises UserError: it cannot be reached, or nobody is logged in."""
-    import wandb  # an extra
+    """Raises UserError if wandb cannot be reached or nobody is logged in."""
+    import wandb  # an extra  # pyright: ignore[reportMissingImports]  an extra that need not be installed
 
-    del from_step  # later points of a process that was killed are drawn over
+    del from_step  # new points replace the later points of a killed process
     self._wandb = wandb
     named = dict(project=os.environ.get("WANDB_PROJECT", PROJECT))
     if "WANDB_NAME" not in os.environ:
@@ -76,7 +76,7 @@ class Wandb:
     self._try(lambda run: run.log({AXIS: step, name: self._wandb.Image(image)}))
 
   def flush(self) -> None:
-    """It sends what it is told at once."""
+    """Does nothing: wandb sends everything at once."""
 
   def close(self, *, failed: bool = False) -> None:
     self._try(lambda run: run.finish(exit_code=int(failed)))
@@ -92,7 +92,7 @@ class Wandb:
 
 
 def _run_id(path: pathlib.Path) -> str:
-  """The id that the work folder's run has, or gets now."""
+  """The id of the work folder's wandb run; a new one is stored if there is none."""
   if path.is_file():
     found = read_mapping(path, formats.Kind.DATA).get("id")
     if isinstance(found, str) and found:

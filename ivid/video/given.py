@@ -1,4 +1,4 @@
-"""Frames that a clip is given rather than asked for: which ones in training, and how they stay what they are."""
+"""Frames that are given to a stage instead of sampled: which ones are given in training, and how they stay unchanged."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 
 @functools.cache
 def given_patterns(frames: int) -> tuple[np.ndarray, np.ndarray]:
-  """Which of `frames` frames may be given in training: [N, T] bool, and the share of each pattern [N].
+  """The patterns of given frames in training, [N, T] bool, and the share of each pattern, [N].
 
-  Four kinds, equally often where they leave something to learn: the first frame; the first half; both ends; every k-th frame, k a divisor
-  of `frames`. The clip goes on from a picture, goes on from a clip, or is filled in. No patterns for fewer than two frames.
+  There are four kinds, equally frequent as far as they leave something to learn: the first frame, the first half, both ends, and every k-th
+  frame for each divisor k of `frames`. So the stage learns to continue a picture, to continue a clip, and to fill in between frames. Fewer
+  than two frames have no patterns.
   """
   place = np.arange(frames)
   kinds = [
@@ -32,7 +33,7 @@ def given_patterns(frames: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_given(*, draw: jax.Array, is_video: jax.Array, frames: int, share: float) -> jax.Array:
-  """The frames given to each clip in training, [B, T] bool: none for a part 1 - `share` of them, and none of pictures.
+  """The frames given to each clip in training, [B, T] bool. A share of 1 - `share` of the clips gets none, and pictures get none.
 
   Args:
     draw: [B] uniform in [0, 1).
@@ -42,7 +43,7 @@ def draw_given(*, draw: jax.Array, is_video: jax.Array, frames: int, share: floa
   if not len(patterns) or not share:
     return jnp.zeros((*draw.shape, frames), bool)
   which = jnp.searchsorted(jnp.asarray(np.cumsum(shares)), draw / share)
-  table = np.concatenate([patterns, np.zeros((1, frames), bool)])  # beyond the last: none
+  table = np.concatenate([patterns, np.zeros((1, frames), bool)])  # a draw beyond the last pattern gives no frames
   return jnp.asarray(table)[jnp.minimum(which, len(patterns))] & (is_video & (draw < share))[:, None]
 
 
@@ -55,5 +56,5 @@ def keep_given(x_hat: jax.Array, given: tuple[jax.Array, jax.Array] | None) -> j
 
 
 def asked(given: tuple[jax.Array, jax.Array] | None) -> jax.Array | None:
-  """[B, T] bool, the frames that the loss counts: those that are not given; None: all."""
+  """[B, T] bool: the frames that the loss counts, which are those that are not given. None: it counts all frames."""
   return None if given is None else ~given[1]

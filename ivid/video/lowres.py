@@ -1,4 +1,4 @@
-"""The clip a super-resolution stage is conditioned on (Imagen Video, section 2.2): one definition for loss and sampling."""
+"""The clip that conditions a super-resolution stage (Imagen Video, section 2.2), defined once for the loss and for sampling."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ivid.video.resize import resize, resize_window
 
 
 def shrink(x: Any, lowres: LowresSpec, output: ClipShape) -> Any:
-  """Low-resolution clip [B, t, h, w, C] of `x` [B, T, H, W, C], a clip at the stage's output or a crop of one.
+  """The low-resolution clip [B, t, h, w, C] of `x` [B, T, H, W, C], which has the stage's output size or is a crop of such a clip.
 
-  Sizes follow the ratio input / output. Time keeps every k-th frame (frame k of a clip at rate f is the picture at k / f seconds),
-  space is resized by `lowres.shrink`. Numpy gives numpy, jax gives jax.
+  Sizes follow the ratio input / output. In time, every k-th frame is kept (frame k of a clip at rate f is the picture at k / f seconds);
+  in space, `lowres.shrink` resizes. NumPy arrays give NumPy arrays, JAX arrays give JAX arrays.
 
   Raises:
     UserError: a size of `x` that the ratio does not take to a whole number.
   """
   frames = _scaled("frames", x.shape[1], lowres.input.frames, output.frames)
-  assert x.shape[1] % frames == 0, (x.shape, frames)  # StageSpec has whole multiples alone
+  assert x.shape[1] % frames == 0, (x.shape, frames)  # StageSpec allows whole multiples only
   return shrink_pictures(x[:, :: x.shape[1] // frames], lowres, output)
 
 
 def shrink_pictures(x: Any, lowres: LowresSpec, output: ClipShape) -> Any:
-  """`shrink` of independent pictures packed as the frames of `x` [B, T, H, W, C]: in space alone, to [B, T, h, w, C].
+  """`shrink` for independent pictures packed as the frames of `x` [B, T, H, W, C]: only in space, to [B, T, h, w, C].
 
-  A temporal stage's packed pictures are so each conditioned on themselves: no frame of one is missing.
+  In a temporal stage, each packed picture is thus conditioned on itself, since a picture lacks no frames.
 
   Raises:
     UserError: as `shrink`.
@@ -44,13 +44,13 @@ def shrink_pictures(x: Any, lowres: LowresSpec, output: ClipShape) -> Any:
 
 
 def grow(small: Any, *, frames: int, height: int, width: int, time_fill: TimeFill) -> Any:
-  """Conditioning clip [B, T, H, W, C] from the low-resolution `small` [B, t, h, w, C]: bilinear in space, then `time_fill`.
+  """The conditioning clip [B, T, H, W, C] from the low-resolution `small` [B, t, h, w, C]: bilinear in space, then `time_fill`.
 
-  REPEAT shows each frame T / t times; BLANK puts frame i at i T / t and zeros elsewhere; LINEAR blends from each frame to the next, the
-  last one stays.
+  REPEAT shows each frame T / t times; BLANK puts frame i at i T / t and zeros elsewhere; LINEAR blends from each frame to the next, and
+  holds the last one.
 
   Raises:
-    UserError: T is no multiple of t.
+    UserError: T is not a multiple of t.
   """
   t = small.shape[1]
   if frames % t:
@@ -65,7 +65,7 @@ def grow_window(
 ) -> jax.Array:
   """The part of grow(small, ...) that starts at `origin` (frame, row, column; may be traced) and has the sizes `window`.
 
-  The first frame and the number of frames are multiples of T / t.
+  The first frame and the number of frames must be multiples of T / t.
   """
   k = frames // small.shape[1]
   assert frames % small.shape[1] == 0 and window[0] % k == 0, (small.shape, frames, window)
@@ -79,13 +79,13 @@ def grow_window(
 
 
 def _one_more(clip: Any) -> Any:
-  """The clip [B, t, ...] with its last frame once more."""
+  """The clip [B, t, ...] with its last frame repeated once."""
   xp = jnp if isinstance(clip, jax.Array) else np
   return xp.concatenate([clip, clip[:, -1:]], axis=1)
 
 
 def _fill(clip: Any, k: int, time_fill: TimeFill) -> Any:
-  """[B, t, H, W, C] -> [B, k t, H, W, C]; LINEAR reads one frame more than t."""
+  """[B, t, H, W, C] -> [B, k t, H, W, C]; LINEAR reads one more frame than t."""
   xp = jnp if isinstance(clip, jax.Array) else np
   match time_fill:
     case TimeFill.REPEAT:

@@ -1,8 +1,9 @@
-"""Noise as a function of place: a tile gets what the whole clip has there, so the tile size is a memory knob and nothing else."""
+"""Noise as a function of place: a tile gets the same noise as the whole clip has there, so the tile size only affects memory."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +19,11 @@ def block_noise(
   block: tuple[int, int, int] = BLOCK,
   aligned: bool = False,
 ) -> jax.Array:
-  """Standard normal float32 `shape` [T, H, W, C] whose first value lies at `origin` (frame, row, column >= 0) of the clip.
+  """Standard normal float32 noise of `shape` [T, H, W, C], whose first value lies at `origin` (frame, row, column >= 0) of the clip.
 
-  Absolute block (i, j, k) holds normal(fold_in(fold_in(fold_in(key, i), j), k)), whatever the sizes of clip and tile. The origin
-  need not be a multiple of the block unless `aligned` says that it is, which spares a traced one the blocks of the worst offset; it may be
-  traced, so that one program serves every tile. For a batch, vmap over keys.
+  Absolute block (i, j, k) holds normal(fold_in(fold_in(fold_in(key, i), j), k)), whatever the sizes of clip and tile. The origin may be
+  traced, so that one program serves every tile. It need not be a multiple of the block; if `aligned` says that it is, a traced origin does
+  not have to allow for the worst offset. For a batch, vmap over keys.
   """
   channels = shape[3]
   spans = [_span(start, size, edge, aligned) for start, size, edge in zip(origin, shape[:3], block, strict=True)]
@@ -34,7 +35,7 @@ def block_noise(
     place = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, i), j), k)
     return jax.random.normal(place, (values,), jnp.float32)
 
-  # One flat list of blocks, each drawn flat: XLA compiles this five times as fast as nested maps of small boxes.
+  # One flat list of blocks, each drawn flat: XLA compiles it five times as fast as nested maps over small boxes.
   i, j, k = (index.ravel() for index in jnp.meshgrid(t, h, w, indexing="ij"))
   blocks = jax.vmap(draw)(i, j, k).reshape(t.size, h.size, w.size, *block, channels)
   counts = [count for _, count, _ in spans]
@@ -42,12 +43,12 @@ def block_noise(
   return jax.lax.dynamic_slice(covering, (*(offset for _, _, offset in spans), 0), shape)
 
 
-def _span(start: int | jax.Array, size: int, edge: int, aligned: bool) -> tuple[int | jax.Array, int, int | jax.Array]:
-  """First covering block, how many there are, and where `start` lies in the first."""
+def _span(start: int | jax.Array, size: int, edge: int, aligned: bool) -> tuple[Any, int, Any]:
+  """The first covering block, the number of covering blocks, and the offset of `start` in the first."""
   first, offset = start // edge, start % edge
   if aligned:
     return first, -(-size // edge), 0
-  if isinstance(start, jax.Array):  # the count must not depend on the value: enough for the worst offset
+  if isinstance(start, jax.Array):  # the count must not depend on the value, so it allows for the worst offset
     return first, (size + edge - 2) // edge + 1, offset
   assert start >= 0, f"origin {start} lies before the clip"
-  return first, -(-(offset + size) // edge), offset
+  return first, -(-(offset + size) // edge), offset  # pyright: ignore[reportReturnType]  a start of numbers has an offset of numbers

@@ -1,4 +1,4 @@
-"""Resizing by weight matrices: the only definition, for numpy and jax arrays alike."""
+"""Resizing by weight matrices, defined once for NumPy and JAX arrays."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ivid.spec.stage import Filter
 
 @functools.cache
 def resize_weights(n_in: int, n_out: int, filter: Filter) -> np.ndarray:
-  """Matrix [n_out, n_in] float32, rows summing to 1, that resizes an axis; pixel i covers [i, i + 1) (corners not aligned).
+  """The read-only matrix [n_out, n_in] float32 that resizes an axis. Its rows sum to 1; pixel i covers [i, i + 1) (corners not aligned).
 
-  TRIANGLE: w_ij proportional to max(0, 1 - |x_j - x_i| / s) at pixel centres, s = max(n_in / n_out, 1) input pixels: bilinear,
-  antialiased when shrinking. BOX: w_ij proportional to the overlap of output pixel i with input pixel j: the exact mean of the
-  covered area, hence repetition when growing by a whole factor. Pixels outside the picture get no weight. The array is read-only.
+  TRIANGLE: w_ij is proportional to max(0, 1 - |x_j - x_i| / s) with x at pixel centres and s = max(n_in / n_out, 1) input pixels. This is
+  bilinear interpolation, antialiased when shrinking. BOX: w_ij is proportional to the overlap of output pixel i with input pixel j. This is
+  the exact mean of the covered area, and repetition when enlarging by a whole factor. Pixels outside the picture have no weight.
 
   Raises:
     UserError: a size below 1.
@@ -27,7 +27,7 @@ def resize_weights(n_in: int, n_out: int, filter: Filter) -> np.ndarray:
   if n_in < 1 or n_out < 1:
     raise UserError(f"resize from {n_in} to {n_out}: expected sizes of 1 or more")
   i, j = np.arange(n_out, dtype=np.int64)[:, None], np.arange(n_in, dtype=np.int64)[None, :]
-  # Both kernels in units of 1 / n_out (or half of it) input pixels: whole numbers, so that equal weights are equal exactly.
+  # In units of 1 / n_out input pixels (or half of that) both kernels are whole numbers, so equal weights are exactly equal.
   if filter is Filter.TRIANGLE:
     distance = np.abs((2 * j + 1) * n_out - (2 * i + 1) * n_in)
     weights = np.maximum(0, 2 * max(n_in, n_out) - distance)
@@ -39,9 +39,9 @@ def resize_weights(n_in: int, n_out: int, filter: Filter) -> np.ndarray:
 
 
 def resize_axis(clip: Any, axis: int, size: int, filter: Filter) -> Any:
-  """`clip` with `axis` resized to `size`; computed in float32, given back in the clip's dtype (float32 for integers).
+  """`clip` with `axis` resized to `size`. Computed in float32 and returned in the clip's dtype (float32 for integers).
 
-  The result is of the clip's kind: numpy for numpy, jax (traced or not) for jax. No-op when the size stays.
+  NumPy arrays give NumPy arrays, JAX arrays (traced or not) give JAX arrays. If the size stays the same, the clip is returned as it is.
   """
   axis = axis % clip.ndim
   if clip.shape[axis] == size:
@@ -59,9 +59,9 @@ def resize_axis(clip: Any, axis: int, size: int, filter: Filter) -> Any:
 
 
 def resize_window(clip: jax.Array, axis: int, size: int, filter: Filter, *, start: jax.Array, length: int) -> jax.Array:
-  """Places `start` (may be traced) to start + length of resize_axis(clip, axis, size, filter), by sums of few shifted reads.
+  """Positions `start` (may be traced) to start + length of resize_axis(clip, axis, size, filter), as a sum of a few shifted reads.
 
-  No matrix product over the whole axis: a part costs its share of the whole, and enlarging two reads a place.
+  Without a matrix product over the whole axis, a part costs only its share of the whole; enlarging takes two reads per position.
   """
   axis = axis % clip.ndim
   if clip.shape[axis] == size:
@@ -77,7 +77,7 @@ def resize_window(clip: jax.Array, axis: int, size: int, filter: Filter, *, star
 
 @functools.cache
 def _taps(n_in: int, n_out: int, filter: Filter) -> tuple[np.ndarray, np.ndarray]:
-  """Rows of resize_weights without their zeros: places [k, n_out] int32 and weights [k, n_out]."""
+  """The rows of resize_weights without their zeros: positions [k, n_out] int32 and weights [k, n_out]."""
   matrix = resize_weights(n_in, n_out, filter)
   count = int((matrix > 0).sum(axis=1).max())
   first = np.minimum((matrix > 0).argmax(axis=1), n_in - count)
@@ -86,5 +86,5 @@ def _taps(n_in: int, n_out: int, filter: Filter) -> tuple[np.ndarray, np.ndarray
 
 
 def resize(clip: Any, height: int, width: int, filter: Filter) -> Any:
-  """Pictures or clips [..., H, W, C] at height x width. See `resize_weights` for the kernels, `resize_axis` for dtypes."""
+  """Resizes pictures or clips [..., H, W, C] to height x width. See `resize_weights` for the kernels and `resize_axis` for dtypes."""
   return resize_axis(resize_axis(clip, -3, height, filter), -2, width, filter)

@@ -1,7 +1,7 @@
-"""Power-function averages of weights, and averages of any width from those that a run kept (Karras et al., EDM2, 2312.02696, section 3).
+"""Power-function averages of weights, and averages of any width made from kept ones (Karras et al., EDM2, 2312.02696, section 3).
 
-The average of relative width w at update t weighs the parameters of update tau by (gamma + 1) tau^gamma / t^(gamma + 1); w is the
-profile's standard deviation over t. A sum of a few kept ones, each of its own t and gamma, comes near any other.
+The average of relative width w at update t weights the parameters of update tau by (gamma + 1) tau^gamma / t^(gamma + 1); w is the
+standard deviation of this profile divided by t. A weighted sum of a few kept averages, each with its t and gamma, approximates any other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ivid.spec.stage import StageSpec
 from ivid.weights.ema import SNAPSHOTS, load_snapshot, load_spec, read_widths, snapshot_path, snapshot_steps
 from ivid.weights.kept import run_and_step
 
-FAR = 0.05  # of a profile's norm: an average that misses this much is not the one asked for
+FAR = 0.05  # of a profile's norm: an average that misses by more than this is refused
 
 
 def exponent(width: float) -> float:
@@ -29,12 +29,12 @@ def exponent(width: float) -> float:
 
 
 def combination(kept: Sequence[tuple[int, float]], *, step: int, width: float) -> tuple[np.ndarray, float]:
-  """Weights of kept averages whose sum is nearest, by least squares over profiles, to the average of `width` at `step` (algorithm 3).
+  """Weights for the kept averages whose sum is the least-squares fit to the profile of `width` at `step` (algorithm 3).
 
   Args:
-    kept: update and gamma of each.
+    kept: update and gamma of each kept average.
 
-  Returns: float64 [len(kept)], and the norm of what is missed over the norm of the profile asked for.
+  Returns: float64 [len(kept)], and the norm of the residual divided by the norm of the requested profile.
   """
   target = (step, exponent(width))
   products = np.array([[_product(a, b) for b in kept] for a in kept])
@@ -47,10 +47,10 @@ def combination(kept: Sequence[tuple[int, float]], *, step: int, width: float) -
 def load_average(workdir: str | pathlib.Path, width: float) -> tuple[StageSpec, Any, int]:
   """The stage of a run, its weights averaged with that relative width up to its last snapshot, and the step of that.
 
-  With the folder of one checkpoint (ivid.weights.ema.run_and_step) it is the last snapshot up to that step.
+  For the folder of one checkpoint (ivid.weights.ema.run_and_step), it is the last snapshot up to that step.
 
   Raises:
-    UserError: no snapshots, or none from which this width can be made.
+    UserError: there are no snapshots, or none from which this width can be made.
   """
   if not 0.0 < width < WIDEST_EMA:
     raise UserError(f"--ema={width:g}: expected above 0 and below {WIDEST_EMA:.3f}, such as 0.08")
@@ -82,5 +82,5 @@ def _product(one: tuple[int, float], other: tuple[int, float]) -> float:
   """Inner product of two profiles, each an update and a gamma: the integral over tau of one times the other."""
   (ta, a), (tb, b) = one, other
   least = min(ta, tb)
-  # Ratios before powers: gammas of narrow profiles are in the hundreds.
+  # Ratios are formed before powers, because gammas of narrow profiles are in the hundreds.
   return (a + 1) * (b + 1) / (a + b + 1) * (least / ta) ** a * (least / tb) ** b * least / (float(ta) * tb)

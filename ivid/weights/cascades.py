@@ -1,4 +1,4 @@
-"""Stages of a cascade on disk: cascade.json, and STAGE/{spec.json, weights.safetensors} for each trained one."""
+"""The stages of a cascade on disk: cascade.json, and STAGE/{spec.json, weights.safetensors} for each trained stage."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ HASH_CHUNK = 1 << 24
 
 @dataclasses.dataclass(frozen=True)
 class TrainedStage:
-  """What STAGE/spec.json says.
+  """The contents of STAGE/spec.json.
 
   Attributes:
-    spec: what the weights were trained for.
-    step: updates they were trained for.
+    spec: the stage for which the weights were trained.
+    step: number of training updates.
     sha256: of the weights file.
   """
 
@@ -47,14 +47,14 @@ class TrainedStage:
 
 @dataclasses.dataclass(frozen=True)
 class _Manifest:
-  """What cascade.json says. The manifest is for people: what counts is the record beside the weights."""
+  """The contents of cascade.json. The manifest is for people; the record beside the weights is what counts."""
 
   cascade: CascadeSpec
   manifest: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class CascadeFolder:
-  """An opened cascade folder; weights are read when asked for, never before."""
+  """An opened cascade folder. Weights are only read when they are asked for."""
 
   def __init__(self, folder: pathlib.Path, spec: CascadeSpec):
     self.folder = folder
@@ -65,10 +65,10 @@ class CascadeFolder:
     return (self.folder / self.spec.stage(name).name / SPEC_FILE).is_file()
 
   def check(self, name: str) -> TrainedStage:
-    """The stage's record, from its small file and the sizes of the large one: cheap enough to run before any work.
+    """The stage's record, checked against its small file and the sizes in the large one, which is cheap enough to do before any work.
 
     Raises:
-      UserError: never trained, trained for another stage, or damaged.
+      UserError: it is untrained, trained for another stage, or damaged.
     """
     want = self.spec.stage(name)
     folder = self.folder / name
@@ -83,7 +83,7 @@ class CascadeFolder:
     difference = stage_difference(entry.spec, want, text_encoder=False)
     if difference:
       raise UserError(f"{folder} holds weights of another stage than {name}: {difference}")
-    read_header(folder / WEIGHTS_FILE)  # damaged or truncated
+    read_header(folder / WEIGHTS_FILE)  # raises if it is damaged or truncated
     return entry
 
   def hashes(self, names: Iterable[str]) -> list[str]:
@@ -94,7 +94,7 @@ class CascadeFolder:
     """Parameters of the stage as nested dictionaries of numpy arrays in the network's `param_dtype`.
 
     Raises:
-      UserError: as `check`; and weights whose SHA-256 is not the recorded one.
+      UserError: as `check`; or the SHA-256 of the weights is not the recorded one.
     """
     entry = self.check(name)
     path = self.folder / name / WEIGHTS_FILE
@@ -105,11 +105,11 @@ class CascadeFolder:
     return read_weights(path, dtype=dtype)
 
 
-def open_cascade(folder: str | os.PathLike) -> CascadeFolder:
+def open_cascade(folder: str | os.PathLike[str]) -> CascadeFolder:
   """The cascade in the folder; only cascade.json is read.
 
   Raises:
-    UserError: no such folder, no or damaged cascade.json.
+    UserError: there is no such folder, or cascade.json is missing or damaged.
   """
   folder = pathlib.Path(folder)
   path = folder / CASCADE_FILE
@@ -128,5 +128,5 @@ def file_sha256(path: pathlib.Path) -> str:
 
 
 def read_entry(path: pathlib.Path) -> TrainedStage:
-  """What a stage's spec.json says."""
+  """Reads a stage's spec.json."""
   return read_spec(TrainedStage, path, formats.Kind.STAGE)

@@ -1,4 +1,4 @@
-"""What others read of a run's Orbax checkpoints: the stage's spec, the step, and the EMA weights."""
+"""The parts of a run's Orbax checkpoints that other modules read: the stage's spec, the step, and the EMA weights."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from ivid.weights.finite import check_finite
 from ivid.weights.kept import FOLDER, check_kept, finished_steps, no_checkpoint, place, run_and_step
 from ivid.weights.sums import first_changed, host_sums, named_leaves
 
-SNAPSHOTS = "snapshots"  # of a work folder: power-function averages (ivid.weights.averages)
+SNAPSHOTS = "snapshots"  # folder in a work folder for power-function averages (ivid.weights.averages)
 EMA, META = "ema", "meta"  # items of a checkpoint
 AVERAGES, WIDTHS = "averages", "widths"  # items of a checkpoint and of a snapshot
 SUMS = "sums"  # in a checkpoint's meta, and in a snapshot's widths: of every array by its name (ivid.weights.sums)
-MARKER = "_CHECKPOINT_METADATA"  # Orbax's own, of a checkpoint that is finished
+MARKER = "_CHECKPOINT_METADATA"  # Orbax's own file, which marks a finished checkpoint
 
 T = TypeVar("T")
 
 
 class Damaged(UserError):
-  """A checkpoint that cannot be read, or is not what was written."""
+  """A checkpoint cannot be read, or is not what was written."""
 
 
 def load_spec(workdir: str | pathlib.Path) -> StageSpec:
   """The stage of a run, from its newest checkpoint that can be read, or from the one whose folder is given (`run_and_step`).
 
   Raises:
-    UserError: no run there, no finished checkpoint, or none that can be read.
+    UserError: there is no run, no finished checkpoint, or none that can be read.
   """
   return newest(workdir, read_spec)
 
 
 def load_ema(workdir: str | pathlib.Path) -> tuple[StageSpec, Any, int]:
-  """The stage of a run's newest checkpoint that is whole, its EMA weights on the first local device, and the step.
+  """The stage of a run's newest intact checkpoint, its EMA weights on the first local device, and the step.
 
-  With the folder of one checkpoint (`run_and_step`) it is that one. Nothing is changed in the folder, in which a trainer may be writing.
+  For the folder of one checkpoint (`run_and_step`), it is that one. Nothing in the folder changes, because a trainer may be writing there.
 
   Raises:
     UserError: as `load_spec`.
@@ -64,12 +64,13 @@ def load_ema(workdir: str | pathlib.Path) -> tuple[StageSpec, Any, int]:
 
 
 def newest(workdir: str | pathlib.Path, read: Callable[[pathlib.Path], T]) -> T:
-  """What `read` makes of a run's newest checkpoint for which it does not raise Damaged; says which others were passed over.
+  """The result of `read` for the newest checkpoint for which it does not raise Damaged. Prints which others were skipped.
 
-  With the folder of one checkpoint (`run_and_step`) it is that one or none.
+  For the folder of one checkpoint (`run_and_step`), it is that one or none.
 
   Raises:
-    UserError: no checkpoint, or not that one; or Damaged, of the newest, where all are.
+    UserError: there is no checkpoint, or not that one.
+    Damaged: of the newest checkpoint, if all are damaged.
   """
   run, only = run_and_step(workdir)
   if only is not None:
@@ -81,7 +82,7 @@ def newest(workdir: str | pathlib.Path, read: Callable[[pathlib.Path], T]) -> T:
     try:
       found = read(path)
     except Damaged as error:
-      if not path.exists():  # the run has saved others meanwhile, and deleted this one
+      if not path.exists():  # meanwhile, the run has saved others and deleted this one
         return newest(workdir, read)
       damaged.append(error)
       continue
@@ -94,19 +95,19 @@ def newest(workdir: str | pathlib.Path, read: Callable[[pathlib.Path], T]) -> T:
 
 
 def say(line: str) -> None:
-  """A line for the user, beside what a command prints; of process 0."""
+  """Prints a line for the user, in addition to a command's output, in process 0."""
   if is_first():
     print(line, file=sys.stderr, flush=True)
 
 
 def snapshot_steps(workdir: str | pathlib.Path) -> list[int]:
-  """Steps of a run's snapshots in order; [] where there are none."""
+  """Steps of a run's snapshots in order; [] if there are none."""
   folder = place(workdir) / SNAPSHOTS
   return sorted(steps.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
 def load_snapshot(workdir: str | pathlib.Path, step: int) -> list[Any]:
-  """The averages in a snapshot, a tree for each of its widths, on the first local device.
+  """The averages in a snapshot, one tree per width, on the first local device.
 
   Raises:
     Damaged: it cannot be read.
@@ -121,7 +122,7 @@ def snapshot_path(workdir: str | pathlib.Path, step: int) -> pathlib.Path:
 
 
 def read_widths(path: pathlib.Path) -> list[float]:
-  """Relative widths of the power-function averages in a checkpoint or snapshot; [] where it has none.
+  """Relative widths of the power-function averages in a checkpoint or snapshot; [] if it has none.
 
   Raises:
     Damaged: they cannot be read.
@@ -139,10 +140,11 @@ class _Widths:
 
 
 def read_meta(path: pathlib.Path) -> dict[str, Any]:
-  """What a checkpoint, the folder `path`, says of itself: its stage, and the sums of its arrays.
+  """The metadata of the checkpoint in the folder `path`: its stage, and the sums of its arrays.
 
   Raises:
-    Damaged: it cannot be read, or is not finished; UserError of a newer format.
+    Damaged: it cannot be read, or is not finished.
+    UserError: it has a newer format.
   """
   if not (path / MARKER).is_file():
     raise Damaged(f"checkpoint {path} has no {MARKER}: it is not finished, or was not copied whole")
@@ -162,7 +164,7 @@ def read_data(path: pathlib.Path, item: str) -> dict[str, Any]:
 def read_arrays(path: pathlib.Path, item: str, target: Any = None) -> Any:
   """A tree of arrays of a checkpoint or snapshot, into the shardings of `target`; None: on the first local device.
 
-  Every process that `target` asks for calls this; none waits for another in it, so that one may fail alone.
+  Every process that `target` involves calls this. None waits for another, so that one may fail alone.
 
   Raises:
     Damaged: it cannot be read.
@@ -173,8 +175,8 @@ def read_arrays(path: pathlib.Path, item: str, target: Any = None) -> Any:
   try:
     if target is None:
       sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-      target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), handler.metadata(path / item).tree)
-    return handler.restore(path / item, args=ocp.args.StandardRestore(target))
+      target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), handler.metadata(path / item).tree)  # pyright: ignore[reportArgumentType]  Orbax takes paths of pathlib too
+    return handler.restore(path / item, args=ocp.args.StandardRestore(target))  # pyright: ignore[reportArgumentType]  Orbax takes paths of pathlib too
   except Exception as error:  # Orbax and TensorStore raise many classes for damaged files
     raise Damaged(f"checkpoint {path} cannot be read: {first_line(error)}") from None
   finally:
@@ -186,14 +188,14 @@ def read_shapes(path: pathlib.Path, item: str) -> dict[str, tuple[int, ...]]:
   quiet_orbax()
   _check_described(path, item)
   try:
-    tree = ocp.StandardCheckpointHandler().metadata(path / item).tree
+    tree = ocp.StandardCheckpointHandler().metadata(path / item).tree  # pyright: ignore[reportArgumentType]  Orbax takes paths of pathlib too
     return {name: tuple(leaf.shape) for name, leaf in named_leaves({item: tree}).items()}
   except Exception as error:  # as above
     raise Damaged(f"checkpoint {path} cannot be read: {first_line(error)}") from None
 
 
 def check_sums(path: pathlib.Path, have: dict[str, int], want: dict[str, int] | None) -> None:
-  """Damaged where an array is not the one that was saved, naming the first. `want` None: they were not summed, which is said."""
+  """Raises Damaged, which names the first array that is not as saved. `want` None: there are no sums, which is printed."""
   if want is None:
     say(f"checkpoint {path} was written without sums of its arrays: they are not checked")
   elif changed := first_changed(have, want):
@@ -201,9 +203,9 @@ def check_sums(path: pathlib.Path, have: dict[str, int], want: dict[str, int] | 
 
 
 def quiet_orbax() -> None:
-  """Leaves what Orbax logs out: all of it comes as exceptions too, or is none of the user's business.
+  """Hides what Orbax logs, since all of it also comes as exceptions or does not concern the user.
 
-  So is what its other reads say when one has failed: they end after the event loop that waited for them.
+  It also hides what Orbax's other reads log when one has failed, since they end after the event loop that waited for them.
   """
   logger = logging.getLogger("absl")
   if _not_of_orbax not in logger.filters:
@@ -221,7 +223,7 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 def _restored(path: pathlib.Path, item: str, sums: dict[str, int] | None) -> Any:
-  """A tree of arrays on the first local device, checked; UserError if it holds what is no number."""
+  """A tree of arrays on the first local device. Raises UserError if it contains NaN or infinities."""
   tree = read_arrays(path, item)
   own = None if sums is None else {name: value for name, value in sums.items() if name.startswith(f"{item}/")}
   check_sums(path, {} if own is None else host_sums({item: tree}), own)
@@ -231,7 +233,7 @@ def _restored(path: pathlib.Path, item: str, sums: dict[str, int] | None) -> Any
 
 
 def _check_described(path: pathlib.Path, item: str) -> None:
-  """Reads what Orbax says of a tree in JSON before TensorStore does: lists of lists of thousands end the whole process there.
+  """Reads Orbax's JSON description of a tree before TensorStore does, because deeply nested lists would end the whole process there.
 
   Raises:
     Damaged: it cannot be read.
@@ -261,7 +263,7 @@ def _read_json(path: pathlib.Path, item: str, kind: formats.Kind = formats.Kind.
 
 
 def _as_spec(cls: type[T], path: pathlib.Path, found: Any) -> T:
-  """The spec that an item describes; Damaged if it is none."""
+  """The spec that an item describes. Raises Damaged if it does not describe one."""
   try:
     return convert.from_dict(cls, found)
   except UserError as error:

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: what a file says of its arrays, checked before any of them is read."""
+"""The header of a safetensors file, which describes its arrays; it is checked before any array is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ivid.spec.errors import UserError, shown
 from ivid.spec.files import parse_json
 from ivid.spec.paths import check_file
 
-# Types of the format that a parameter may have; the others (such as F8_E4M3, of quantised weights) are refused by name.
+# The types that a parameter may have; others (such as F8_E4M3 for quantised weights) are refused by name.
 DTYPES = {
   "F64": np.dtype(np.float64),
   "F32": np.dtype(np.float32),
@@ -26,15 +26,15 @@ DTYPES = {
   "BOOL": np.dtype(bool),
 }
 METADATA, HASH = "__metadata__", "hash"
-HEADER_LIMIT = 100_000_000  # bytes, the format's own
-MOST_AXES = 16  # of a parameter: ours have up to 6, and numpy counts up to 64
+HEADER_LIMIT = 100_000_000  # bytes, as the format defines
+MOST_AXES = 16  # of a parameter; ours have up to 6, and NumPy allows up to 64
 
 
-def read_header(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str], int]:
+def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str], int]:
   """Entries of a safetensors file by name, its metadata, and where its data start.
 
   Raises:
-    UserError: no such file, not this format, truncated, or arrays that overlap, leave gaps or have other sizes than their places.
+    UserError: the file is missing, truncated or not of this format, or its arrays overlap, leave gaps or do not have the stated sizes.
   """
   target = check_file(path, "weights", "a .safetensors file")
   size = target.stat().st_size

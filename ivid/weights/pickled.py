@@ -20,7 +20,7 @@ DTYPES = ("f2", "f4", "f8", "i4", "i8")
 PLACES = ("numpy.core.multiarray", "numpy._core.multiarray")
 
 
-def read_pickle(path: str | os.PathLike) -> dict[str, Any]:
+def read_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
   """The nested dictionary of arrays, by texts, that was pickled.
 
   Raises:

@@ -53,7 +53,7 @@ class Digest(Protocol):
 
 
 def write_weights(
-  path: str | os.PathLike, params: Any, *, dtype: Any = None, metadata: Mapping[str, str] | None = None, digest: Digest | None = None
+  path: str | os.PathLike[str], params: Any, *, dtype: Any = None, metadata: Mapping[str, str] | None = None, digest: Digest | None = None
 ) -> None:
   """Writes a nested dictionary of arrays, one in memory at a time; temporary name first, then rename: on an error nothing stays.
 
@@ -66,7 +66,7 @@ def write_weights(
   Raises:
     UserError: a value that is NaN or infinite, or becomes so in `dtype`; or the file cannot be written.
   """
-  flat = traverse_util.flatten_dict(params, sep="/")
+  flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
   kinds = {name: np.dtype(value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype) for name, value in flat.items()}
   stored = {name: kind if dtype is None or kind.kind in "iub" else np.dtype(dtype) for name, kind in kinds.items()}
   names = sorted(flat, key=lambda name: (-stored[name].itemsize, name))  # larger types first: every array is aligned
@@ -101,7 +101,7 @@ def _type_name(dtype: np.dtype) -> str:
   return next(name for name, known in DTYPES.items() if known == dtype)
 
 
-def open_weights(path: str | os.PathLike) -> dict[str, Leaf]:
+def open_weights(path: str | os.PathLike[str]) -> dict[str, Leaf]:
   """Leaves of a safetensors file by their flat names, each a finite_leaf; only its header is read.
 
   Raises:
@@ -122,7 +122,7 @@ def finite_leaf(leaf: Leaf, said: str) -> Leaf:
   return Leaf(leaf.shape, leaf.dtype, lambda index: check_finite(leaf.read(index), said))
 
 
-def file_leaf(path: str | os.PathLike, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> Leaf:
+def file_leaf(path: str | os.PathLike[str], offset: int, shape: tuple[int, ...], dtype: np.dtype) -> Leaf:
   """The C-ordered array that starts at byte `offset` of a file. Read, not mapped: mapped pages would count as this process's memory."""
 
   def read(index: tuple[slice, ...]) -> np.ndarray:
@@ -148,7 +148,7 @@ def file_leaf(path: str | os.PathLike, offset: int, shape: tuple[int, ...], dtyp
   return Leaf(shape, dtype, read)
 
 
-def read_weights(path: str | os.PathLike, *, dtype: Any = np.float32) -> dict[str, Any]:
+def read_weights(path: str | os.PathLike[str], *, dtype: Any = np.float32) -> dict[str, Any]:
   """The nested dictionary of numpy arrays in the file, floating ones as `dtype`.
 
   Raises:

@@ -74,7 +74,7 @@ def test_the_next_start_takes_up_what_the_killed_queue_left(folder):
   assert f"process {first['pid']} still runs 'train --workdir=a --steps=30 --seconds=0.1': expected it among the runs" in folder.printed
 
   queue = folder.start(*runs)
-  folder.until(lambda: f"a: runs already, as process {first['pid']}; waiting for it" in folder.printed)
+  folder.until(lambda: f"a: is already running, as process {first['pid']}; waiting for it" in folder.printed)
   folder.until(lambda: "launch: a: step " in folder.printed)
   folder.until(lambda: folder.column("progress")[0].get("step", 0) > 2)
   assert folder.column("status") == ["running", "waiting"] and folder.column("pid") == [first["pid"], None]
@@ -149,7 +149,7 @@ def test_a_stop_is_not_an_end(folder, number, adopted):
     queue.kill()
     queue.wait()
     queue = folder.start(*runs)
-    folder.until(lambda: "runs already" in folder.printed)
+    folder.until(lambda: "is already running" in folder.printed)
   queue.send_signal(number)
   assert queue.wait(timeout=60) == 0, folder.printed
   assert folder.column("status") == ["stopped", "waiting"] and not folder.starts("b")
@@ -212,12 +212,12 @@ def test_a_second_queue_is_refused(folder):
     (["--", "trian --workdir=a"], "run 1 is 'trian --workdir=a': expected one of train, distill and its flags, in one pair of quotes"),
     (["--", "train", "--config=nano:base"], "run 2 is '--config=nano:base': expected one of train, distill"),
     (["--", "train --workdir='a"], 'run 1, "train --workdir=\'a": No closing quotation'),
-    (["--", "train --workdir=gs://b/a"], "run 1, --workdir=gs://b/a: expected a folder of this machine"),
+    (["--", "train --workdir=gs://b/a"], "run 1, --workdir=gs://b/a: expected a folder on this machine"),
     (
       ["--", "train --workdir=a/b", "distill --workdir a/c/../b"],
-      "'distill --workdir a/c/../b' has the work folder of 'train --workdir=a/b'",
+      "'distill --workdir a/c/../b' has the same work folder as 'train --workdir=a/b'",
     ),
-    (["--"], "no runs: expected some behind --"),
+    (["--"], "no runs: expected some after --"),
     (["--cores=0,999", "--", "train --workdir=a"], "argument --cores: 0,999 asks for 999: expected some of 0"),
     (["--cores=3-1", "--", "train --workdir=a"], "argument --cores: 3-1 asks for nothing: expected some of 0"),
     (["--cores=all", "--", "train --workdir=a"], "argument --cores: 'all': expected numbers, such as 0,1 or 2-5"),

@@ -160,21 +160,24 @@ def test_a_host_finds_its_share(tmp_path, platform, variables, process, devices)
 @pytest.mark.parametrize(
   ("args", "message"),
   [
-    (["tpu_pod.sh"], "first comes nothing: expected one of create setup run"),
-    (["tpu_pod.sh", "destroy"], "first comes destroy: expected one of create"),
+    (["tpu_pod.sh"], "the first argument is missing: expected one of create setup run"),
+    (["tpu_pod.sh", "destroy"], "the first argument is destroy: expected one of create"),
     (["tpu_pod.sh", "create", "--nam=base"], "unknown flag --nam: expected one of"),
     (["tpu_pod.sh", "create", "base"], "base: expected --name=value"),
     (["tpu_pod.sh", "create", "--name=base"], "--zone is missing"),
-    (["tpu_pod.sh", "create", *POD, "--type=v5p"], "--type=v5p: expected such as v5p-256"),
+    (["tpu_pod.sh", "create", *POD, "--type=v5p"], "--type=v5p: expected a type such as v5p-256"),
     (["tpu_pod.sh", "create", *POD, "--type=v5-256"], "--type=v5-256: expected v4-, v5p-"),
-    (["tpu_pod.sh", "create", *POD, "--type=v5p-10"], "--type=v5p-10: no such slice"),
-    (["tpu_pod.sh", "run", *POD, "--type=v5p-8"], "behind -- stands 'nothing': expected train, distill, sample, evaluate"),
-    (["gke.sh", "run", *GKE, "--name=a", "--type=v5p-8", "--", "bundle"], "behind -- stands 'bundle'"),
-    (["slurm.sh", "run", "--", "data", "inspect"], "behind -- stands 'data inspect': expected train, distill, sample, evaluate"),
+    (["tpu_pod.sh", "create", *POD, "--type=v5p-10"], "--type=v5p-10: there is no slice of this size"),
+    (["tpu_pod.sh", "run", *POD, "--type=v5p-8"], "the command after -- is 'missing': expected train, distill, sample, evaluate"),
+    (["gke.sh", "run", *GKE, "--name=a", "--type=v5p-8", "--", "bundle"], "the command after -- is 'bundle'"),
+    (["slurm.sh", "run", "--", "data", "inspect"], "the command after -- is 'data inspect': expected train, distill, sample, evaluate"),
     (["slurm.sh", "run", "--nodes=two", *TRAIN], "--nodes=two: expected a positive whole number"),
-    (["host.sh", "go"], "first comes go: expected one of run start"),
-    (["local.py", "--", "bundle"], "behind -- stands 'bundle': expected an ivid command of train, distill, sample, evaluate, data prepare"),
-    (["local.py", "--", "data", "inspect"], "behind -- stands 'data inspect': expected an ivid command of train, distill"),
+    (["host.sh", "go"], "the first argument is go: expected one of run start"),
+    (
+      ["local.py", "--", "bundle"],
+      "the command after -- is 'bundle': expected an ivid command of train, distill, sample, evaluate, data prepare",
+    ),
+    (["local.py", "--", "data", "inspect"], "the command after -- is 'data inspect': expected an ivid command of train, distill"),
     (["host.sh", "run", "--platform=cpu", "--processes=2", "--", "sample"], "which of the 2 processes this is"),
     (["local.py", "--processes=0", *TRAIN], "--processes=0 --devices=0: expected 1 or more processes"),
   ],
@@ -215,9 +218,9 @@ def test_a_host_stops_when_asked(tmp_path):
     time.sleep(0.02)
   pid = int((tmp_path / "state" / "pid").read_text())
   try:
-    assert "a run is going on here" in call("host.sh", "start", "--platform=cpu", *TRAIN, **environment).stderr
-    assert f"runs as process {pid}" in call("host.sh", "status", **environment).stdout
-    assert "asked to save and end" in call("host.sh", "stop", **environment).stdout
+    assert "a run is already in progress here" in call("host.sh", "start", "--platform=cpu", *TRAIN, **environment).stderr
+    assert f"running as process {pid}" in call("host.sh", "status", **environment).stdout
+    assert "asked the run to save and end" in call("host.sh", "stop", **environment).stdout
     while "the run ended well" not in log.read_text():
       assert time.monotonic() < deadline, log.read_text()
       time.sleep(0.02)

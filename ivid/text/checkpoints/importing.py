@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from flax import traverse_util
 
@@ -26,7 +27,7 @@ FORMS = "a T5X folder (`checkpoint` and zarr arrays), a T5X msgpack file, or Hug
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
-def open_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Leaf], HuggingFaceConfig]:
+def open_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Leaf], HuggingFaceConfig]:
   """The encoder's Leaves by T5X's names (flat), and Hugging Face's config (its defaults where there is none). Nothing large is read.
 
   Raises:
@@ -40,7 +41,7 @@ def open_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Leaf], HuggingFa
   return leaves, config
 
 
-def _open(path: str | os.PathLike) -> tuple[dict[str, Leaf], HuggingFaceConfig]:
+def _open(path: str | os.PathLike[str]) -> tuple[dict[str, Leaf], HuggingFaceConfig]:
   if t5x_format.is_url(path):
     return t5x_format.open_t5x(path), HuggingFaceConfig()
   path = pathlib.Path(path)
@@ -83,7 +84,8 @@ def infer_spec(
       raise UserError(f"parameter {name} is missing")
     if len(leaves[name].shape) != 2:
       raise UserError(f"parameter {name} has shape {leaves[name].shape}, expected a matrix")
-    return leaves[name].shape
+    rows, columns = leaves[name].shape
+    return rows, columns
 
   rows, dim = shape(huggingface.EMBEDDING)
   heads, buckets = shape("encoder/relpos_bias/rel_embedding")
@@ -113,8 +115,8 @@ def infer_spec(
 
 
 def import_encoder(
-  source: str | os.PathLike,
-  out: str | os.PathLike,
+  source: str | os.PathLike[str],
+  out: str | os.PathLike[str],
   *,
   tokenizer: str = "",
   size: str = "",
@@ -136,7 +138,7 @@ def import_encoder(
     UserError: as `open_checkpoint`; a missing, unknown or wrongly shaped parameter, by name; no tokenizer, or one too large.
   """
   leaves, config = open_checkpoint(source)
-  kinds = dict(dtype=dtype, param_dtype=param_dtype or dtype, max_tokens=max_tokens)
+  kinds: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype or dtype, max_tokens=max_tokens)
   try:
     if size:
       spec = t5_spec(size, **kinds)
@@ -158,7 +160,7 @@ def import_encoder(
   return spec
 
 
-def _tokenizer_beside(source: str | os.PathLike, spec: TextSpec) -> str:
+def _tokenizer_beside(source: str | os.PathLike[str], spec: TextSpec) -> str:
   if spec.vocab_size == BYT5_ROWS:
     return BYTES
   if not t5x_format.is_url(source):

@@ -22,7 +22,7 @@ CHUNKED = "__msgpack_chunked_array__"
 _MAPS = {*range(0x80, 0x90), 0xDE, 0xDF}  # first bytes of a map
 
 
-def open_msgpack(source: str | os.PathLike | bytes, *, name: str = "") -> dict[tuple[str, ...], Any]:
+def open_msgpack(source: str | os.PathLike[str] | bytes, *, name: str = "") -> dict[tuple[str, ...], Any]:
   """Values of the nested dictionary by their keys: arrays as Leaves, the rest (strings, numbers) as they are; empty dictionaries left out.
 
   Args:

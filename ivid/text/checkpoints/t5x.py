@@ -38,7 +38,7 @@ SECONDS = 1800.0  # for which one answer of a bucket or server may take
 _SPEC_KEYS = ("driver", "dtype", "kvstore", "metadata", "path", "transform")
 
 
-def is_url(path: str | os.PathLike) -> bool:
+def is_url(path: str | os.PathLike[str]) -> bool:
   """Whether it is on cloud storage, such as gs://bucket/folder."""
   return "://" in str(path)
 
@@ -47,7 +47,7 @@ def is_t5x_folder(folder: pathlib.Path) -> bool:
   return (folder / FILE).is_file() or any(folder.glob("target.*/.zarray"))
 
 
-def open_t5x(path: str | os.PathLike) -> dict[str, Leaf]:
+def open_t5x(path: str | os.PathLike[str]) -> dict[str, Leaf]:
   """Leaves by T5X's names below the target, such as encoder/layers_0/attention/query/kernel, each a finite_leaf; decoders included.
 
   Args:
@@ -59,7 +59,7 @@ def open_t5x(path: str | os.PathLike) -> dict[str, Leaf]:
   return {name: finite_leaf(leaf, f"{path}: parameter {name}") for name, leaf in _open(path).items()}
 
 
-def _open(path: str | os.PathLike) -> dict[str, Leaf]:
+def _open(path: str | os.PathLike[str]) -> dict[str, Leaf]:
   if not is_url(path) and pathlib.Path(path).is_file():
     return _arrays(_parameters(open_msgpack(path), str(path)), str(path))
   url = f"{path}/".replace("//", "/").replace(":/", "://") if is_url(path) else f"file://{pathlib.Path(path).resolve()}/"
@@ -149,11 +149,11 @@ def _read_zarray(text: bytes, said: str) -> dict[str, Any]:
   found = parse_json(text, source=said) if text else None
   shape, chunks, kind = (found.get(key) for key in ("shape", "chunks", "dtype")) if isinstance(found, dict) else (None, None, None)
   lists = [values for values in (shape, chunks) if isinstance(values, list) and all(type(n) is int and 0 <= n < 1 << 48 for n in values)]
-  if len(lists) < 2 or len(shape) != len(chunks) or not isinstance(kind, str):
+  if len(lists) < 2 or len(shape) != len(chunks) or not isinstance(kind, str):  # pyright: ignore[reportArgumentType]  both are lists here
     raise UserError(f"{said}: {ZARRAY} describes no array: expected shape, chunks and dtype")
-  if 8 * math.prod(chunks) > LARGEST_CHUNK:
+  if 8 * math.prod(chunks) > LARGEST_CHUNK:  # pyright: ignore[reportArgumentType, reportCallIssue]  both are lists here
     raise UserError(f"{said}: chunks of {shown(chunks)} values: expected at most {LARGEST_CHUNK // 8}")
-  return found
+  return found  # pyright: ignore[reportReturnType]  a mapping here
 
 
 def _zarr_leaf(array: ts.TensorStore, fill: Any, said: str, url: str) -> Leaf:
@@ -174,7 +174,7 @@ def _check_chunks(array: ts.TensorStore, fill: Any, said: str, url: str) -> None
   """
   if url.startswith("http"):  # which cannot be listed: reading refuses what is missing
     return
-  grid = [-(-size // chunk) for size, chunk in zip(array.shape, array.chunk_layout.read_chunk.shape or (), strict=True)]
+  grid = [-(-size // chunk) for size, chunk in zip(array.shape, array.chunk_layout.read_chunk.shape or (), strict=True)]  # pyright: ignore[reportOperatorIssue]  a stored array has chunks of known sizes
   keys = (re.split(r"[./]", key.decode()) for key in _result(array.kvstore.list(), f"{said} cannot be read", url))
   places = {tuple(map(int, key)) for key in keys if all(part.isdecimal() for part in key)}
   # The one chunk of an array without axes is named 0.
@@ -188,7 +188,7 @@ def _check_chunks(array: ts.TensorStore, fill: Any, said: str, url: str) -> None
   warnings.warn(f"{missing}: they are read as {shown(fill)}, the array's fill value", stacklevel=2)
 
 
-def write_t5x(out: str | os.PathLike, params: Any, *, dtype: Any = np.float32) -> None:
+def write_t5x(out: str | os.PathLike[str], params: Any, *, dtype: Any = np.float32) -> None:
   """Writes a folder as T5X does, one parameter in memory at a time: matrices as zarr arrays, vectors inside `checkpoint`.
 
   Args:

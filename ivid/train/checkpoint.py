@@ -31,6 +31,7 @@ from ivid.spec.errors import UserError, first_line
 from ivid.spec.files import as_spec
 from ivid.spec.limits import LARGEST_SEED
 from ivid.spec.ranges import Range, check_ranges
+from ivid.spec.retrieval import RetrievalSpec
 from ivid.spec.run import CheckpointSpec
 from ivid.spec.stage import StageSpec
 from ivid.steps import TrainState
@@ -42,6 +43,7 @@ from ivid.weights.sums import device_sums, named_leaves
 PARAMS, OPTIMIZER, DATA = "params", "optimizer", "data"  # items of a checkpoint, beside those that others read (ivid.weights.ema)
 DAMAGED = "damaged"  # in a work folder: checkpoints that could not be read, as they were found
 UNFINISHED = "*.orbax-checkpoint-tmp*"  # what a save that came to no end leaves
+Trained = StageSpec | RetrievalSpec
 FULL_WORDS = ("No space left on device", "Disk quota exceeded")  # in errors of TensorStore, which have no errno
 
 
@@ -79,10 +81,11 @@ class _Protected:
 class Checkpointer:
   """Checkpoints of one run, in `workdir`/checkpoints/<step>/."""
 
-  def __init__(self, workdir: pathlib.Path, spec: CheckpointSpec, stage: StageSpec, *, widths: Sequence[float] = (), optimizer: str = ""):
+  def __init__(self, workdir: pathlib.Path, spec: CheckpointSpec, stage: Trained, *, widths: Sequence[float] = (), optimizer: str = ""):
     """Opens the folder; until `begin` or a save nothing in it is changed.
 
     Args:
+      stage: what the weights are of.
       widths: relative widths of the state's power-function averages, of which snapshots are kept in `workdir`/snapshots/<step>/.
       optimizer: name of its kind, for errors.
     """
@@ -210,7 +213,7 @@ class Checkpointer:
 
   def _check_alike(self, path: pathlib.Path, meta: dict[str, Any], abstract: TrainState) -> None:
     """UserError where the checkpoint is whole but of another run."""
-    difference = stage_difference(ema.read_spec(path), self._stage)
+    difference = stage_difference(ema.read_spec(path, type(self._stage)), self._stage)
     if difference:
       raise UserError(f"checkpoint {path} is of another stage: {difference}")
     found = tuple(ema.read_widths(path))

@@ -1,30 +1,32 @@
-"""Measure what clips show: adherence to their prompts, from the pixels alone; FVD; and what super-resolution adds to ground truth.
+"""Measure what clips show: adherence to their prompts, from the pixels alone; FVD; retrieval; and what super-resolution adds to truth.
 
 ivid evaluate --metrics=adherence --cascade=nano --stop_stage=ssr1 --prompts=25 --out=eval
 ivid evaluate --metrics=adherence --cascade=nano --images --prompts=100 --out=eval
-ivid evaluate --metrics=adherence,fvd --clips=out --real=tfds:clips --out=eval
+ivid evaluate --metrics=adherence,fvd,retrieval --clips=out --real=tfds:clips --out=eval
 ivid evaluate --metrics=upsampling --cascade=nano --start_stage=tsr1 --stop_stage=tsr3 --prompts=4 --out=eval
 ivid evaluate --metrics=upsampling --clips=FOLDER --start_stage=ssr2 --stop_stage=ssr2 --out=eval
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
 
 from ivid.bin.flags import define_fields, define_shares, fields_of, parse_flags, read_share
 from ivid.bin.options import DEFAULT_CASCADE, define_options, read_options
-from ivid.spec.errors import UserError
-from ivid.spec.measures import ADHERENCE, FVD, METRICS, UPSAMPLING, check_measures
+from ivid.spec.measures import ADHERENCE, FVD, METRICS, RETRIEVAL, UPSAMPLING, check_measures
 from ivid.spec.real import RealClips
 
 if TYPE_CHECKING:
+  from ivid.evaluate.judged import Judging
   from ivid.evaluate.prompts import Prompt
   from ivid.spec.stage import StageSpec
   from ivid.weights.cascades import CascadeFolder
 
+Process = tuple[int, int] | None  # which of how many
 OVERRIDES = ("steps", "sampler", "guidance", "threshold", "aug_snr")
 
 
@@ -42,6 +44,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string("start_stage", "", "With upsampling: the stage whose input the ground truth is shrunk to (default: the second).", **f)
   flags.DEFINE_string("stop_stage", "", "Stage whose clips are judged (default: the last trained one of the chain).", **f)
   define_fields(values, RealClips, prefix="With fvd: ")
+  flags.DEFINE_string("retrieval", DEFAULT_CASCADE, "With retrieval: folder of its network, or a cascade that ships with one.", **f)
   define_options(values, OVERRIDES)
   flags.DEFINE_integer("batch_size", 8, "Clips or images sampled together.", **f)
   flags.DEFINE_string("out", "eval", "Folder of the results.", **f)
@@ -54,56 +57,53 @@ def main(argv: Sequence[str]) -> None:
   given = ("clips", "cascade", "start_stage", "stop_stage", "images", "batch_size")
   check_measures(values.metrics, **{name: values[name].value for name in given})
   process = read_share(values)
-  for metric in dict.fromkeys(values.metrics):
-    {ADHERENCE: _adherence, FVD: _fvd, UPSAMPLING: _upsampling}[metric](values, process)
+  from ivid.runs import evaluating
+
+  with evaluating.clips_made_once(values.metrics, values.out) as once:
+    judging = functools.cache(lambda: _judging(values, once))
+    report = {
+      ADHERENCE: lambda: evaluating.report_adherence(judging(), values.out, process),
+      FVD: lambda: _fvd(values, process, judging),
+      RETRIEVAL: lambda: evaluating.report_retrieval(judging(), values.retrieval, values.out, process),
+      UPSAMPLING: lambda: _upsampling(values, process),
+    }
+    for metric in dict.fromkeys(values.metrics):
+      report[metric]()
 
 
-def _adherence(values: flags.FlagValues, process: tuple[int, int] | None) -> None:
-  """Judges a folder's clips, or a cascade's clips or images of prompts; prints one row per group of prompts."""
+def _judging(values: flags.FlagValues, once: Callable[[Judging], Judging]) -> Judging:
+  """A folder's clips, or a cascade's clips or images of prompts."""
   from ivid.evaluate import judged
-  from ivid.runs.evaluating import report_adherence
 
   if values.clips:
-    judging = judged.from_folder(values.clips, _prompts(values) if values.prompts_file else None)
-  else:
-    chosen, cascade = _prompts(values), _cascade(values)
-    stages = _stages(values, cascade, stop=values.stop_stage or (cascade.spec.stage_names[0] if values.images else ""))
-    stages = (judged.one_image(stages),) if values.images else stages
-    judging = judged.from_cascade(cascade, stages, chosen, seed=values.seed, batch_size=values.batch_size)
-  report_adherence(judging, values.out, process)
+    return judged.from_folder(values.clips, _prompts(values) if values.prompts_file else None)
+  chosen, cascade = _prompts(values), _cascade(values)
+  stages = _stages(values, cascade, stop=values.stop_stage or (cascade.spec.stage_names[0] if values.images else ""))
+  stages = (judged.one_image(stages),) if values.images else stages
+  return once(judged.from_cascade(cascade, stages, chosen, seed=values.seed, batch_size=values.batch_size))
 
 
-def _fvd(values: flags.FlagValues, process: tuple[int, int] | None) -> None:
+def _fvd(values: flags.FlagValues, process: Process, judging: Callable[[], Judging]) -> None:
   """Compares a folder's clips, or a cascade's, with real ones; prints a row per distance."""
   from ivid.evaluate import clip_sets
   from ivid.runs.fvd import report_fvd
 
-  wanted = fields_of(values, RealClips)
   if values.clips:
     judged = clip_sets.folder_clips(values.clips)
   else:
-    chosen, cascade = _prompts(values), _cascade(values)
+    cascade = _cascade(values)
     stages = _stages(values, cascade, stop=values.stop_stage)
-    judged = clip_sets.cascade_clips(cascade, stages, chosen, seed=values.seed, batch_size=values.batch_size)
-  report_fvd(judged, wanted, values.out, process, groups=values.groups, seed=values.seed)
+    judged = clip_sets.cascade_clips(cascade, stages, judging(), seed=values.seed)
+  report_fvd(judged, fields_of(values, RealClips), values.out, process, groups=values.groups, seed=values.seed)
 
 
-def _upsampling(values: flags.FlagValues, process: tuple[int, int] | None) -> None:
+def _upsampling(values: flags.FlagValues, process: Process) -> None:
   """Ground truth, drawn or a user's, through the stages; prints a row per stage."""
-  from ivid.evaluate import ground_truth
   from ivid.runs.evaluating import report_upsampling
 
   cascade = _cascade(values)
-  second = cascade.spec.stage_names[:2][-1]
-  stages = _stages(values, cascade, start=values.start_stage or second, stop=values.stop_stage)
-  if stages[0].lowres is None:
-    raise UserError(f"start_stage={stages[0].name} has no input: expected one of {', '.join(cascade.spec.stage_names[1:])}")
-  aspect = cascade.spec.aspect
-  if values.clips:
-    clips = ground_truth.real_clips(values.clips, stages, aspect=aspect)
-  else:
-    clips = ground_truth.drawn_clips(_prompts(values), seed=values.seed, aspect=aspect)
-  report_upsampling(cascade, stages, clips, values.out, process, seed=values.seed, source=values.clips or "moving_shapes")
+  stages = _stages(values, cascade, start=values.start_stage or cascade.spec.stage_names[:2][-1], stop=values.stop_stage)
+  report_upsampling(cascade, stages, values.clips or _prompts(values), values.out, process, seed=values.seed)
 
 
 def _prompts(values: flags.FlagValues) -> list[Prompt]:

@@ -150,8 +150,9 @@ class _Digest:
     self._digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
 
   def update(self, name: str, array: np.ndarray) -> None:
+    array = np.ascontiguousarray(array)  # which gives a scalar an axis
     self._digest.update(f"{name}{array.shape}".encode())
-    self._digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    self._digest.update(array.reshape(-1).view(np.uint8).data)
 
   def hexdigest(self) -> str:
     return self._digest.hexdigest()

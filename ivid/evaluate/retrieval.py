@@ -6,19 +6,30 @@ What is measured with it is called by its own hash, and is to be compared only w
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ivid.evaluate.calibrate import CHANGES, change_any
-from ivid.evaluate.dual_encoder import Network
+from ivid.evaluate.dual_encoder import Network, changes
+from ivid.evaluate.judged import Judging
 from ivid.evaluate.prompts import Prompt, seeded_prompts
+from ivid.evaluate.shares import Kept, Work, make_share
+from ivid.evaluate.summary import rate
+from ivid.media.files import write_whole
 from ivid.moving_shapes import grammar
 from ivid.moving_shapes.draw import draw, rounded
 from ivid.moving_shapes.scene import make_scene
+from ivid.spec import convert, formats
 from ivid.spec.clip import ClipShape
+from ivid.spec.errors import UserError
 
+RESULTS = "retrieval.json"
+MIN_PROMPTS = 10  # below which nearly anything is found
 STREAM = 303  # scenes and changes of validation, which no training sees
 
 
@@ -69,6 +80,77 @@ def measure(clips: np.ndarray, texts: Sequence[str], vectors: np.ndarray) -> Sco
     closest = np.argsort(-cosines[:, n], kind="stable")[: right.sum()]
     shares.append(right[closest].mean())
   return Scores(similarity, ranks, np.array(shares), len(vectors))
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+  """One clip: its unit vector [dim], and how it was fitted to the network, in words."""
+
+  vector: np.ndarray
+  fitted: str
+
+
+def judge_share(judging: Judging, network: Network, folder: pathlib.Path, process: tuple[int, int] | None) -> list[Seen] | None:
+  """What the network sees in all clips; None while those of other processes are missing. Other arguments as of shares.make_share.
+
+  Raises:
+    UserError: fewer than MIN_PROMPTS different prompts, before any work; single images; as make_share.
+  """
+  asked = [prompt.text for prompt in judging.prompts]
+  if (found := len(set(asked))) < MIN_PROMPTS:
+    raise UserError(f"retrieval among {found} different prompts: expected {MIN_PROMPTS} or more, such as 100")
+
+  def make(numbers: Sequence[int]) -> Iterator[Seen]:
+    fitted: list[str] = []
+
+    def noted() -> Iterator[Any]:
+      for clip in judging.clips(numbers):
+        words = changes(clip.shape, network.spec.clip)
+        if words and words not in fitted:
+          print(f"retrieval looks at {words}", file=sys.stderr, flush=True)
+        fitted.append(words)
+        yield clip
+
+    vectors = network.clips(noted())
+    return map(Seen, vectors, fitted)
+
+  def keep(seen: Seen) -> Kept:
+    return dict(fitted=seen.fitted), dict(vector=seen.vector)
+
+  def restore(n: int, kept: Kept) -> Seen:
+    del n
+    return Seen(kept[1]["vector"], kept[0]["fitted"])
+
+  work = Work(dict(metric="retrieval", network=network.hash, asked=asked, **judging.key), len(asked), judging.batch, make)
+  return make_share(work, folder, process, keep, restore)
+
+
+def write_report(folder: pathlib.Path, judging: Judging, seen: Sequence[Seen], network: Network) -> dict[str, Any]:
+  """Writes RESULTS into the folder and returns its figures."""
+  texts = [prompt.text for prompt in judging.prompts]
+  scores = measure(np.stack([one.vector for one in seen]), texts, network.captions(list(dict.fromkeys(texts))))
+  figures = scores.figures | dict(r_at_1_interval=rate(int((scores.ranks == 1).sum()), len(texts)))
+  rows = zip(texts, scores.similarity.tolist(), scores.ranks.tolist(), strict=True)
+  record = dict(
+    metric="retrieval",
+    network=dict(hash=network.hash, **convert.to_dict(network.spec)),
+    made_by=judging.made_by,
+    fitted=sorted({one.fitted for one in seen} - {""}),
+    **figures,
+    results=[dict(prompt=text, score=score, rank=rank) for text, score, rank in rows],
+  )
+  write_whole(folder / RESULTS, json.dumps(formats.stamped(record), indent=1) + "\n")
+  return figures
+
+
+def format_figures(figures: dict[str, Any], network: Network) -> str:
+  """The figures in two lines."""
+  interval = figures["r_at_1_interval"]
+  between = f"({100 * interval['low']:.1f} to {100 * interval['high']:.1f}%)"
+  return (
+    f"retrieval of {figures['clips']} clips among {figures['prompts']} prompts, by the network {network.hash[:12]} of {network.spec.data}\n"
+    f"score {figures['score']:.3f}   R@1 {100 * figures['r_at_1']:.1f}% {between}   R-precision {100 * figures['r_precision']:.1f}%"
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -41,8 +40,8 @@ VALIDATED = 100  # drawn clips, of other scenes, of which the curves are
 LOG_EVERY, SAVE_EVERY, VALIDATE_EVERY = 20, 100, 200
 
 
-def train_retrieval(workdir: str | os.PathLike, options: RetrievalTraining, spec: RetrievalSpec | None = None) -> bool:
-  """Trains a network in a work folder, which is made, or from its last checkpoint on; its EMA is then in the folder's `network`.
+def train_retrieval(options: RetrievalTraining, spec: RetrievalSpec | None = None) -> bool:
+  """Trains a network in the work folder, which is made, or from its last checkpoint on; its EMA is then in the folder's `network`.
 
   Args:
     spec: of the network; the text encoder's part is filled in. None: RetrievalSpec's defaults.
@@ -52,8 +51,9 @@ def train_retrieval(workdir: str | os.PathLike, options: RetrievalTraining, spec
   Raises:
     UserError: what does not fit together, a folder of another run; NonFiniteLoss.
   """
+  options.check()
   enable_compilation_cache()
-  folder = local_path(workdir, "--workdir")
+  folder = local_path(options.workdir, "--workdir")
   encoder = load_encoder(text_encoder_folder(options.text))
   read = dict(text=options.text, text_encoder=encoder.hash, text_dim=encoder.spec.dim, max_tokens=encoder.spec.max_tokens)
   spec = dataclasses.replace(spec or RetrievalSpec(), data=options.data, **read)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Annotated
 
 from ivid.spec.clip import ClipShape
-from ivid.spec.errors import UserError
+from ivid.spec.errors import UsageError, UserError
 from ivid.spec.limits import LARGEST_SEED, MOST_CLIPS, MOST_TOKENS, MOST_UPDATES
 from ivid.spec.options import option
 from ivid.spec.ranges import Range, check_ranges
@@ -63,6 +63,7 @@ class RetrievalSpec:
 class RetrievalTraining:
   """Every field is a flag of that name."""
 
+  workdir: str = option("", "Folder of the run; WORKDIR/network is the network alone")
   text: str = option("nano", "Folder of the frozen text encoder, or the name of a cascade that ships")
   data: str = option("moving_shapes", "Captioned clips: moving_shapes, or tfds:NAME")
   groups: Annotated[int, Range(1, MOST_GROUPS)] = option(900, "Groups of clips; those of moving_shapes differ in one attribute")
@@ -74,3 +75,8 @@ class RetrievalTraining:
 
   def __post_init__(self):
     check_ranges(self, "--")
+
+  def check(self) -> None:
+    """UsageError without a folder."""
+    if not self.workdir:
+      raise UsageError("--workdir is missing: expected the folder of the run, such as runs/retrieval")

@@ -100,7 +100,7 @@ def test_images_too_small_to_be_judged(capsys, tmp_path):
   [
     (["--metric=adherance"], "metric 'adherance': did you mean 'adherence'?"),
     (["--metrics=adherence,upsamplin"], "metric 'upsamplin': did you mean 'upsampling'?"),
-    (["--metrics="], "--metrics is empty: expected one of adherence, fvd, upsampling"),
+    (["--metrics="], "--metrics is empty: expected one of adherence, fvd, retrieval, upsampling"),
     (["--images", "--metrics=upsampling"], "--images with metric upsampling: expected --metrics=adherence"),
     (["--images", "--metrics=adherence,fvd"], "--images with metric fvd: expected --metrics=adherence"),
     (["--images", "--clips=a"], "--images beside --clips=a: expected --cascade"),

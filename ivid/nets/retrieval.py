@@ -1,6 +1,7 @@
 """Two small encoders with one space, for clips and for captions, trained as Radford et al. (2103.00020, section 2.3) train theirs.
 
-The encoder of captions looks at the tokens of a frozen text encoder, that of clips at a few coarse positions of the whole clip.
+The encoder of captions looks at the tokens of a frozen text encoder, that of clips at a few coarse positions of the whole clip and at where
+things are in each frame.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ MLP_FACTOR = 2  # of the features inside the feed-forward layer
 FIRST_SCALE = 1 / 0.07  # of the cosines before softmax, as Radford et al. begin
 LARGEST_SCALE = 100.0  # where they stop it
 MINUS_INFINITY = -1e9
+MOMENTS = 4.0  # times second moments and shares of the frame, so that they are as large as places
 NORM = 1e-6  # added to squared norms
 
 
@@ -66,7 +68,31 @@ class VideoEncoder(nn.Module):
     h = h + SelfAttention(spec.head_dim, name="attention")(VectorNorm(name="attention_norm")(h))
     inner = nn.silu(Dense(MLP_FACTOR * h.shape[-1], name="widen")(VectorNorm(name="mlp_norm")(h)))
     h = h + Dense(h.shape[-1], zero=True, name="narrow")(inner)
-    return Looks(spec, name="looks")(VectorNorm(name="last_norm")(h), None)
+    seen = Looks(spec, name="looks")(VectorNorm(name="last_norm")(h), None)
+    ways = nn.silu(Dense(spec.hidden, name="ways")(Tracks(spec, name="tracks")(clips)))
+    return seen + Dense(spec.dim, bias=False, name="ways_out")(ways)
+
+
+class Tracks(nn.Module):
+  """Where things are in each frame: clips [B, T, H, W, 3] -> [B, T maps 6].
+
+  A map is a softmax over the positions of a frame (Finn et al., 1509.06113, section V); of each there are the mean place, the three second
+  moments about it, and how much of the frame answers at all.
+  """
+
+  spec: RetrievalSpec
+
+  @nn.compact
+  def __call__(self, clips: jax.Array) -> jax.Array:
+    h = Conv(self.spec.maps, name="colours")(space_to_depth(clips, self.spec.patch))
+    h = Dense(self.spec.maps, name="maps")(nn.silu(h))
+    B, T, H, W, K = h.shape
+    y, x = jnp.meshgrid(jnp.linspace(-1, 1, H), jnp.linspace(-W / H, W / H, W), indexing="ij")
+    powers = jnp.stack([x, y, x * x, y * y, x * y], axis=-1).reshape(H * W, -1)
+    h = h.reshape(B, T, H * W, K)
+    x, y, xx, yy, xy = jnp.moveaxis(jnp.einsum("btnk,nc->btkc", jax.nn.softmax(h, axis=2), powers), -1, 0)
+    spread = (MOMENTS * moment for moment in (xx - x * x, yy - y * y, xy - x * y))
+    return jnp.stack([x, y, *spread, MOMENTS * jax.nn.sigmoid(h).mean(2)], axis=-1).reshape(B, -1)
 
 
 class TextHead(nn.Module):

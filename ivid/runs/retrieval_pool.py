@@ -11,7 +11,7 @@ import numpy as np
 
 from ivid.data.example import Split
 from ivid.data.prepared import Prepared
-from ivid.evaluate.calibrate import change_one
+from ivid.evaluate.calibrate import CHANGES, change_any
 from ivid.media.files import whole_file, write_whole
 from ivid.moving_shapes import grammar
 from ivid.moving_shapes.draw import draw, rounded
@@ -31,7 +31,10 @@ from ivid.train.progress import Progress
 
 MOVING_SHAPES = "moving_shapes"
 CLIPS, CAPTIONS, DESCRIPTION = "clips.npy", "captions.json", "pool.json"
-GROUP = 4  # captions: one, and others that differ from it in one attribute
+# A group of captions is one, and for each of these another that differs from it in one attribute out of them: what is hard to see is in
+# every group, what is easy in some.
+CHANGED = (("shape",), ("motion",), CHANGES)
+GROUP = 1 + len(CHANGED)
 STREAM = 202  # scenes of their own, which no stage trains on
 TWO_OBJECTS, HELD_OUT = 0.5, 0.5  # shares of the groups
 SHIFT = 2  # pixels by which a clip is moved at most, its edges repeated
@@ -125,9 +128,11 @@ def batches(
 
 
 def group_of(rng: np.random.Generator, *, two_objects: bool, held_out: bool) -> list[Attributes]:
-  """A scene's attributes, and others that differ from them in one."""
+  """A scene's attributes, and others that differ from them in one, as CHANGED says."""
   said = grammar.sample_attributes(rng, two_objects, held_out)
-  return [said, *(change_one(said, rng)[1] for _ in range(GROUP - 1))]
+  found = [change_any(said, rng, names) for names in CHANGED]
+  assert all(found), said  # a shape and a motion always have another
+  return [said, *(attributes for _, attributes in found)]
 
 
 def _drawn(options: RetrievalTraining, clip: ClipShape) -> Iterator[tuple[np.ndarray, str]]:

@@ -26,6 +26,7 @@ class RetrievalSpec:
     frames_per_patch, patch: frames and pixels, per side, whose colours are one position's first features.
     channels: of the patches, and after each halving of height and width.
     head_dim: of the attention over all positions; it divides the last of `channels`.
+    maps: things whose way over time is followed.
     queries: learned places that each encoder looks at.
     hidden: features between what was looked at and the common space.
     dim: of the common space.
@@ -40,6 +41,7 @@ class RetrievalSpec:
   patch: Annotated[int, Range(1, 64)] = 2
   channels: tuple[Channels, ...] = (64, 128, 256)
   head_dim: Channels = 32
+  maps: Channels = 16
   queries: Channels = 8
   hidden: Channels = 256
   dim: Channels = 256
@@ -66,9 +68,9 @@ class RetrievalTraining:
   workdir: str = option("", "Folder of the run; WORKDIR/network is the network alone")
   text: str = option("nano", "Folder of the frozen text encoder, or the name of a cascade that ships")
   data: str = option("moving_shapes", "Captioned clips: moving_shapes, or tfds:NAME")
-  groups: Annotated[int, Range(1, MOST_GROUPS)] = option(900, "Groups of clips; those of moving_shapes differ in one attribute")
+  groups: Annotated[int, Range(1, MOST_GROUPS)] = option(500, "Groups of clips; those of moving_shapes differ in one attribute")
   scenes: Annotated[int, Range(1, MOST_GROUPS)] = option(3, "Times that each group of moving_shapes is drawn")
-  steps: Annotated[int, Range(1, MOST_UPDATES)] = option(1500, "Updates in all")
+  steps: Annotated[int, Range(1, MOST_UPDATES)] = option(800, "Updates in all")
   batch_size: Annotated[int, Range(2, MOST_CLIPS)] = option(32, "Clips per update")
   learning_rate: Annotated[float, Range(0, 1, above=True)] = option(2e-3, "Peak learning rate of Muon")
   seed: Annotated[int, Range(0, LARGEST_SEED)] = option(0, "Of parameters, clips and captions")

@@ -18,7 +18,18 @@ from ivid.spec.errors import UserError
 from ivid.spec.retrieval import RetrievalSpec
 
 SPEC = RetrievalSpec(
-  ClipShape(4, 8, 12, 1.0), 2, 2, channels=(4, 8), head_dim=4, queries=2, hidden=8, dim=6, text_dim=5, max_tokens=7, text_encoder="fake"
+  ClipShape(4, 8, 12, 1.0),
+  2,
+  2,
+  channels=(4, 8),
+  head_dim=4,
+  maps=3,
+  queries=2,
+  hidden=8,
+  dim=6,
+  text_dim=5,
+  max_tokens=7,
+  text_encoder="fake",
 )
 
 

@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ivid.nets.retrieval import DualEncoder, contrastive_loss
+from ivid.nets.retrieval import DualEncoder, Tracks, contrastive_loss
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UserError
 from ivid.spec.retrieval import RetrievalSpec
 
-SPEC = RetrievalSpec(ClipShape(4, 8, 12, 1.0), 2, 2, channels=(4, 8), head_dim=4, queries=2, hidden=8, dim=6, text_dim=5, max_tokens=7)
+SPEC = RetrievalSpec(
+  ClipShape(4, 8, 12, 1.0), 2, 2, channels=(4, 8), head_dim=4, maps=3, queries=2, hidden=8, dim=6, text_dim=5, max_tokens=7
+)
 
 
 def unit(x):
@@ -64,6 +66,21 @@ def test_padding_is_not_looked_at_and_time_is(outputs):
   (clips, captions, scale), (reversed_clips, other, _) = outputs
   np.testing.assert_array_equal(captions, other)
   assert np.abs(clips - reversed_clips).max() > 1e-3 and scale == pytest.approx(1 / 0.07)
+
+
+def test_tracks_follow_what_moves():
+  """A bright dot on black, moved by one patch to the right: so does the mean place of the map that answers to it."""
+  spec = RetrievalSpec(ClipShape(2, 8, 16, 1.0), 2, 2, maps=1)
+  clip = np.full((1, 2, 8, 16, 3), -1, np.float32)
+  clip[0, 0, 2:4, 4:6] = clip[0, 1, 2:4, 6:8] = 1
+  kernel = np.zeros((3, 3, 12, 1), np.float32)
+  kernel[1, 1] = 5
+  params = dict(colours=dict(kernel=kernel, bias=np.zeros(1)), maps=dict(kernel=np.ones((1, 1)), bias=np.zeros(1)))
+  found = Tracks(spec).apply({"params": params}, clip).reshape(2, 6)
+  columns, rows = np.linspace(-2, 2, 8), np.linspace(-1, 1, 4)
+  np.testing.assert_allclose(found[:, :2], [[columns[2], rows[1]], [columns[3], rows[1]]], atol=1e-5)
+  np.testing.assert_allclose(found[:, 2:5], 0, atol=1e-4)
+  np.testing.assert_allclose(found[:, 5], 4 * (31 * 0.5 + 1) / 32, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

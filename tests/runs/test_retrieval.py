@@ -19,7 +19,7 @@ from ivid.text import encoder, t5
 from tests.sample import tiny
 
 CLIP = ClipShape(4, 24, 40, 1.0)
-SPEC = RetrievalSpec(CLIP, 2, 4, channels=(8, 16), head_dim=8, queries=2, hidden=16, dim=16)
+SPEC = RetrievalSpec(CLIP, 2, 4, channels=(8, 16), head_dim=8, maps=4, queries=2, hidden=16, dim=16)
 OPTIONS = RetrievalTraining(groups=4, scenes=2, steps=4, batch_size=8)
 
 

@@ -16,6 +16,8 @@ from ivid.moving_shapes import grammar
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UserError
 from ivid.spec.retrieval import RetrievalSpec
+from ivid.weights.cascades import file_sha256
+from ivid.weights.opening import retrieval_folder
 
 SPEC = RetrievalSpec(
   ClipShape(4, 8, 12, 1.0),
@@ -167,3 +169,18 @@ def test_clips_are_made_once(tmp_path):
   assert sorted(asked) == [0, 1, 2, 3]
   for found, want in zip([first[0], first[1], *again], [*one.clips([1, 3]), *one.clips(range(4))], strict=True):
     np.testing.assert_array_equal(found, want)
+
+
+@pytest.mark.slow
+def test_what_the_network_that_ships_says_of_drawn_clips():
+  """Its own figures, as its folder records them."""
+  folder = retrieval_folder("nano")
+  recorded = json.loads((folder / "validation.json").read_text())
+  network = dual_encoder.load_network(folder)
+  assert network.hash == recorded["network"]["hash"] and file_sha256(folder / dual_encoder.WEIGHTS_FILE) == recorded["network"]["sha256"]
+  found = retrieval.validate(network, retrieval.drawn_truth(network.spec.clip, recorded["prompts"], seed=recorded["seed"]))
+  assert found == pytest.approx(recorded["figures"], abs=0.011)  # a clip or two on another processor
+
+
+def test_the_network_that_ships_is_small():
+  assert (retrieval_folder("nano") / dual_encoder.WEIGHTS_FILE).stat().st_size < 6_000_000

@@ -35,7 +35,7 @@ TUNABLES, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 EXIT_ERROR = 1  # a value was wrong
 EXIT_USAGE = 2  # the command line was wrong
 EXIT_PIPE = 141  # 128 + SIGPIPE
-GO_ON = ("train", "distill", "data")  # commands that continue their work when they are called again
+GO_ON = ("train", "distill", "data", "pretrain_retrieval")  # commands that continue their work when they are called again
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -126,7 +126,7 @@ def check(words):
     run = run_of(config, tuple(line.overrides))
     if words[0] == "bundle":
       assert [word for word in line.words if word.partition("=")[0] not in run.cascade.stage_names] == []
-  read_options(values, tuple(name for name in NAMES if name in values))
+  read_options(values, tuple(name for name in NAMES if name in values and values[name].flag_type() == "string"))
   for name in ("start_stage", "stop_stage"):
     assert name not in values or not values[name].value or values[name].value in stage_names("nano"), values[name].value
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -52,7 +53,15 @@ def change_one(said: Attributes, rng: np.random.Generator, letters: bool = True,
   Without `letters`, a letter never becomes another letter; without `motion`, none changes. "count" takes the second object away, or adds
   one.
   """
-  changes = [name for name in CHANGES if motion or name != "motion"]
+  found = change_any(said, rng, [name for name in CHANGES if motion or name != "motion"], letters)
+  assert found is not None, "no attribute can be changed"
+  return found
+
+
+def change_any(
+  said: Attributes, rng: np.random.Generator, changes: Sequence[str] = CHANGES, letters: bool = True
+) -> tuple[str, Attributes] | None:
+  """As change_one, of one of these `changes`; None where none is possible, such as another size of a letter."""
   for _ in range(TRIES):
     name = changes[int(rng.integers(len(changes)))]
     objects, behind = list(said.objects), said.background
@@ -72,7 +81,7 @@ def change_one(said: Attributes, rng: np.random.Generator, letters: bool = True,
         continue
     if _possible(objects):
       return name, Attributes(tuple(objects), behind)
-  raise AssertionError("no attribute can be changed")
+  return None
 
 
 def _another(value: int, count: int, rng: np.random.Generator) -> int:

@@ -12,8 +12,8 @@ import numpy as np
 from ivid.data.clips import clip_files
 from ivid.data.example import Split
 from ivid.evaluate.features import ClipSet
-from ivid.evaluate.judged import from_cascade, made_by
-from ivid.evaluate.prompts import GROUPS, Prompt, seeded_prompts
+from ivid.evaluate.judged import Judging, made_by
+from ivid.evaluate.prompts import GROUPS, seeded_prompts
 from ivid.media.clips import read_clip
 from ivid.moving_shapes.draw import draw, rounded
 from ivid.moving_shapes.scene import CLIP_SECONDS, make_scene
@@ -84,17 +84,13 @@ def real_clips(source: str, shape: ClipShape, *, count: int, aspect: float, grou
   return ClipSet(source, dict(files=_digest(files), shape=convert.to_dict(shape), aspect=aspect), shape, len(files), aspect, clips)
 
 
-def cascade_clips(cascade: CascadeFolder, stages: Sequence[StageSpec], prompts: Sequence[Prompt], *, seed: int, batch_size: int) -> ClipSet:
-  """The last stage's clip of each prompt. Raises UserError as CascadeFolder.check."""
+def cascade_clips(cascade: CascadeFolder, stages: Sequence[StageSpec], judging: Judging, *, seed: int) -> ClipSet:
+  """The last stage's clip of each prompt, as judged.from_cascade makes them. Raises UserError as CascadeFolder.check."""
   weights = cascade.hashes(spec.name for spec in stages)
-  texts = hashlib.sha256("\n".join(prompt.text for prompt in prompts).encode()).hexdigest()
+  texts = hashlib.sha256("\n".join(prompt.text for prompt in judging.prompts).encode()).hexdigest()
   identity = made_by(cascade, stages, seed=seed) | dict(weights=weights, prompts=texts, text=convert.to_dict(cascade.spec.text))
-
-  def clips(numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    wanted = [prompts[n] for n in numbers]
-    yield from from_cascade(cascade, stages, wanted, seed=seed, batch_size=batch_size).clips(range(len(wanted)))  # pyright: ignore[reportReturnType]  a clip in a file is read like an array
-
-  return ClipSet(f"cascade {cascade.spec.name} to {stages[-1].name}", identity, stages[-1].output, len(prompts), cascade.spec.aspect, clips)
+  name, count = f"cascade {cascade.spec.name} to {stages[-1].name}", len(judging.prompts)
+  return ClipSet(name, identity, stages[-1].output, count, cascade.spec.aspect, judging.clips)
 
 
 def _drawn(shape: ClipShape, *, count: int, aspect: float, groups: Sequence[str], seed: int) -> ClipSet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from ivid.evaluate.folder import find_clips
 from ivid.evaluate.prompts import Prompt
 from ivid.media.clips import ClipFile
+from ivid.media.files import whole_file
 from ivid.moving_shapes.image_observer import check_image
 from ivid.moving_shapes.observer import check
 from ivid.sample.groups import batches_of, grouped, most_held
@@ -84,6 +86,21 @@ def from_cascade(cascade: CascadeFolder, stages: Sequence[StageSpec], prompts: S
   made = made_by(cascade, stages, seed=seed)
   key = dict(made_by=made, batch_size=batch_size, weights=cascade.hashes(spec.name for spec in stages), text=stages[0].text_encoder)
   return Judging(prompts, made, key, batch_size, clips)
+
+
+def made_once(judging: Judging, folder: pathlib.Path) -> Judging:
+  """The same clips, each of which is made the first time that it is asked for, and read from the folder afterwards."""
+
+  def clips(keep: Collection[int]) -> Iterator[np.ndarray]:
+    files = {n: folder / f"{n}.npy" for n in sorted(keep)}
+    made = judging.clips([n for n, path in files.items() if not path.is_file()])
+    for path in files.values():
+      if not path.is_file():
+        with whole_file(path) as temporary:
+          np.save(temporary, next(made))
+      yield np.load(path)
+
+  return dataclasses.replace(judging, clips=clips)
 
 
 def one_image(stages: Sequence[StageSpec]) -> StageSpec:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from ivid.evaluate import adherence, upsampling
+from ivid.evaluate import adherence, retrieval, upsampling
+from ivid.evaluate.dual_encoder import load_network
 from ivid.evaluate.ground_truth import compare_share, drawn_clips, real_clips
-from ivid.evaluate.judged import Judging, made_by
+from ivid.evaluate.judged import Judging, made_by, made_once
 from ivid.evaluate.prompts import Prompt
+from ivid.media.files import naming_errors
 from ivid.media.places import local_path
+from ivid.media.scratch import scratch_folder
+from ivid.runs.cache import enable_compilation_cache
 from ivid.spec.errors import UserError
 from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
+from ivid.weights.opening import retrieval_folder
 
 Process = tuple[int, int] | None  # which of how many; None: one that does all
 
@@ -27,28 +34,54 @@ def report_adherence(judging: Judging, out: str | os.PathLike[str], process: Pro
     print(folder / adherence.RESULTS, file=sys.stderr)
 
 
+def report_retrieval(judging: Judging, network: str, out: str | os.PathLike[str], process: Process) -> None:
+  """As `report_adherence`, of retrieval. `network`: its folder, or the cascade that ships with it. Errors as of retrieval.judge_share."""
+  folder = local_path(out, "--out")
+  loaded = load_network(retrieval_folder(network))
+  seen = retrieval.judge_share(judging, loaded, folder, process)
+  if seen is not None:
+    print(retrieval.format_figures(retrieval.write_report(folder, judging, seen, loaded), loaded))
+    print(folder / retrieval.RESULTS, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def clips_made_once(metrics: Sequence[str], out: str | os.PathLike[str]) -> Iterator[Callable[[Judging], Judging]]:
+  """What several metrics see of a cascade: its clips are made once, and lie in `out` for as long as this lasts."""
+  enable_compilation_cache()
+  if len(set(metrics)) < 2:
+    yield lambda judging: judging
+    return
+  folder = local_path(out, "--out")
+  with naming_errors(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+  with scratch_folder(folder) as place:
+    yield functools.partial(made_once, folder=place)
+
+
 def report_upsampling(
   cascade: CascadeFolder,
   stages: Sequence[StageSpec],
-  prompts: Sequence[Prompt],
+  truth: str | Sequence[Prompt],
   out: str | os.PathLike[str],
   process: Process,
   *,
   seed: int,
-  folder: str = "",
 ) -> None:
-  """As `report_adherence`, of ground truth through stages: the clips of a `folder`, or else scenes drawn of prompts.
+  """As `report_adherence`, of ground truth through stages.
+
+  Args:
+    truth: a folder of clips, or prompts of clips that are drawn.
 
   Raises:
-    UserError: a first stage that has no input; as of real_clips and compare_share of ivid.evaluate.ground_truth.
+    UserError: the first stage has no input; as ground_truth.compare_share.
   """
   if stages[0].lowres is None:
     raise UserError(f"start_stage={stages[0].name} has no input: expected one of {', '.join(cascade.spec.stage_names[1:])}")
-  aspect, source = cascade.spec.aspect, folder or "moving_shapes"
-  truths = real_clips(folder, stages, aspect=aspect) if folder else drawn_clips(prompts, seed=seed, aspect=aspect)
-  place = local_path(out, "--out")
-  comparisons = compare_share(cascade, stages, truths, place, seed=seed, process=process)
+  folder, aspect = local_path(out, "--out"), cascade.spec.aspect
+  of_folder = isinstance(truth, str)
+  truths = real_clips(truth, stages, aspect=aspect) if of_folder else drawn_clips(truth, seed=seed, aspect=aspect)
+  comparisons = compare_share(cascade, stages, truths, folder, seed=seed, process=process)
   if comparisons is not None:
-    made = made_by(cascade, stages, seed=seed) | dict(clips=source)
-    print(upsampling.format_rows(upsampling.write_report(place, comparisons, made)))
-    print(place / upsampling.RESULTS, file=sys.stderr)
+    made = made_by(cascade, stages, seed=seed) | dict(clips=truth if of_folder else "moving_shapes")
+    print(upsampling.format_rows(upsampling.write_report(folder, comparisons, made)))
+    print(folder / upsampling.RESULTS, file=sys.stderr)

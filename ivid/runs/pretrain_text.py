@@ -15,8 +15,10 @@ from flax import serialization
 from ivid.media.files import append_line, naming_errors, write_whole
 from ivid.moving_shapes import grammar
 from ivid.programs import Program
+from ivid.runs.cache import enable_compilation_cache
 from ivid.spec import formats
 from ivid.spec.cascade import TextSpec
+from ivid.spec.pretraining import TextTraining
 from ivid.text import encoder, pretrain
 from ivid.text.tokenizer import make_tokenizer, pad_tokens
 
@@ -109,10 +111,15 @@ def evaluate(params: Any, spec: TextSpec, *, batches: int = 8, batch_size: int =
   return results
 
 
-def pretrain_encoder(
-  out: pathlib.Path, *, spec: TextSpec, steps: int, batch_size: int, learning_rate: float, seed: int
-) -> dict[str, float]:
-  """Trains up to `steps`, continuing from what is in `out`. Writes metrics.jsonl, state.msgpack, encoder/ and accuracy.json."""
+def pretrain_encoder(options: TextTraining, spec: TextSpec | None = None) -> dict[str, float]:
+  """Trains up to `steps`, continuing from what is in `out`. Writes metrics.jsonl, state.msgpack, encoder/ and accuracy.json.
+
+  Args:
+    spec: of the encoder; None: TextSpec's defaults.
+  """
+  enable_compilation_cache()
+  out, spec = pathlib.Path(options.out), spec or TextSpec()
+  steps, batch_size, learning_rate, seed = options.steps, options.batch_size, options.learning_rate, options.seed
   with naming_errors(out):
     out.mkdir(parents=True, exist_ok=True)
   schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, WARMUP, steps, 0.02 * learning_rate)

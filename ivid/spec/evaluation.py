@@ -32,7 +32,14 @@ class EvaluationOptions:
   """Every field is a flag of that name."""
 
   clips: str = option("", "Folder of clips to judge instead of sampling a cascade; with upsampling: of ground truth")
-  prompts_file: str = option("", "Text file with a prompt a line, in the grammar of moving_shapes")
+  prompts_file: str = option("", "Text file with a prompt per line, in the grammar of moving_shapes")
+  prompts: int = option(25, "Prompts of each seeded group: one and two objects, drawn in training and held out from it")
+  seed: int = option(0, "Of the prompts and of the samples")
+  cascade: str = option("", "Folder of a cascade, or the name of one that ships (default: nano)")
+  stop_stage: str = option("", "Stage whose clips are judged (default: the last trained one of the chain)")
+  batch_size: int = option(8, "Clips or images sampled together")
+  out: str = option("eval", "Folder of the results")
+  retrieval: str = option("nano", "With retrieval: folder of its network, or a cascade that ships with one")
   start_stage: str = option("", "With upsampling: the stage whose input the ground truth is shrunk to (default: the second)")
   watch: str = option("", "Work folder of a run whose checkpoints are measured as they appear, until it ends")
   table: str = option("", "JSON file of settings to compare, a row of the table each")

@@ -36,6 +36,7 @@ class Kind(enum.Enum):
   REPORT = "report"  # figures: no stage
   RUN = "run"  # config.json of a work folder: `cascade.stages`
   PREPARED = "prepared"  # plan.json of a prepared data set: no stage
+  RETRIEVAL = "retrieval"  # spec.json of a retrieval network: no stage
   SHARE = "share"  # run.json of `ivid sample --process`: no whole spec of a stage
 
 

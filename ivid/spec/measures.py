@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ivid.spec.errors import UsageError, UserError, nearest
 
-METRICS = ADHERENCE, FVD, UPSAMPLING = ("adherence", "fvd", "upsampling")
+METRICS = ADHERENCE, FVD, RETRIEVAL, UPSAMPLING = ("adherence", "fvd", "retrieval", "upsampling")
 MIN_CLIPS = 8  # of an FVD, below which an interval says nothing
 
 

@@ -31,6 +31,7 @@ from ivid.spec.errors import UserError, first_line
 from ivid.spec.files import as_spec
 from ivid.spec.limits import LARGEST_SEED
 from ivid.spec.ranges import Range, check_ranges
+from ivid.spec.retrieval import RetrievalSpec
 from ivid.spec.run import CheckpointSpec
 from ivid.spec.stage import StageSpec
 from ivid.steps import TrainState
@@ -42,6 +43,7 @@ from ivid.weights.sums import device_sums, named_leaves
 PARAMS, OPTIMIZER, DATA = "params", "optimizer", "data"  # items of a checkpoint, besides those that other modules read (ivid.weights.ema)
 DAMAGED = "damaged"  # folder in a work folder for checkpoints that could not be read
 UNFINISHED = "*.orbax-checkpoint-tmp*"  # what an unfinished save leaves behind
+Trained = StageSpec | RetrievalSpec
 FULL_WORDS = ("No space left on device", "Disk quota exceeded")  # found in errors of TensorStore, which have no errno
 
 
@@ -79,10 +81,11 @@ class _Protected:
 class Checkpointer:
   """Checkpoints of one run, in `workdir`/checkpoints/<step>/."""
 
-  def __init__(self, workdir: pathlib.Path, spec: CheckpointSpec, stage: StageSpec, *, widths: Sequence[float] = (), optimizer: str = ""):
+  def __init__(self, workdir: pathlib.Path, spec: CheckpointSpec, stage: Trained, *, widths: Sequence[float] = (), optimizer: str = ""):
     """Opens the folder. Nothing in it changes until `begin` or a save.
 
     Args:
+      stage: what the weights belong to.
       widths: relative widths of the state's power-function averages; their snapshots are kept in `workdir`/snapshots/<step>/.
       optimizer: name of the optimizer's kind, for errors.
     """
@@ -210,7 +213,7 @@ class Checkpointer:
 
   def _check_alike(self, path: pathlib.Path, meta: dict[str, Any], abstract: TrainState) -> None:
     """Raises UserError if the checkpoint is intact but belongs to another run."""
-    difference = stage_difference(ema.read_spec(path), self._stage)
+    difference = stage_difference(ema.read_spec(path, type(self._stage)), self._stage)
     if difference:
       raise UserError(f"checkpoint {path} is of another stage: {difference}")
     found = tuple(ema.read_widths(path))

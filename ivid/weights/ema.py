@@ -151,9 +151,9 @@ def read_meta(path: pathlib.Path) -> dict[str, Any]:
   return _read_json(path, META, formats.Kind.CHECKPOINT)
 
 
-def read_spec(path: pathlib.Path) -> StageSpec:
-  """The stage of one checkpoint, the folder `path`; errors as of `read_meta`."""
-  return _as_spec(StageSpec, path, _field(path, read_meta(path), "stage"))
+def read_spec(path: pathlib.Path, kind: type[T] = StageSpec) -> T:
+  """The stage, or what else of that `kind`, one checkpoint is of, the folder `path`; errors as of `read_meta`."""
+  return _as_spec(kind, path, _field(path, read_meta(path), "stage"))
 
 
 def read_data(path: pathlib.Path, item: str) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CASCADE_FILE, TEXT_FOLDER, CascadeFolder, open_cascade
 from ivid.weights.kept import is_run
 
+RETRIEVAL_FOLDER = "retrieval"  # of a shipped cascade
+
 
 def shipped_cascades() -> list[str]:
   """Names of the cascades that ship with the package."""
@@ -63,6 +65,12 @@ def text_encoder_folder(name: str) -> pathlib.Path:
     return local_copy(name, "text encoder")
   shipped = _shipped() / name / TEXT_FOLDER
   return shipped if shipped.is_dir() else pathlib.Path(name)
+
+
+def retrieval_folder(name: str) -> pathlib.Path:
+  """Folder of a network that measures retrieval: a path, or the name of a cascade that ships with one."""
+  shipped = _shipped() / name / RETRIEVAL_FOLDER
+  return shipped if name in shipped_cascades() and shipped.is_dir() else pathlib.Path(name)
 
 
 def _shipped() -> pathlib.Path:

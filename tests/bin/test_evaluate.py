@@ -3,12 +3,13 @@
 import dataclasses
 import json
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
 from ivid.__main__ import main
-from ivid.evaluate import adherence
+from ivid.evaluate import adherence, dual_encoder, judged
 from ivid.evaluate.calibrate import make_clip
 from ivid.evaluate.judged import from_folder
 from ivid.evaluate.prompts import parse_prompt
@@ -18,6 +19,7 @@ from ivid.moving_shapes.scene import attributes, make_scene
 from ivid.sample.cascades import write_cascade
 from ivid.spec.cascade import CascadeSpec
 from ivid.spec.clip import ClipShape
+from ivid.spec.retrieval import RetrievalSpec
 from ivid.spec.stage import Task
 from ivid.text import encoder, t5
 from tests.sample import tiny
@@ -89,6 +91,26 @@ def test_single_images_of_a_cascade(base, capsys, tmp_path):
   assert "prompts.txt, line 1: caption word 5, 'moves'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_two_metrics_of_clips_that_are_made_once(base, capsys, tmp_path, monkeypatch):
+  size = ClipShape(frames=8, height=24, width=40, fps=1.5)
+  text = encoder.load_encoder(base.parent / "text")
+  spec = RetrievalSpec(size, channels=(4, 8), head_dim=4, hidden=8, dim=6, text_dim=text.spec.dim, text=str(base.parent / "text"))
+  spec = dataclasses.replace(spec, text_encoder=text.hash)
+  params = jax.jit(lambda key: nn.meta.unbox(dual_encoder.init_params(spec, key)))(jax.random.key(0))
+  dual_encoder.save_network(tmp_path / "network", spec, params)
+  runs, run = [], judged.run_cascade
+  monkeypatch.setattr(judged, "run_cascade", lambda *args, **options: runs.append(1) or run(*args, **options))
+  options = ["evaluate", f"--cascade={base}", "--prompts=3", "--steps=1", "--batch_size=4", f"--retrieval={tmp_path / 'network'}"]
+  assert main([*options, "--metrics=retrieval,adherence", f"--out={tmp_path / 'both'}"]) == 0
+  assert "12 clips among 12 prompts" in capsys.readouterr().out and len(runs) == 1
+  assert sorted(path.name for path in (tmp_path / "both").iterdir() if path.suffix == ".json") == ["adherence.json", "retrieval.json"]
+  assert not [path for path in (tmp_path / "both").iterdir() if path.name.startswith(".")]
+  assert main([*options, "--metrics=retrieval", f"--out={tmp_path / 'one'}"]) == 0
+  one, both = (json.loads((tmp_path / name / "retrieval.json").read_text()) for name in ("one", "both"))
+  assert one == both
+
+
 def test_images_too_small_to_be_judged(capsys, tmp_path):
   cascade = tiny.write_tiny(tmp_path)
   assert main(["evaluate", f"--cascade={cascade.folder}", "--images", f"--out={tmp_path / 'eval'}"]) == 1
@@ -100,7 +122,7 @@ def test_images_too_small_to_be_judged(capsys, tmp_path):
   [
     (["--metric=adherance"], "metric 'adherance': did you mean 'adherence'?"),
     (["--metrics=adherence,upsamplin"], "metric 'upsamplin': did you mean 'upsampling'?"),
-    (["--metrics="], "--metrics is empty: expected one of adherence, fvd, upsampling"),
+    (["--metrics="], "--metrics is empty: expected one of adherence, fvd, retrieval, upsampling"),
     (["--images", "--metrics=upsampling"], "--images with metric upsampling: expected --metrics=adherence"),
     (["--images", "--metrics=adherence,fvd"], "--images with metric fvd: expected --metrics=adherence"),
     (["--images", "--clips=a"], "--images beside --clips=a: expected --cascade"),
@@ -112,6 +134,8 @@ def test_images_too_small_to_be_judged(capsys, tmp_path):
     (["--clips=nowhere"], "no folder of clips at nowhere"),
     (["--clips=a", "--stop_stage=base"], "--clips beside --cascade or --stop_stage"),
     (["--cascade=nona"], "no cascade 'nona'"),
+    (["--metrics=retrieval", "--retrieval=nowhere"], "no retrieval network at nowhere: expected spec.json and weights.safetensors"),
+    (["--metrics=retrieval", "--images"], "--images with metric retrieval: expected --metrics=adherence"),
   ],
 )
 def test_bad_input_is_one_line(capsys, args, message):

@@ -113,10 +113,14 @@ def test_a_cascades_clips(tmp_path):
   cascade = tiny.write_tiny(tmp_path)
   stages = plan_stages(cascade, start="", stop="tsr1")
   prompts = seeded_prompts(0, 1)
-  found = cascade_clips(cascade, stages, prompts, seed=3, batch_size=2)
+
+  def judging(seed, stages=stages):
+    return from_cascade(cascade, stages, prompts, seed=seed, batch_size=2)
+
+  found = cascade_clips(cascade, stages, judging(3), seed=3)
   assert found.count == len(prompts) and found.shape == stages[-1].output
-  every = list(from_cascade(cascade, stages, prompts, seed=3, batch_size=2).clips(range(len(prompts))))
+  every = list(judging(3).clips(range(len(prompts))))
   for have, want in zip(found.clips([1, 3]), (every[1], every[3]), strict=True):
     np.testing.assert_array_equal(have, want)
-  assert found.identity != cascade_clips(cascade, stages, prompts, seed=4, batch_size=2).identity
-  assert found.identity != cascade_clips(cascade, stages[:1], prompts, seed=3, batch_size=2).identity
+  assert found.identity != cascade_clips(cascade, stages, judging(4), seed=4).identity
+  assert found.identity != cascade_clips(cascade, stages[:1], judging(3, stages[:1]), seed=3).identity

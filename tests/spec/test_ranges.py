@@ -117,9 +117,10 @@ def test_numbers_of_flags():
   from ivid.spec.hosts import Hosts
   from ivid.spec.prepare import PrepareSpec
   from ivid.spec.real import RealClips
+  from ivid.spec.retrieval import RetrievalTraining
   from ivid.spec.session import Session
 
-  fields = {field.name for spec in (Hosts, PrepareSpec, RealClips, Session) for field in dataclasses.fields(spec)}
+  fields = {field.name for spec in (Hosts, PrepareSpec, RealClips, RetrievalTraining, Session) for field in dataclasses.fields(spec)}
   for module in pkgutil.iter_modules(binaries.__path__):
     module = importlib.import_module(f"ivid.bin.{module.name}")
     if hasattr(module, "define_flags"):

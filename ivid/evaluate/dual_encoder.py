@@ -1,0 +1,191 @@
+"""The network of retrieval: its folder, and unit vectors of clips and of captions."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from ivid.media.files import updated_folder, write_whole
+from ivid.media.fit import fit
+from ivid.nets.retrieval import DualEncoder
+from ivid.programs import Program
+from ivid.spec import convert, formats
+from ivid.spec.clip import ClipShape
+from ivid.spec.errors import UserError
+from ivid.spec.files import read_spec
+from ivid.spec.paths import instead_of_file, not_missing
+from ivid.spec.retrieval import RetrievalSpec
+from ivid.text.embedder import Embedder
+from ivid.text.encoder import load_encoder
+from ivid.weights.header import HASH, read_header
+from ivid.weights.opening import text_encoder_folder
+from ivid.weights.tensors import read_weights, write_weights
+
+SPEC_FILE, WEIGHTS_FILE = "spec.json", "weights.safetensors"
+STORED = jnp.bfloat16
+BATCH = 16  # clips, and captions, that go through the network together, always: one program of each serves all
+NOT_HASHED = ("text", "data")  # where the text encoder lies, and words for people
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A trained network with the text encoder that it belongs to.
+
+  Attributes:
+    hash: of the spec and the weights as they are stored.
+  """
+
+  spec: RetrievalSpec
+  params: Any
+  hash: str
+  encoder: Embedder
+
+  def clips(self, clips: Iterable[np.ndarray]) -> np.ndarray:
+    """Unit vectors [N, dim] of clips uint8 [T, H, W, 3], which are fitted to the spec's clip."""
+    run = _programs(self.spec)[0]
+    return _batched((fitted(clip, self.spec.clip) for clip in clips), lambda some: run(self.params, np.stack(some)), self.spec.dim)
+
+  def captions(self, captions: Sequence[str]) -> np.ndarray:
+    """Unit vectors [N, dim]."""
+    run = _programs(self.spec)[1]
+
+    def embed(some: list[str]) -> jax.Array:
+      return run(self.params, *self.encoder.embed(some, length=self.spec.max_tokens))
+
+    return _batched(captions, embed, self.spec.dim)
+
+
+def fitted(clip: Any, want: ClipShape) -> np.ndarray:
+  """The clip uint8 [T, H, W, 3], or what gives its frames by their numbers, as the network reads it: frames spread evenly over its length,
+  each cut about its middle to the aspect and resized."""
+  if tuple(clip.shape[1:3]) == (want.height, want.width) and len(clip) == want.frames:
+    return np.asarray(clip[list(range(want.frames))])
+  chosen = [n * len(clip) // want.frames for n in range(want.frames)]
+  kept = dict(zip(sorted(set(chosen)), clip[sorted(set(chosen))], strict=True))
+  return np.stack([fit(kept[n], want.height, want.width) for n in chosen])
+
+
+def changes(shape: Sequence[int], want: ClipShape) -> str:
+  """How clips [T, H, W, 3] are fitted, in words; empty if they are as the network reads them."""
+  frames, height, width = shape[:3]
+  said = [f"{want.frames} of {frames} frames"] * (frames != want.frames)
+  said += [f"{width}x{height} as {want.width}x{want.height}"] * ((height, width) != (want.height, want.width))
+  return ", ".join(said)
+
+
+def abstract_params(spec: RetrievalSpec) -> Any:
+  """Shapes of the parameters, with their logical axis names."""
+  return jax.eval_shape(functools.partial(init_params, spec), jax.random.key(0))
+
+
+def init_params(spec: RetrievalSpec, key: jax.Array) -> Any:
+  """Random parameters, with their logical axis names."""
+  clips = jnp.zeros((1, *spec.clip.array))
+  tokens, mask = jnp.zeros((1, spec.max_tokens, spec.text_dim)), jnp.ones((1, spec.max_tokens), bool)
+  return DualEncoder(spec).init(key, clips, tokens, mask)["params"]
+
+
+def colours(clips: jax.Array) -> jax.Array:
+  """uint8 -> [-1, 1]."""
+  return clips.astype(jnp.float32) / 127.5 - 1.0
+
+
+def save_network(folder: str | os.PathLike[str], spec: RetrievalSpec, params: Any) -> None:
+  """Writes spec.json and weights.safetensors, all at once. Raises UserError for what is NaN or infinite."""
+  with updated_folder(folder) as fresh:
+    write_weights(fresh / WEIGHTS_FILE, jax.device_get(params), dtype=np.dtype(STORED), digest=_Digest(spec))
+    write_whole(fresh / SPEC_FILE, json.dumps(formats.stamped(convert.to_dict(spec)), indent=1) + "\n")
+
+
+def load_network(folder: str | os.PathLike[str], *, encoder: Embedder | None = None) -> Network:
+  """What `save_network` wrote.
+
+  Args:
+    encoder: of captions; None: the one that the spec names.
+
+  Raises:
+    UserError: no or damaged files, weights of another network, or another text encoder than the one that it was trained with.
+  """
+  folder = pathlib.Path(folder)
+  path = folder / SPEC_FILE
+  if instead_of_file(path):
+    raise UserError(f"no retrieval network at {folder}: expected {SPEC_FILE} and {WEIGHTS_FILE}{not_missing(path)}")
+  spec = read_spec(RetrievalSpec, path, formats.Kind.RETRIEVAL)
+  weights = folder / WEIGHTS_FILE
+  params = read_weights(weights)
+  _check_params(spec, params, weights)
+  digest = _Digest(spec)
+  for name, array in sorted(traverse_util.flatten_dict(params, sep="/").items()):
+    digest.update(name, array.astype(np.dtype(STORED)))
+  said = read_header(weights)[1].get(HASH, "")
+  if said != digest.hexdigest():
+    raise UserError(
+      f"{weights} is damaged, or of another network than {path}: its hash is {said[:12] or 'missing'}, expected {digest.hexdigest()[:12]}"
+    )
+  encoder = encoder or load_encoder(text_encoder_folder(spec.text))
+  if encoder.hash != spec.text_encoder:
+    raise UserError(
+      f"{folder} was trained with the text encoder {spec.text_encoder[:12]}, {spec.text} has {encoder.hash[:12]}: expected the same"
+    )
+  return Network(spec, params, said, encoder)
+
+
+class _Digest:
+  """SHA-256 over what the spec says of the network, and the names, shapes and bytes of the stored parameters."""
+
+  def __init__(self, spec: RetrievalSpec):
+    described = {name: value for name, value in convert.to_dict(spec).items() if name not in NOT_HASHED}
+    self._digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+
+  def update(self, name: str, array: np.ndarray) -> None:
+    array = np.ascontiguousarray(array)  # which gives a scalar an axis
+    self._digest.update(f"{name}{array.shape}".encode())
+    self._digest.update(array.reshape(-1).view(np.uint8).data)
+
+  def hexdigest(self) -> str:
+    return self._digest.hexdigest()
+
+
+def _check_params(spec: RetrievalSpec, params: Any, path: pathlib.Path) -> None:
+  want = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(nn.meta.unbox(abstract_params(spec)), sep="/").items()}
+  have = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+  for name in sorted(want.keys() | have.keys()):
+    if want.get(name) != have.get(name):
+      raise UserError(f"{path} is of another network: parameter {name} has shape {have.get(name)}, expected {want.get(name)}")
+
+
+@functools.lru_cache(maxsize=4)
+def _programs(spec: RetrievalSpec) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+  net = DualEncoder(spec)
+  clips = Program("retrieval_clips", lambda params, x: net.apply({"params": params}, colours(x), method=net.clips))
+  captions = Program("retrieval_captions", lambda params, *text: net.apply({"params": params}, *text, method=net.captions))
+  return clips.jit(), captions.jit()
+
+
+def _batched(items: Iterable[Any], run: Callable[[list[Any]], jax.Array], dim: int) -> np.ndarray:
+  """`run` of BATCH items after the other, the last ones filled up."""
+  rows, some = [], []
+
+  def flush() -> None:
+    if some:
+      rows.append(np.asarray(run(some + some[-1:] * (BATCH - len(some))))[: len(some)])
+      some.clear()
+
+  for item in items:
+    some.append(item)
+    if len(some) == BATCH:
+      flush()
+  flush()
+  return np.concatenate(rows) if rows else np.zeros((0, dim), np.float32)

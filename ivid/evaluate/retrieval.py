@@ -1,0 +1,197 @@
+"""Retrieval: whether clips and their prompts find each other in the space of a small dual encoder, which is trained for this world.
+
+What is measured with it is called by its own hash, and is to be compared only with what the same network says: it is no CLIP.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ivid.evaluate.calibrate import CHANGES, change_any
+from ivid.evaluate.dual_encoder import Network, changes
+from ivid.evaluate.judged import Judging
+from ivid.evaluate.prompts import Prompt, seeded_prompts
+from ivid.evaluate.shares import Kept, Work, make_share
+from ivid.evaluate.summary import rate
+from ivid.media.files import write_whole
+from ivid.moving_shapes import grammar
+from ivid.moving_shapes.draw import draw, rounded
+from ivid.moving_shapes.scene import make_scene
+from ivid.spec import convert, formats
+from ivid.spec.clip import ClipShape
+from ivid.spec.errors import UserError
+
+RESULTS = "retrieval.json"
+MIN_PROMPTS = 10  # below which nearly anything is found
+STREAM = 303  # scenes and changes of validation, which no training sees
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """What retrieval says of clips and their prompts.
+
+  Attributes:
+    similarity: cosine of each clip and its own prompt, [N].
+    ranks: of each clip's prompt among all different ones by cosine; 1 is the best.
+    r_precision: by prompt, the share of its R clips among the R clips that are closest to it (Manning et al., 2008, section 8.4).
+    prompts: how many different ones.
+  """
+
+  similarity: np.ndarray
+  ranks: np.ndarray
+  r_precision: np.ndarray
+  prompts: int
+
+  @property
+  def figures(self) -> dict[str, Any]:
+    """Means, for reports."""
+    return dict(
+      score=float(self.similarity.mean()),
+      r_at_1=float((self.ranks == 1).mean()),
+      r_precision=float(self.r_precision.mean()),
+      prompts=self.prompts,
+      clips=len(self.similarity),
+    )
+
+
+def measure(clips: np.ndarray, texts: Sequence[str], vectors: np.ndarray) -> Scores:
+  """Scores of clips from unit vectors.
+
+  Args:
+    clips: [N, dim].
+    texts: [N], the prompt of each; several clips may have one.
+    vectors: of the different texts in the order in which they come first, [M, dim].
+  """
+  place = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+  own = np.array([place[text] for text in texts])
+  cosines = clips.astype(np.float64) @ vectors.astype(np.float64).T
+  similarity = cosines[np.arange(len(own)), own]
+  ranks = 1 + (cosines > similarity[:, None]).sum(1)
+  shares = []
+  for n in range(len(vectors)):
+    right = own == n
+    closest = np.argsort(-cosines[:, n], kind="stable")[: right.sum()]
+    shares.append(right[closest].mean())
+  return Scores(similarity, ranks, np.array(shares), len(vectors))
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+  """One clip: its unit vector [dim], and how it was fitted to the network, in words."""
+
+  vector: np.ndarray
+  fitted: str
+
+
+def judge_share(judging: Judging, network: Network, folder: pathlib.Path, process: tuple[int, int] | None) -> list[Seen] | None:
+  """What the network sees in all clips; None while those of other processes are missing. Other arguments as of shares.make_share.
+
+  Raises:
+    UserError: fewer than MIN_PROMPTS different prompts, before any work; single images; as make_share.
+  """
+  asked = [prompt.text for prompt in judging.prompts]
+  if (found := len(set(asked))) < MIN_PROMPTS:
+    raise UserError(f"retrieval among {found} different prompts: expected {MIN_PROMPTS} or more, such as 100")
+
+  def make(numbers: Sequence[int]) -> Iterator[Seen]:
+    fitted: list[str] = []
+
+    def noted() -> Iterator[Any]:
+      for clip in judging.clips(numbers):
+        words = changes(clip.shape, network.spec.clip)
+        if words and words not in fitted:
+          print(f"retrieval looks at {words}", file=sys.stderr, flush=True)
+        fitted.append(words)
+        yield clip
+
+    vectors = network.clips(noted())
+    return map(Seen, vectors, fitted)
+
+  def keep(seen: Seen) -> Kept:
+    return dict(fitted=seen.fitted), dict(vector=seen.vector)
+
+  def restore(n: int, kept: Kept) -> Seen:
+    del n
+    return Seen(kept[1]["vector"], kept[0]["fitted"])
+
+  work = Work(dict(metric="retrieval", network=network.hash, asked=asked, **judging.key), len(asked), judging.batch, make)
+  return make_share(work, folder, process, keep, restore)
+
+
+def write_report(folder: pathlib.Path, judging: Judging, seen: Sequence[Seen], network: Network) -> dict[str, Any]:
+  """Writes RESULTS into the folder and returns its figures."""
+  texts = [prompt.text for prompt in judging.prompts]
+  scores = measure(np.stack([one.vector for one in seen]), texts, network.captions(list(dict.fromkeys(texts))))
+  figures = scores.figures | dict(r_at_1_interval=rate(int((scores.ranks == 1).sum()), len(texts)))
+  rows = zip(texts, scores.similarity.tolist(), scores.ranks.tolist(), strict=True)
+  record = dict(
+    metric="retrieval",
+    network=dict(hash=network.hash, **convert.to_dict(network.spec)),
+    made_by=judging.made_by,
+    fitted=sorted({one.fitted for one in seen} - {""}),
+    **figures,
+    results=[dict(prompt=text, score=score, rank=rank) for text, score, rank in rows],
+  )
+  write_whole(folder / RESULTS, json.dumps(formats.stamped(record), indent=1) + "\n")
+  return figures
+
+
+def format_figures(figures: dict[str, Any], network: Network) -> str:
+  """The figures in two lines."""
+  interval = figures["r_at_1_interval"]
+  between = f"({100 * interval['low']:.1f} to {100 * interval['high']:.1f}%)"
+  return (
+    f"retrieval of {figures['clips']} clips among {figures['prompts']} prompts, by the network {network.hash[:12]} of {network.spec.data}\n"
+    f"score {figures['score']:.3f}   R@1 {100 * figures['r_at_1']:.1f}% {between}   R-precision {100 * figures['r_precision']:.1f}%"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawnTruth:
+  """Drawn clips, their prompts, and prompts that differ from them in one attribute.
+
+  Attributes:
+    changed: which clip, which attribute, and the other prompt.
+  """
+
+  clips: list[np.ndarray]
+  prompts: list[Prompt]
+  changed: list[tuple[int, str, str]]
+
+
+def drawn_truth(clip: ClipShape, count: int, *, seed: int = 0, changes: int = len(CHANGES)) -> DrawnTruth:
+  """`count` clips of seeded prompts of all groups, with a prompt each for the first `changes` attributes that can be changed."""
+  prompts = seeded_prompts(seed + STREAM, -(-count // 4))[:count]
+  times = np.arange(clip.frames) / clip.fps
+  clips, changed = [], []
+  for n, prompt in enumerate(prompts):
+    scene = make_scene(seed, n, aspect=clip.width / clip.height, said=prompt.attributes, stream=STREAM)
+    clips.append(rounded(draw(scene, times=times, height=clip.height, width=clip.width)))
+    rng = np.random.default_rng([seed, n, STREAM])
+    for name in rng.permutation(CHANGES)[:changes]:
+      if found := change_any(prompt.attributes, rng, (str(name),)):
+        changed.append((n, found[0], grammar.caption(found[1].objects, found[1].background)))
+  return DrawnTruth(clips, prompts, changed)
+
+
+def validate(network: Network, truth: DrawnTruth, *, of: int = 100) -> dict[str, float]:
+  """R@1 of drawn clips, in sets of so many prompts, and by attribute how often the clip is closer to its prompt than to a changed one."""
+  clips = network.clips(truth.clips)
+  texts = [prompt.text for prompt in truth.prompts]
+  vectors = network.captions(texts)
+  sets = [slice(start, start + of) for start in range(0, len(texts), of)]
+  found = [measure(clips[part], texts[part], vectors[part]) for part in sets]
+  result = {name: float(np.mean([one.figures[name] for one in found])) for name in ("score", "r_at_1", "r_precision")}
+  others = network.captions([text for _, _, text in truth.changed])
+  places = np.array([n for n, _, _ in truth.changed])
+  lower = (clips[places] * vectors[places]).sum(1) > (clips[places] * others).sum(1)
+  names = np.array([name for _, name, _ in truth.changed])
+  result |= {f"changed_{name}": float(lower[names == name].mean()) for name in CHANGES if (names == name).any()}
+  return result | dict(changed=float(lower.mean()))

@@ -15,7 +15,7 @@ UPDATES = dict(tsr1=(400, 3650), ssr1=(1200, 800), ssr2=(1200, 400), tsr2=(400, 
 # what the noise costs exceeds what is won over linear interpolation.
 AUGMENTATION = dict(
   ssr=dict(aug_logsnr_min=-1.0, aug_logsnr_max=6.0, aug_snr=400.0),
-  tsr=dict(aug_logsnr_min=6.0, aug_logsnr_max=12.0, aug_snr=20_000.0),
+  tsr=dict(aug_logsnr_min=6.0, aug_logsnr_max=12.0, aug_snr=150_000.0),
 )
 PICTURES = dict(ssr2=8, ssr3=8)  # a batch of single pictures, where they are large
 CROPS = dict(tsr2=(16, 64, 64), tsr3=(16, 64, 64), ssr3=(8, 192, 192))  # frames, height and width of the stage's output

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +91,8 @@ def cascade_clips(cascade: CascadeFolder, stages: Sequence[StageSpec], judging: 
   texts = hashlib.sha256("\n".join(prompt.text for prompt in judging.prompts).encode()).hexdigest()
   identity = made_by(cascade, stages, seed=seed) | dict(weights=weights, prompts=texts, text=convert.to_dict(cascade.spec.text))
   name, count = f"cascade {cascade.spec.name} to {stages[-1].name}", len(judging.prompts)
-  return ClipSet(name, identity, stages[-1].output, count, cascade.spec.aspect, judging.clips)
+  clips: Any = judging.clips  # a clip in a file is read like an array
+  return ClipSet(name, identity, stages[-1].output, count, cascade.spec.aspect, clips)
 
 
 def _drawn(shape: ClipShape, *, count: int, aspect: float, groups: Sequence[str], seed: int) -> ClipSet:

@@ -159,8 +159,8 @@ class _Digest:
 
 
 def _check_params(spec: RetrievalSpec, params: Any, path: pathlib.Path) -> None:
-  want = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(nn.meta.unbox(abstract_params(spec)), sep="/").items()}
-  have = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+  flat: list[dict[str, Any]] = [traverse_util.flatten_dict(tree, sep="/") for tree in (nn.meta.unbox(abstract_params(spec)), params)]
+  want, have = ({name: leaf.shape for name, leaf in leaves.items()} for leaves in flat)
   for name in sorted(want.keys() | have.keys()):
     if want.get(name) != have.get(name):
       raise UserError(f"{path} is of another network: parameter {name} has shape {have.get(name)}, expected {want.get(name)}")

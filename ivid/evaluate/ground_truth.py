@@ -91,7 +91,7 @@ def compare_share(
   weights = cascade.hashes(spec.name for spec in stages)
   clips = [(truth.caption, truth.key) for truth in truths]
   fields = [field.name for field in dataclasses.fields(Comparison)]  # an older ivid kept fewer
-  key = dict(metric="upsampling", fields=fields, made_by=made_by(cascade, stages, seed=seed), weights=weights, clips=clips)
+  key: dict[str, Any] = dict(metric="upsampling", fields=fields, made_by=made_by(cascade, stages, seed=seed), weights=weights, clips=clips)
   key["aspect"] = cascade.spec.aspect
   found = make_share(Work(key, len(truths), 1, make), folder, process, keep, lambda _, kept: restore(kept))
   return None if found is None else [comparison for of_clip in found for comparison in of_clip]

@@ -97,7 +97,7 @@ def made_once(judging: Judging, folder: pathlib.Path) -> Judging:
     for path in files.values():
       if not path.is_file():
         with whole_file(path) as temporary:
-          np.save(temporary, next(made))
+          np.save(temporary, np.asarray(next(made)))
       yield np.load(path)
 
   return dataclasses.replace(judging, clips=clips)

@@ -105,7 +105,7 @@ class Frechet:
     return dataclasses.asdict(found) | dict(real=self._real.name, real_clips=self._real.count, convention=self._convention.record)
 
   def _flush(self) -> None:
-    if self._waiting:
+    if self._waiting and self._extract is not None:
       self._made.append(self._extract(self._waiting))
       self._waiting.clear()
 

@@ -75,7 +75,7 @@ class _Planned:
   path: pathlib.Path
 
 
-def report_table(path: str | os.PathLike, out: str | os.PathLike, *, metrics: Sequence[str], **conditions: Any) -> None:
+def report_table(path: str | os.PathLike[str], out: str | os.PathLike[str], *, metrics: Sequence[str], **conditions: Any) -> None:
   """Measures each row of a file (ivid.spec.table) that is not there yet, writes RESULTS and MARKDOWN behind each, and prints the table.
 
   Args: metrics, conditions: fields of Conditions.

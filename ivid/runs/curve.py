@@ -9,7 +9,8 @@ from typing import Any, Protocol
 class Weights(Protocol):
   """What a curve reads of a ivid.steps.TrainState; `ema`: parameters."""
 
-  ema: Any
+  @property
+  def ema(self) -> Any: ...
 
 
 Curve = Callable[[int, Weights], dict[str, float]]  # of the update and its weights

@@ -47,7 +47,7 @@ def fvd_curves(stage: Stage, run: RunSpec, encoder: Embedder) -> list[Curve]:
     started = time.monotonic()
     weights, made = on_host(state.ema), []
     for start in range(0, count, batch):
-      rows = np.arange(start, start + batch) % count  # the last batch is filled up, so that one program serves all
+      rows = [n % count for n in range(start, start + batch)]  # the last batch is filled up, so that one program serves all
       with alone():
         made += list(held_out.rows(rows).sample(weights, held_out.view, sampling))[: count - start]
     if not is_first():

@@ -63,8 +63,8 @@ def train_retrieval(options: RetrievalTraining, spec: RetrievalSpec | None = Non
       raise UserError(f"--batch_size={options.batch_size}: expected a multiple of {pool.group}, which is how many clips a group has")
     embedder = embedded(folder / EMBEDDINGS, encoder, pool.captions, spec.max_tokens)
     phase = phases.resolve(train_spec(options))[0]
-    kept = dict(optimizer=phase.train.optimizer.kind.value)
-    with Checkpointer(folder, phase.train.checkpoint, spec, **kept) as checkpointer:
+    kind = phase.train.optimizer.kind.value
+    with Checkpointer(folder, phase.train.checkpoint, spec, optimizer=kind) as checkpointer:
       course = _course(spec, phase)
       state = _first_state(course, options, checkpointer)
       step = int(state.step)
@@ -91,7 +91,7 @@ def train_spec(options: RetrievalTraining) -> TrainSpec:
   """The options as the loop reads them."""
   optimizer = OptimizerSpec(kind=OptimizerKind.MUON, learning_rate=options.learning_rate, warmup_steps=WARMUP)
   checkpoint = CheckpointSpec(every=SAVE_EVERY)
-  kept = dict(ema_decay=EMA_DECAY, log_every=LOG_EVERY, checkpoint=checkpoint)
+  kept: dict[str, Any] = dict(ema_decay=EMA_DECAY, log_every=LOG_EVERY, checkpoint=checkpoint)
   return TrainSpec(seed=options.seed, steps=options.steps, batch_size=options.batch_size, optimizer=optimizer, **kept)
 
 
@@ -101,7 +101,8 @@ def loss_fn(spec: RetrievalSpec) -> LossFn:
 
   def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     del key
-    clips, captions, scale = net.apply({"params": params}, colours(batch["clips"]), batch["text"], batch["mask"])
+    made: Any = net.apply({"params": params}, colours(batch["clips"]), batch["text"], batch["mask"])
+    clips, captions, scale = made
     found = contrastive_loss(clips, captions, scale, batch["same"])
     return found, found
 

@@ -42,7 +42,7 @@ class _Ema:
   ema: Any
 
 
-def watch(workdir: str | os.PathLike, out: str | os.PathLike, metrics: Sequence[str], given: Mapping[str, Any]) -> None:
+def watch(workdir: str | pathlib.Path, out: str | os.PathLike[str], metrics: Sequence[str], given: Mapping[str, Any]) -> None:
   """Measures each checkpoint of a run, the oldest first, until the run has ended; logs figures as a run does, in a folder of its own.
 
   What is logged there is not measured again, so the same command goes on after it was stopped or killed.

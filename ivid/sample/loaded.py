@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Loaded:
 
   def _make(self, samples: Sequence[Sample], stages: Sequence[StageSpec]) -> np.ndarray:
     text, mask = self._encoder.embed([sample.prompt for sample in samples])
-    clips = None
+    clips: Any = None
     for spec in stages:
       clips = sample_length(
         Stage(at_once(self._cascade, spec)),

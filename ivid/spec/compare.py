@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from ivid.spec import convert
+from ivid.spec.retrieval import RetrievalSpec
 from ivid.spec.stage import StageSpec
+
+Spec = StageSpec | RetrievalSpec  # of what a checkpoint holds
 
 # Defaults that sampling may change: no part of the function that the weights are trained for.
 SAMPLING_DEFAULTS = ("sampling", "lowres.aug_snr")
@@ -15,7 +18,7 @@ SAMPLING_DEFAULTS = ("sampling", "lowres.aug_snr")
 EXECUTION = (".remat", ".saved", ".unroll", ".dtype")
 
 
-def stage_difference(have: StageSpec, want: StageSpec, *, text_encoder: bool = True) -> str:
+def stage_difference(have: Spec, want: Spec, *, text_encoder: bool = True) -> str:
   """The first field in which two stages' functions differ, with both values; empty if they are the same function.
 
   Args:

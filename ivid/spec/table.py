@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, cast
 
 from ivid.spec.errors import UserError, shown
 from ivid.spec.files import as_spec, read_json
@@ -41,16 +41,19 @@ class Table:
   rows: tuple[TableRow, ...]
 
 
-def read_table(path: str | os.PathLike) -> tuple[TableRow, ...]:
+def read_table(path: str | os.PathLike[str]) -> tuple[TableRow, ...]:
   """The rows of a JSON file {"rows": [{"name": ..., "cascade": ..., ...}]}; numbers stand for their texts.
 
   Raises:
     UserError: no such file, no JSON, an unknown key or one of another type, no rows, too many, or two of one name.
   """
-  found = read_json(check_file(path, "table"))
-  if isinstance(found, dict) and isinstance(found.get("rows"), list):
-    found = {**found, "rows": [_texts(row) for row in found["rows"]]}
-  rows = as_spec(Table, found, source=path).rows
+  found: Any = read_json(check_file(path, "table"))
+  if isinstance(found, dict):
+    entries = cast(dict[str, Any], found)
+    listed = entries.get("rows")
+    if isinstance(listed, list):
+      found = entries | dict(rows=[_texts(row) for row in cast(list[Any], listed)])
+  rows = as_spec(Table, cast(Any, found), source=path).rows
   if not 1 <= len(rows) <= MOST_ROWS:
     raise UserError(f"{path} has {len(rows)} rows: expected 1 to {MOST_ROWS}")
   names = [row.name for row in rows]
@@ -62,4 +65,5 @@ def read_table(path: str | os.PathLike) -> tuple[TableRow, ...]:
 def _texts(row: Any) -> Any:
   if not isinstance(row, dict):
     return row
-  return {key: f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value for key, value in row.items()}
+  entries = cast(dict[str, Any], row)
+  return {key: f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value for key, value in entries.items()}

@@ -63,9 +63,10 @@ class HeldOut:
 
   def rows(self, which: Sequence[int]) -> HeldOut:
     """Those of these numbers."""
-    small = None if self.small is None else self.small[which]
+    at = np.asarray(which)  # lists are no index of JAX's arrays
+    small = None if self.small is None else self.small[at]
     captions = [self.captions[n] for n in which]
-    return HeldOut(self.view, captions, self.real[which], small, self.text[which], self.mask[which], self.keys[which])
+    return HeldOut(self.view, captions, self.real[at], small, self.text[at], self.mask[at], self.keys[at])
 
   def batch(self) -> dict[str, np.ndarray]:
     """The clips as a training batch (ivid.spec.batch)."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 from ivid.spec.errors import UsageError
+from ivid.spec.limits import LARGEST_SEED, MOST_CLIPS
 from ivid.spec.options import option
+from ivid.spec.ranges import Range, check_ranges
 
 # Flags beside --watch, and the field of a run's TrainSpec that each stands for.
 WATCH_FIELDS = {"prompts": "adherence_prompts", "real_clips": "fvd_clips", "steps": "sample_steps", "batch_size": "num_samples"}
@@ -33,16 +36,21 @@ class EvaluationOptions:
 
   clips: str = option("", "Folder of clips to judge instead of sampling a cascade; with upsampling: of ground truth")
   prompts_file: str = option("", "Text file with a prompt per line, in the grammar of moving_shapes")
-  prompts: int = option(25, "Prompts of each seeded group: one and two objects, drawn in training and held out from it")
-  seed: int = option(0, "Of the prompts and of the samples")
+  prompts: Annotated[int, Range(1, MOST_CLIPS)] = option(
+    25, "Prompts of each seeded group: one and two objects, drawn in training and held out from it"
+  )
+  seed: Annotated[int, Range(0, LARGEST_SEED)] = option(0, "Of the prompts and of the samples")
   cascade: str = option("", "Folder of a cascade, or the name of one that ships (default: nano)")
   stop_stage: str = option("", "Stage whose clips are judged (default: the last trained one of the chain)")
-  batch_size: int = option(8, "Clips or images sampled together")
+  batch_size: Annotated[int, Range(1, MOST_CLIPS)] = option(8, "Clips or images sampled together")
   out: str = option("eval", "Folder of the results")
   retrieval: str = option("nano", "With retrieval: folder of its network, or a cascade that ships with one")
   start_stage: str = option("", "With upsampling: the stage whose input the ground truth is shrunk to (default: the second)")
   watch: str = option("", "Work folder of a run whose checkpoints are measured as they appear, until it ends")
   table: str = option("", "JSON file of settings to compare, a row of the table each")
+
+  def __post_init__(self):
+    check_ranges(self, "--")
 
   def check(self, given: Sequence[str]) -> None:
     """UsageError for a flag beside those that it does not go with; `given`: names of the flags that were typed."""

@@ -26,14 +26,12 @@ from ivid.data.mixture import Drawn
 from ivid.media.places import is_remote, move
 from ivid.parallel.distributed import all_agree, is_first, wait_for_all
 from ivid.spec import convert, formats
-from ivid.spec.compare import stage_difference
+from ivid.spec.compare import Spec, stage_difference
 from ivid.spec.errors import UserError, first_line
 from ivid.spec.files import as_spec
 from ivid.spec.limits import LARGEST_SEED
 from ivid.spec.ranges import Range, check_ranges
-from ivid.spec.retrieval import RetrievalSpec
 from ivid.spec.run import CheckpointSpec
-from ivid.spec.stage import StageSpec
 from ivid.steps import TrainState
 from ivid.weights import ema
 from ivid.weights.ema import AVERAGES, EMA, FOLDER, META, SNAPSHOTS, SUMS, WIDTHS, Damaged
@@ -43,7 +41,6 @@ from ivid.weights.sums import device_sums, named_leaves
 PARAMS, OPTIMIZER, DATA = "params", "optimizer", "data"  # items of a checkpoint, besides those that other modules read (ivid.weights.ema)
 DAMAGED = "damaged"  # folder in a work folder for checkpoints that could not be read
 UNFINISHED = "*.orbax-checkpoint-tmp*"  # what an unfinished save leaves behind
-Trained = StageSpec | RetrievalSpec
 FULL_WORDS = ("No space left on device", "Disk quota exceeded")  # found in errors of TensorStore, which have no errno
 
 
@@ -81,7 +78,7 @@ class _Protected:
 class Checkpointer:
   """Checkpoints of one run, in `workdir`/checkpoints/<step>/."""
 
-  def __init__(self, workdir: pathlib.Path, spec: CheckpointSpec, stage: Trained, *, widths: Sequence[float] = (), optimizer: str = ""):
+  def __init__(self, workdir: pathlib.Path, spec: CheckpointSpec, stage: Spec, *, widths: Sequence[float] = (), optimizer: str = ""):
     """Opens the folder. Nothing in it changes until `begin` or a save.
 
     Args:

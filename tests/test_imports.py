@@ -33,7 +33,7 @@ ORDER = (
   ("steps",),
   ("weights",),
   ("parallel", "moving_shapes"),
-  ("nets", "diffusion", "video", "media", "programs", "flops"),
+  ("nets", "diffusion", "video", "media", "programs", "flops", "prefetch"),
   ("config",),
   ("spec",),
 )

@@ -1,4 +1,4 @@
-"""Prepares the programs of later stages in another thread while a stage runs: a compiler leaves cores idle that steps can use."""
+"""Prepares the programs of later stages in other threads while a stage runs: a compiler leaves cores idle that steps can use."""
 
 from __future__ import annotations
 
@@ -19,32 +19,38 @@ from ivid.stage import Stage
 from ivid.video.noise import BLOCK
 
 Ready = Callable[[], Any]
+AT_ONCE = 2  # programs: a compiler works on one core for most of its time
 
 
 class Ahead:
   """A context in which programs are prepared in their order. An error is left to whoever needs the program."""
 
-  def __init__(self, programs: Iterator[Ready]):
-    self._programs, self._stopped = programs, threading.Event()
-    self._thread = threading.Thread(target=self._run, name="programs ahead", daemon=True)
+  def __init__(self, programs: Iterator[Ready], *, at_once: int = AT_ONCE):
+    self._programs, self._lock, self._stopped = programs, threading.Lock(), threading.Event()
+    self._threads = [threading.Thread(target=self._run, name=f"programs ahead {n}", daemon=True) for n in range(at_once)]
 
   def __enter__(self) -> Ahead:
-    self._thread.start()
+    for thread in self._threads:
+      thread.start()
     return self
 
   def __exit__(self, *_: object) -> None:
-    """Waits for the program that is being prepared, and starts no other."""
+    """Waits for the programs that are being prepared, and starts no other."""
     self._stopped.set()
-    self._thread.join()
+    for thread in self._threads:
+      thread.join()
 
   def _run(self) -> None:
     try:
-      for ready in self._programs:
-        if self._stopped.is_set():
-          return
+      while (ready := self._next()) is not None:
         ready()
     except Exception:  # noqa: BLE001 the caller meets the same one, with a traceback of its own
-      return
+      self._stopped.set()
+
+  def _next(self) -> Ready | None:
+    """The next program; None when there is none, or after the end of the context."""
+    with self._lock:  # threads share the iterator
+      return None if self._stopped.is_set() else next(self._programs, None)
 
 
 def programs_of(spec: StageSpec, tiling: Tiling, *, rows: int, max_tokens: int) -> Iterator[Ready]:

@@ -2,6 +2,7 @@
 
 A step only needs one window of the clip around the frames that it makes. So each step runs a little behind the previous one, over windows
 in the order of time, and a frame is stored as bytes as soon as the last step has made it. Fewer than two windows lie between two steps.
+Noise is drawn ahead and frames are stored in threads of their own: both leave cores idle that steps can use.
 Windows, noise and arithmetic are the same as in ivid.sample.stage_sampler, and so are the frames.
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from ivid.diffusion.samplers import SampleState
 from ivid.media.clips import from_uint8, to_uint8
+from ivid.prefetch import Prefetched
 from ivid.sample import running
 from ivid.sample.programs import compiled_programs, compiled_sampling, compiled_stage
 from ivid.sample.running import Run, draw_noise
@@ -54,9 +56,10 @@ def stream_stage(stage: Stage, params: Any, *, small: Sequence[np.ndarray], tili
   """
   run = running.start_run(stage, params, **options)
   made = stored((len(small), *stage.spec.output.array))
-  for start, frames in _streamed(run, small, tiling):
-    made[:, start : start + frames.shape[1]] = to_uint8(frames)
-    forget(made)
+  with Prefetched(_streamed(run, small, tiling), "frames") as finished:
+    for start, frames in finished:
+      made[:, start : start + frames.shape[1]] = to_uint8(frames)
+      forget(made)
   return made
 
 
@@ -108,7 +111,7 @@ class _Level:
 
 
 def _streamed(run: Run, small: Sequence[np.ndarray], tiling: Tiling) -> Iterator[tuple[int, np.ndarray]]:
-  """Yields runs of finished frames [B, n, H, W, 3] with the number of the first frame, in the order of time.
+  """Yields runs of finished frames [B, n, H, W, 3], not clipped, with the number of the first frame, in the order of time.
 
   Among all steps that have a complete window, the last one runs first, so that frames are finished as early as possible.
   """
@@ -116,30 +119,35 @@ def _streamed(run: Run, small: Sequence[np.ndarray], tiling: Tiling) -> Iterator
   levels, at, done = [_Level() for _ in plan], [0] * len(plan), 0
   later = [slab[0].origin[0] for slab in slabs[1:]] + [slabs[-1][0].window[0][1]]  # the first frame that later slabs read
   step = _slab_step(run, small, tiling)
-  while at[-1] < len(slabs):
-    ready = (n for n in reversed(range(len(plan))) if at[n] < len(slabs) and levels[n].stop >= slabs[at[n]][0].window[0][1])
-    n = next(ready, None)
-    if n is None:
-      levels[0].add(_more_noise(run, levels[0].stop, slabs[at[0]][0].window[0][1]))
-      continue
-    slab = slabs[at[n]]
-    made = step(plan[n], slab, levels[n])
-    levels[n].drop(later[at[n]])
-    at[n] += 1
-    for _ in slab:
-      done += 1
-      run.progress(done, len(plan) * tiling.count)
-    if n + 1 < len(plan):
-      levels[n + 1].add(made)
-    else:
-      yield slab[0].core[0][0], np.clip(made.z, -1.0, 1.0)
+  with Prefetched(_noise(run, tiling), "noise") as noise:
+    while at[-1] < len(slabs):
+      ready = (n for n in reversed(range(len(plan))) if at[n] < len(slabs) and levels[n].stop >= slabs[at[n]][0].window[0][1])
+      n = next(ready, None)
+      if n is None:
+        levels[0].add(next(noise))
+        continue
+      slab = slabs[at[n]]
+      made = step(plan[n], slab, levels[n])
+      levels[n].drop(later[at[n]])
+      at[n] += 1
+      for _ in slab:
+        done += 1
+        run.progress(done, len(plan) * tiling.count)
+      if n + 1 < len(plan):
+        levels[n + 1].add(made)
+      else:
+        yield slab[0].core[0][0], made.z
 
 
-def _more_noise(run: Run, start: int, stop: int) -> SampleState:
-  """z_1 for these frames."""
-  shape = (stop - start, *run.stage.spec.output.array[1:])
-  z = np.asarray(draw_noise(run.keys, shape, running.INITIAL, origin=np.array([start, 0, 0], np.int32), aligned=False, mesh=run.mesh))
-  return SampleState(z=z, x_hat=np.zeros_like(z) if run.multistep else None)
+def _noise(run: Run, tiling: Tiling) -> Iterator[SampleState]:
+  """z_1, slab by slab: the frames that the slab reads and those before do not."""
+  start = 0
+  for slab in tiling.slabs:
+    stop = slab[0].window[0][1]
+    shape = (stop - start, *run.stage.spec.output.array[1:])
+    z = np.asarray(draw_noise(run.keys, shape, running.INITIAL, origin=np.array([start, 0, 0], np.int32), aligned=False, mesh=run.mesh))
+    yield SampleState(z=z, x_hat=np.zeros_like(z) if run.multistep else None)
+    start = stop
 
 
 def _slab_step(run: Run, small: Sequence[np.ndarray], tiling: Tiling) -> Callable[..., SampleState]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import math
@@ -16,6 +15,7 @@ import jax
 
 from ivid.data.mixture import Drawn
 from ivid.parallel.memory import memory_metrics
+from ivid.prefetch import Prefetched
 from ivid.spec.errors import UserError
 from ivid.steps import TrainState
 from ivid.train.band import Band
@@ -102,7 +102,7 @@ class Loop:
     pending: list[tuple[int, dict[str, jax.Array]]] = []
     clock = _Clock()
     progress = Progress(total=self.total, initial=step, name=self.phase.name)
-    with progress, _prefetched(self.batches) as batches:
+    with progress, Prefetched(self.batches, "batches") as batches:
       while step < end and not stop():
         if self.profiler and self.profiler.begins(step):
           with clock.paused(state.step):
@@ -227,24 +227,3 @@ class _Clock:
     speed = self.steps / max(now - self._since - self._left_out, 1e-9) if self.steps else None
     self.steps, self._since, self._left_out = 0, now, 0.0
     return speed
-
-
-class _prefetched:
-  """Makes the next batch in a thread while the devices work on this one."""
-
-  def __init__(self, batches: Iterator[Any]):
-    self._batches = batches
-    self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-
-  def __enter__(self) -> _prefetched:
-    self._next = self._pool.submit(next, self._batches)
-    return self
-
-  def __next__(self) -> Any:
-    batch = self._next.result()
-    self._next = self._pool.submit(next, self._batches)
-    return batch
-
-  def __exit__(self, *_: object) -> None:
-    self._next.cancel()
-    self._pool.shutdown(wait=True)

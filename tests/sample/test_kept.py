@@ -138,14 +138,31 @@ def test_ahead_stops_where_it_is_and_leaves_errors_to_others():
     assert go.wait(timeout=60)
     made.append("first")
 
-  with Ahead(iter([wait, lambda: made.append("second")])) as ahead:
+  with Ahead(iter([wait, lambda: made.append("second")]), at_once=1) as ahead:
     assert first.wait(timeout=60)
     ahead._stopped.set()
     go.set()
   assert made == ["first"]
-  with Ahead(iter([lambda: 1 / 0, lambda: made.append("never")])):
+  with Ahead(iter([lambda: 1 / 0, lambda: made.append("never")]), at_once=1):
     pass
   assert made == ["first"]
+
+
+def test_two_programs_are_made_at_a_time_and_each_once():
+  made, together = [], threading.Barrier(2, timeout=60)
+
+  def program(n):
+    def ready():
+      if n < 2:
+        together.wait()  # only passes if another thread waits here, too
+      made.append(n)
+
+    return ready
+
+  with Ahead(map(program, range(6))) as ahead:
+    for thread in ahead._threads:
+      thread.join(timeout=60)
+  assert sorted(made) == list(range(6)) and not together.broken
 
 
 def test_what_is_made_ahead_is_what_sampling_asks_for(folder):

@@ -28,6 +28,7 @@ from ivid.sample.tiling import Tile, Tiling, stretched
 from ivid.spec.errors import UserError
 from ivid.spec.stage import StageSpec
 from ivid.stage import Stage
+from ivid.video.noise import BLOCK
 
 STORED_BYTES = 1 << 29  # finished clips of at least this size lie in a file
 
@@ -145,7 +146,8 @@ def _noise(run: Run, tiling: Tiling) -> Iterator[SampleState]:
   for slab in tiling.slabs:
     stop = slab[0].window[0][1]
     shape = (stop - start, *run.stage.spec.output.array[1:])
-    z = np.asarray(draw_noise(run.keys, shape, running.INITIAL, origin=np.array([start, 0, 0], np.int32), aligned=False, mesh=run.mesh))
+    place: dict[str, Any] = dict(origin=np.array([start, 0, 0], np.int32), aligned=start % BLOCK[0] == 0)
+    z = np.asarray(draw_noise(run.keys, shape, running.INITIAL, mesh=run.mesh, **place))
     yield SampleState(z=z, x_hat=np.zeros_like(z) if run.multistep else None)
     start = stop
 

@@ -51,3 +51,20 @@ def test_keys_differ(make_whole, whole):
 def test_nothing_lies_before_the_clip():
   with pytest.raises(AssertionError, match="-8"):
     block_noise(jax.random.key(0), shape=(1, 1, 1, 3), origin=(0, -8, 0))
+
+
+def test_a_block_holds_what_jax_draws(whole):
+  """Clips that were drawn with JAX's own Threefry stay the same, bit for bit."""
+  key = jax.random.key(3)
+  for place in (1, 0, 2), (0, 1, 1):
+    of_block = key
+    for index in place:
+      of_block = jax.random.fold_in(of_block, index)
+    t, h, w = (8 * index for index in place)
+    drawn = jax.random.normal(of_block, (8 * 8 * 8 * 3,)).reshape(8, 8, 8, 3)
+    np.testing.assert_array_equal(whole[t : t + 8, h : h + 8, w : w + 8], drawn)
+
+
+def test_keys_of_another_generator_are_refused():
+  with pytest.raises(AssertionError, match="rbg"):
+    block_noise(jax.random.key(0, impl="rbg"), shape=(1, 1, 1, 3))

@@ -122,7 +122,7 @@ def test_bugs_and_wanted_tracebacks_stay(fake, monkeypatch):
     command_line.main(["fakery", "value"])
 
 
-def test_starts_again_with_huge_pages_once(monkeypatch):
+def test_starts_again_with_settings_of_malloc_once(monkeypatch):
   started = []
   monkeypatch.setattr(command_line.os, "execv", lambda program, args: started.append((program, args)))
   monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "ivid", "--version"])
@@ -130,13 +130,30 @@ def test_starts_again_with_huge_pages_once(monkeypatch):
   monkeypatch.setattr(command_line.platform, "libc_ver", lambda: ("glibc", "2.36"))
   monkeypatch.setenv(command_line.TUNABLES, "")  # so that the end of the test takes away what is set here
   monkeypatch.delenv(command_line.TUNABLES)
-  command_line.ask_for_huge_pages()
-  command_line.ask_for_huge_pages()
+  monkeypatch.setenv(command_line.PLATFORMS, "cpu")
+  command_line.tune_malloc()
+  command_line.tune_malloc()
   assert started == [(sys.executable, [sys.executable, "-m", "ivid", "--version"])]
-  assert command_line.os.environ[command_line.TUNABLES] == command_line.HUGE_PAGES
+  assert command_line.os.environ[command_line.TUNABLES] == command_line.KEEP_MEMORY
   monkeypatch.setenv(command_line.TUNABLES, "glibc.malloc.check=1")
-  command_line.ask_for_huge_pages()
+  command_line.tune_malloc()
   assert len(started) == 1
+
+
+@pytest.mark.parametrize(
+  ("platforms", "device", "want"), [("", "nvidia0", "HUGE_PAGES"), ("cpu", "accel0", "KEEP_MEMORY"), ("", "null", "KEEP_MEMORY")]
+)
+def test_hosts_of_accelerators_get_huge_pages(platforms, device, want, monkeypatch, tmp_path):
+  (tmp_path / device).touch()
+  monkeypatch.setattr(command_line.os, "execv", lambda *_: None)
+  monkeypatch.setattr(command_line.pathlib, "Path", lambda _: tmp_path)
+  monkeypatch.setattr(sys, "platform", "linux")
+  monkeypatch.setattr(command_line.platform, "libc_ver", lambda: ("glibc", "2.36"))
+  monkeypatch.setenv(command_line.PLATFORMS, platforms)
+  monkeypatch.setenv(command_line.TUNABLES, "")
+  monkeypatch.delenv(command_line.TUNABLES)
+  command_line.tune_malloc()
+  assert command_line.os.environ[command_line.TUNABLES] == getattr(command_line, want)
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly():

@@ -29,7 +29,7 @@ def main():
     if not values.not_ready:
       signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     starts = workdir / "starts.jsonl"
-    known = {name: os.environ.get(name) for name in ("XLA_FLAGS", "NPROC", "JAX_PLATFORMS", "GLIBC_TUNABLES")}
+    known = {name: os.environ.get(name) for name in ("XLA_FLAGS", "NPROC", "JAX_PLATFORMS")}
     with starts.open("a") as file:
       print(json.dumps({"pid": os.getpid(), "cores": sorted(os.sched_getaffinity(0)), "nice": os.nice(0), **known}), file=file)
     if len(starts.read_text().splitlines()) <= values.failures:

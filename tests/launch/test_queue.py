@@ -43,7 +43,6 @@ def test_one_after_the_other_on_its_core(folder):
   assert (folder.path / "a" / "starts.jsonl").stat().st_mtime < (folder.path / "b c" / "starts.jsonl").stat().st_mtime
   (start,) = folder.starts("a")
   assert start["cores"] == [core] and start["nice"] == os.nice(0) + 3 and start["NPROC"] == "1" and start["JAX_PLATFORMS"] == "cpu"
-  assert start["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
   assert start["XLA_FLAGS"].split()[-2:] == ["--xla_a=1", "--xla_force_host_platform_device_count=1"]
   assert f"launch: {first['started']}: train --workdir=a --steps=4" in (folder.path / "a" / "log.txt").read_text()
 

@@ -38,6 +38,7 @@ ACCELERATORS = ("accel*", "vfio/[0-9]*", "nvidia[0-9]*")  # files in /dev, of TP
 EXIT_ERROR = 1  # a value was wrong
 EXIT_USAGE = 2  # the command line was wrong
 EXIT_PIPE = 141  # 128 + SIGPIPE
+LONG = ("train", "distill", "evaluate", "pretrain_text", "pretrain_retrieval")  # commands that run the same programs again and again
 GO_ON = ("train", "distill", "data", "pretrain_retrieval")  # commands that continue their work when they are called again
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -55,13 +56,13 @@ def tune_malloc() -> None:
   """Restarts this process with other settings of malloc on Linux, unless the user has made settings.
 
   On a CPU, XLA allocates a program's temporaries again at each run, and malloc returns them to the system in between. Clearing their pages
-  takes up to half of the time. With KEEP_MEMORY, the process keeps what it has freed. This needs a single arena, for which the many
-  threads of an accelerator's host would wait: there, memory gets large pages instead.
+  takes up to half of the time. With KEEP_MEMORY, the process keeps what it has freed. This needs a single arena, for which compilers wait
+  that work in several threads, and so would the many threads of an accelerator's host: other commands and hosts get large pages instead.
   """
   if sys.platform != "linux" or TUNABLES in os.environ or "glibc" not in platform.libc_ver()[0]:
     return
   on_cpu = os.environ.get(PLATFORMS) == "cpu" or not any(any(pathlib.Path("/dev").glob(name)) for name in ACCELERATORS)
-  os.environ[TUNABLES] = KEEP_MEMORY if on_cpu else HUGE_PAGES
+  os.environ[TUNABLES] = KEEP_MEMORY if on_cpu and sys.argv[1:2] and sys.argv[1] in LONG else HUGE_PAGES
   sys.stdout.flush()
   with contextlib.suppress(OSError):  # if it cannot restart, it just takes longer
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -125,7 +125,8 @@ def test_bugs_and_wanted_tracebacks_stay(fake, monkeypatch):
 def test_starts_again_with_settings_of_malloc_once(monkeypatch):
   started = []
   monkeypatch.setattr(command_line.os, "execv", lambda program, args: started.append((program, args)))
-  monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "ivid", "--version"])
+  monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "ivid", "train", "--workdir=w"])
+  monkeypatch.setattr(sys, "argv", ["ivid", "train", "--workdir=w"])
   monkeypatch.setattr(sys, "platform", "linux")
   monkeypatch.setattr(command_line.platform, "libc_ver", lambda: ("glibc", "2.36"))
   monkeypatch.setenv(command_line.TUNABLES, "")  # so that the end of the test takes away what is set here
@@ -133,18 +134,26 @@ def test_starts_again_with_settings_of_malloc_once(monkeypatch):
   monkeypatch.setenv(command_line.PLATFORMS, "cpu")
   command_line.tune_malloc()
   command_line.tune_malloc()
-  assert started == [(sys.executable, [sys.executable, "-m", "ivid", "--version"])]
+  assert started == [(sys.executable, [sys.executable, "-m", "ivid", "train", "--workdir=w"])]
   assert command_line.os.environ[command_line.TUNABLES] == command_line.KEEP_MEMORY
   monkeypatch.setenv(command_line.TUNABLES, "glibc.malloc.check=1")
   command_line.tune_malloc()
   assert len(started) == 1
 
 
-@pytest.mark.parametrize(
-  ("platforms", "device", "want"), [("", "nvidia0", "HUGE_PAGES"), ("cpu", "accel0", "KEEP_MEMORY"), ("", "null", "KEEP_MEMORY")]
-)
-def test_hosts_of_accelerators_get_huge_pages(platforms, device, want, monkeypatch, tmp_path):
+HOSTS = [
+  ("train", "", "nvidia0", "HUGE_PAGES"),
+  ("train", "cpu", "accel0", "KEEP_MEMORY"),
+  ("evaluate", "", "null", "KEEP_MEMORY"),
+  ("sample", "cpu", "null", "HUGE_PAGES"),
+  (None, "", "null", "HUGE_PAGES"),
+]
+
+
+@pytest.mark.parametrize(("name", "platforms", "device", "want"), HOSTS)
+def test_only_long_commands_on_cpus_keep_memory(name, platforms, device, want, monkeypatch, tmp_path):
   (tmp_path / device).touch()
+  monkeypatch.setattr(sys, "argv", ["ivid", *filter(None, [name])])
   monkeypatch.setattr(command_line.os, "execv", lambda *_: None)
   monkeypatch.setattr(command_line.pathlib, "Path", lambda _: tmp_path)
   monkeypatch.setattr(sys, "platform", "linux")

@@ -12,15 +12,19 @@ import numpy as np
 from ivid.evaluate import i3d
 from ivid.evaluate.adherence import judge
 from ivid.evaluate.clip_sets import real_clips
+from ivid.evaluate.dual_encoder import fitted, load_network
 from ivid.evaluate.features import Convention, Extractor, Features
 from ivid.evaluate.frechet import measure
 from ivid.evaluate.prompts import GROUPS, Prompt
+from ivid.evaluate.retrieval import check_prompts
+from ivid.evaluate.retrieval import measure as measure_retrieval
 from ivid.evaluate.summary import rate, summarize
 from ivid.moving_shapes.observer import check
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UserError
-from ivid.spec.measures import ADHERENCE, FVD, MIN_CLIPS
+from ivid.spec.measures import ADHERENCE, FVD, MIN_CLIPS, RETRIEVAL
 from ivid.spec.real import RealClips
+from ivid.weights.opening import retrieval_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +114,24 @@ class Frechet:
       self._waiting.clear()
 
 
+class Retrieval:
+  """The figures of ivid.evaluate.retrieval, by the network that ships."""
+
+  def __init__(self, occasion: Occasion):
+    check_prompts([prompt.text for prompt in occasion.prompts])
+    self._network = load_network(retrieval_folder("nano"))
+    self._texts: list[str] = []
+    self._clips: list[np.ndarray] = []
+
+  def add(self, prompt: Prompt, clip: np.ndarray) -> None:
+    self._texts.append(prompt.text)
+    self._clips.append(fitted(clip, self._network.spec.clip))
+
+  def figures(self) -> dict[str, Any]:
+    vectors = self._network.captions(list(dict.fromkeys(self._texts)))
+    return measure_retrieval(self._network.clips(self._clips), self._texts, vectors).figures | dict(network=self._network.hash)
+
+
 @dataclasses.dataclass(frozen=True)
 class MeterKind:
   """Attributes: column: of a table; shown: its cell, of the figures; make: the meter."""
@@ -126,4 +148,5 @@ def _share(found: dict[str, Any]) -> str:
 METERS = {
   ADHERENCE: MeterKind("all right, % (95%)", lambda found: _share(found["all"]), Adherence),
   FVD: MeterKind("FVD (95%)", lambda found: f"{found['value']:.1f} ({found['low']:.1f} to {found['high']:.1f})", Frechet),
+  RETRIEVAL: MeterKind("retrieval (R@1, %)", lambda found: f"{found['score']:.3f} ({100 * found['r_at_1']:.1f})", Retrieval),
 }

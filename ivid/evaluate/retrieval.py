@@ -82,6 +82,12 @@ def measure(clips: np.ndarray, texts: Sequence[str], vectors: np.ndarray) -> Sco
   return Scores(similarity, ranks, np.array(shares), len(vectors))
 
 
+def check_prompts(texts: Sequence[str]) -> None:
+  """Raises UserError if there are fewer than MIN_PROMPTS different ones."""
+  if (found := len(set(texts))) < MIN_PROMPTS:
+    raise UserError(f"retrieval among {found} different prompts: expected {MIN_PROMPTS} or more, such as 100")
+
+
 @dataclasses.dataclass(frozen=True)
 class Seen:
   """One clip: its unit vector [dim], and how it was fitted to the network, in words."""
@@ -97,8 +103,7 @@ def judge_share(judging: Judging, network: Network, folder: pathlib.Path, proces
     UserError: fewer than MIN_PROMPTS different prompts, before any work; single images; as make_share.
   """
   asked = [prompt.text for prompt in judging.prompts]
-  if (found := len(set(asked))) < MIN_PROMPTS:
-    raise UserError(f"retrieval among {found} different prompts: expected {MIN_PROMPTS} or more, such as 100")
+  check_prompts(asked)
 
   def make(numbers: Sequence[int]) -> Iterator[Seen]:
     fitted: list[str] = []

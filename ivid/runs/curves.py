@@ -8,7 +8,8 @@ from collections.abc import Callable
 from ivid.runs.adherence import adherence_curves
 from ivid.runs.curve import Curve
 from ivid.runs.fvd_curve import fvd_curves
-from ivid.spec.measures import ADHERENCE, FVD
+from ivid.runs.retrieval_curve import retrieval_curves
+from ivid.spec.measures import ADHERENCE, FVD, RETRIEVAL
 from ivid.spec.run import RunSpec, TrainSpec
 from ivid.stage import Stage
 from ivid.text.embedder import Embedder
@@ -32,4 +33,5 @@ class CurveKind:
 CURVES = {
   ADHERENCE: CurveKind(lambda train: train.adherence_every, "/all", adherence_curves),
   FVD: CurveKind(lambda train: train.fvd_every, "/value", fvd_curves),
+  RETRIEVAL: CurveKind(lambda train: train.retrieval_every, "/score", retrieval_curves),
 }

@@ -128,6 +128,7 @@ class TrainSpec:
   adherence_prompts: Annotated[int, Range(1, MOST_SAMPLES)] = 16  # of each group
   fvd_every: Many = 0  # 0: never; of clips long enough for I3D
   fvd_clips: Annotated[int, Range(MIN_CLIPS, MOST_SAMPLES)] = 64  # of validation; scores of as many clips alone are to be compared
+  retrieval_every: Many = 0  # 0: never; of the prompts of adherence, for moving_shapes only
   checkpoint: CheckpointSpec = CheckpointSpec()
 
   def __post_init__(self):

@@ -122,6 +122,7 @@ def phase_run(run: RunSpec, phase: Phase) -> RunSpec:
     sample_every=0,
     adherence_every=0,
     fvd_every=0,
+    retrieval_every=0,
     ema_widths=(),
   )
   return dataclasses.replace(run, train=train)

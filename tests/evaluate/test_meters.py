@@ -42,6 +42,12 @@ def test_adherence(tmp_path):
   assert METERS["adherence"].shown(found) == "91.7 (64.6 to 98.5)"
 
 
+def test_retrieval_finds_all_drawn_clips_but_the_one_that_shows_another_prompt(tmp_path):
+  found = figures(METERS["retrieval"].make(occasion(tmp_path)))
+  assert found["r_at_1"] == pytest.approx(11 / 12) and found["clips"] == found["prompts"] == 12 and 0.6 < found["score"] < 0.9
+  assert METERS["retrieval"].shown(found) == f"{found['score']:.3f} (91.7)"
+
+
 @pytest.mark.usefixtures("small_network")
 def test_fvd_is_that_of_the_whole_set(tmp_path, monkeypatch):
   monkeypatch.setattr(i3d, "find_weights", lambda: None)
@@ -58,6 +64,7 @@ def test_fvd_is_that_of_the_whole_set(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ("metric", "changes", "message"),
   [
+    ("retrieval", dict(prompts=PROMPTS[:3]), "retrieval among 3 different prompts: expected 10 or more"),
     ("adherence", dict(shape=ClipShape(4, 24, 40, 3.0)), "expected 8 frames"),
     ("fvd", dict(shape=ClipShape(4, 24, 40, 3.0)), "clips of 4 frames: expected 9 or more"),
     ("fvd", dict(prompts=PROMPTS[:7]), "fvd of 7 clips: expected 8 or more"),

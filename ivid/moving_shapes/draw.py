@@ -22,7 +22,7 @@ ROUND_ROWS = 2  # rows per sub-pixel on which a circle's chords are measured
 SHORT = 1e-3  # pixels: an edge's sideways extent within a row counts as at least this
 NEAR = 0.01  # pixels: an edge that ends so far to the left of a pixel adds nothing to it, rounding and SHORT included
 UNROLL = 4  # edges of all objects that one turn of XLA's loop adds
-CHUNK = 60_000  # numbers that numpy handles at a time, to stay in the cache
+CHUNK = 60_000  # values that numpy processes at a time, so that they stay in the cache
 RGB = np.array(list(COLOURS.values()), np.float32)
 # Of every shape: x and y of both ends of its edges [32, 2 axes, 2 ends, E, 1].
 _ENDS = np.ascontiguousarray(shapes.EDGES.reshape(*shapes.EDGES.shape[:2], 2, 2).transpose(0, 3, 2, 1)[..., None])
@@ -55,7 +55,7 @@ def draw(scene: Scene, *, times, height: int, width: int, crop: tuple | None = N
 
 
 def covers(scene: Scene, *, times, height: int, width: int) -> list[np.ndarray]:
-  """Share of every pixel that each object covers, were it in front of all others: float32 [T, height, width] of each."""
+  """The share of every pixel that each object would cover if it were in front of all others: float32 [T, height, width] of each."""
   view, poses = (0, 0, height, width, height, width), _poses(scene, np.asarray(times, np.float32), np)
   return [_Part(scene, i, poses, view, max(1, FINE_ROWS // height)).cover for i in range(num_objects(scene))]
 
@@ -123,7 +123,7 @@ def _polygon_coverage(xp, edges, x, y, step: float):
 
 
 def _slope(xp, edges):
-  """Sideways per downwards way of each edge, of any number where it is level."""
+  """The horizontal distance per vertical distance of each edge; any number where it is level."""
   ax, ay, bx, by = edges
   rise = by - ay
   return (bx - ax) / xp.where(rise == 0, 1.0, rise)
@@ -202,7 +202,7 @@ def _draw_sparse(scene: Scene, times: np.ndarray, view: tuple, fine: int) -> np.
 
 
 class _Part:
-  """An object at all times.
+  """An object at all times of a clip.
 
   Attributes:
     boxes: rows and columns of the crop that it can touch, at each time.
@@ -276,7 +276,7 @@ def _between(low: float, high: float, limit: int) -> slice:
 
 
 def _refine(picture: np.ndarray, scene: Scene, view: tuple, fine: int, light: np.ndarray, parts: list[_Part]):
-  """Draws again, from sub-pixels, the pixels in which two borders meet: there the shares do not tell what covers what."""
+  """Redraws, from sub-pixels, the pixels in which two borders meet, because the shares do not tell which object covers which."""
   striped = bool(scene.bands.any())
   if len(parts) == 1 and not striped:
     return

@@ -11,11 +11,11 @@ from ivid.moving_shapes.draw import covers
 from ivid.moving_shapes.scene import Scene, angle, diameter, num_objects, position
 
 BACKGROUND, MIXED = 0, 255  # of `owners`, beside 1 and 2 for the objects
-PURE = 1e-3  # share of a pixel that others may cover: a quarter of one level of 255
+PURE = 1e-3  # share of a pixel that other objects may cover: a quarter of one level of 255
 
 
 class Flow(NamedTuple):
-  """What two consecutive frames show in common.
+  """The pixels that two consecutive frames have in common.
 
   Attributes:
     still: [H, W] bool, pixels that the background fills in both.
@@ -31,7 +31,7 @@ class Flow(NamedTuple):
 
 
 def owners(scene: Scene, time: float, height: int, width: int) -> np.ndarray:
-  """What fills each pixel at a time in seconds: uint8 [height, width], BACKGROUND, 1 or 2 for an object, MIXED where several share it."""
+  """What fills each pixel at a time in seconds: uint8 [height, width] of BACKGROUND, 1 or 2 for an object, or MIXED if several share it."""
   found = np.full((height, width), BACKGROUND, np.uint8)
   for number, (cover,) in enumerate(covers(scene, times=[time], height=height, width=width), start=1):
     found[cover > PURE] = MIXED

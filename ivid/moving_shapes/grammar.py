@@ -54,7 +54,7 @@ class Object:
 
   @property
   def valid(self) -> bool:
-    """Letters are always large; what is round never spins."""
+    """Letters are always large, and round shapes never spin."""
     return not (self.shape >= FIRST_LETTER and self.size != LARGE) and not (self.motion == SPINS and self.shape in ROUND)
 
   @property
@@ -152,7 +152,7 @@ def _parse_object(words: list[str], at: int, motion: bool) -> tuple[Object, int]
 
 
 def _take(words: list[str], at: int, names: tuple[str, ...]) -> tuple[int, int]:
-  """Index of the name (of one or two words) that stands at `at`, and the place behind it."""
+  """The index of the name (of one or two words) at position `at`, and the position after it."""
   for index, name in enumerate(names):
     parts = name.split()
     if words[at : at + len(parts)] == parts:

@@ -1,6 +1,6 @@
-"""What a single picture of moving_shapes shows, from the pixels alone: as ivid.moving_shapes.observer, but for motion.
+"""Tells what a single picture of moving_shapes shows from its pixels: like ivid.moving_shapes.observer, without motion.
 
-A picture is one moment of a scene, so what spins is turned by an angle that nothing tells.
+A picture is one moment of a scene, so a spinning object is turned by an unknown angle.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ivid.spec.errors import UserError
 
 MIDDLE = 0.316  # in heights: what grows or shrinks is small up to 0.314 and large from 0.318 in the half of the clip that images show
 
-# Some letter at some angle comes near to any blot; shapes that are there leave 0.1 at most, blurred and noisy ones too.
+# Some letter at some angle resembles any blot; true shapes leave 0.1 at most, even blurred and noisy ones.
 LARGEST_ERROR = 0.2
 
 
@@ -32,7 +32,7 @@ def observe_image(picture: np.ndarray) -> Observation:
 
 
 def check_image(picture: np.ndarray) -> None:
-  """Raises a UserError where `observe_image` cannot look at a picture: another type or shape, or too small."""
+  """Raises UserError if `observe_image` cannot judge a picture: another type or shape, or too small."""
   if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
     raise UserError(f"picture of {picture.dtype} {list(picture.shape)}: expected uint8 [height, width, 3]")
   height, width, _ = picture.shape

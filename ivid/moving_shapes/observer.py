@@ -1,4 +1,4 @@
-"""Whether a clip shows what its moving_shapes prompt says: what it shows, judged only by its pixels, and a comparison.
+"""Tells whether a clip shows what its moving_shapes prompt says: it observes the pixels, then compares.
 
 `observe` never reads the prompt. `score` compares what it (or `observe_image` of a single picture) saw with the prompt, attribute by
 attribute.

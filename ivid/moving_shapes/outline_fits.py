@@ -1,4 +1,4 @@
-"""Which of the world's shapes a coverage is, where, how large and how turned: least squares against drawn shapes."""
+"""Finds the shape, place, size and turn of a coverage by least squares against drawn shapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ivid.moving_shapes.templates import SMALLEST, Patch, Pose, coverage, error,
 
 FEW = np.array([0, 0.07, 0.2, 0.47, 0.73, 1])  # frames of the first look
 SMALL_LETTER, SMALL_LETTER_DOUBT = 0.32, 1.4  # shares of the limit, which is a frame's height
-MIN_OPEN = 3  # frames without hidden parts that the first look makes do with
+MIN_OPEN = 3  # frames without hidden parts that suffice for the first look
 NUM_SHAPES = len(SHAPES)
 TURNS = np.array([s * w for s in (-1, 1) for w in np.linspace(0.5, 1.05, 11)])  # in a clip
 OFFSETS = np.linspace(-0.05, 0.05, 5)  # of the second look
@@ -37,7 +37,7 @@ class Fit:
 
 
 def _few(patch: Patch, hidden: np.ndarray) -> tuple[Patch, bool]:
-  """Some frames, those where nothing is `hidden` [T] if there are such; whether they have hidden parts.
+  """A few frames, if possible without `hidden` [T] parts; and whether they have hidden parts.
 
   Their distances differ, so that turns of one rate do not look like those of another.
   """
@@ -55,7 +55,7 @@ def lines(track: np.ndarray, time: np.ndarray) -> np.ndarray:
 
 
 def _uncover(patch: Patch, shape: np.ndarray, pose: Pose, blur: float, limit: float, hidden: np.ndarray) -> Pose:
-  """Refines the `hidden` [T] frames, from where they are and from steady ways and growth; every frame keeps its better fit."""
+  """Refines the `hidden` [T] frames, from their own fits and from steady motion and growth; every frame keeps the better fit."""
   part, fits = patch[hidden], []
   first = refine(part, shape, pose.pick((slice(None), hidden)), blur, 4, limit)
   for track, better in zip(pose[:3], first[:3], strict=True):

@@ -112,7 +112,7 @@ def make_scene(
     stream: separates draws of the same seed and index (training, evaluation, frames of packed images).
 
   Raises:
-    UserError: a frame higher than wide, in which the objects have no room.
+    UserError: the frame is higher than wide, so the objects have no room.
   """
   if aspect < MIN_ASPECT:
     raise UserError(f"moving_shapes: width/height={aspect:g}: expected {MIN_ASPECT:g} or more (nearest: a square frame)")
@@ -134,7 +134,7 @@ def make_scene(
 
 
 class _Move(NamedTuple):
-  """Everything of an object but its place, as Scene names it."""
+  """All properties of an object except its place, named as in Scene."""
 
   middle: float
   velocity: tuple[float, float] = (0.0, 0.0)
@@ -171,7 +171,7 @@ def _kinematics(item: grammar.Object, aspect: float, rng: np.random.Generator, e
 
 
 def _start(item: grammar.Object, move: _Move, aspect: float, share: Sequence[float] | np.ndarray) -> tuple[float, float]:
-  """Where it starts: at `share` (in [0, 1], x and y) of the room from which it stays in view."""
+  """Where the object starts: at `share` (in [0, 1], x and y) of the area from which it stays in view."""
   largest = move.middle * float(np.exp(abs(move.growth) * CLIP_SECONDS / 2)) if move.growth else move.middle
   reach = float(shapes.REACH[item.shape])
   box = (-reach, -reach, reach, reach) if move.turn else _BOX[item.shape]

@@ -1,4 +1,4 @@
-"""The world's shapes as pixels see them, laid over an object cut out of its frames: coverages, errors and Gauss-Newton steps."""
+"""Fits the world's shapes, blurred by pixels, to an object cut out of its frames: coverages, errors and Gauss-Newton steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PIXEL = 1 / 12  # variance of a pixel's box
 # Diameters, in pixels, for which templates are blurred.
 SMALLEST, RATIO, LEVELS = 2.0, 1.25, 16
 SUBCELLS = 3
-RIDGE = 0.05  # keeps a frame without evidence where it is
+RIDGE = 0.05  # keeps a frame without evidence in its place
 LARGEST_TURN = 0.3  # radians, of a step
 NUM_SHAPES = len(SHAPES)
 

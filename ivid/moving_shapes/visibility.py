@@ -10,8 +10,8 @@ import numpy as np
 from ivid.moving_shapes import outlines as shapes
 
 BITMAP = 96  # cells across [-0.75, 0.75] diameters
-CELL = np.float32(1.5 / BITMAP)  # what a bitmap's shape may reach too far, in diameters
-FIRST = 12  # poses that are looked at before others are ruled out
+CELL = np.float32(1.5 / BITMAP)  # by how much a shape in a bitmap may be too large, in diameters
+FIRST = 12  # poses that are examined before others are ruled out
 
 
 def largest_hidden_share(shape: tuple[int, int], place: np.ndarray, size: np.ndarray, turn: np.ndarray, points: int) -> float:
@@ -33,7 +33,7 @@ def largest_hidden_share(shape: tuple[int, int], place: np.ndarray, size: np.nda
   hidden = lambda poses: float(_hidden(shape, grid, place[poses], size[poses], turn[poses]).max())  # noqa: E731
   if turning[0] or len(which) <= FIRST:  # pyright: ignore[reportIndexIssue]  NumPy's stubs take an array for a scalar
     return hidden(which) / len(grid.inside)
-  # Of an upright shape no more is hidden than its points in the second's box: few poses can have the largest share.
+  # At most the points in the second shape's box are hidden, so few poses can have the largest share.
   scale = points / (high[which, 0] - low[which, 0])
   begin, end = (((edge[which, 1] - low[which, 0]) * scale).astype(np.intp) for edge in (low, high))
   begin, end = np.minimum(np.maximum(begin - 1, 0), points), np.minimum(np.maximum(end + 2, 0), points)

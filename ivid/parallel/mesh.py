@@ -60,14 +60,14 @@ def place_devices(spec: MeshSpec, devices: Sequence[jax.Device]) -> np.ndarray: 
   if asked and (shape[0] % asked or len(devices) % asked):
     near = max(n for n in range(1, asked + 1) if shape[0] % n == 0)
     raise UserError(f"mesh.slices={asked} does not divide data={shape[0]}, which lies over the slices: the nearest that does is {near}")
-  if shape[0] % slices:  # fsdp or tensor crosses them then: it works, slowly
+  if shape[0] % slices:  # then fsdp or tensor crosses slices, which works but is slow
     return np.asarray(devices).reshape(shape)
   within = (shape[0] // slices, *shape[1:])
   try:
     if have > 1:
       across = (slices,) + (1,) * (len(shape) - 1)
       return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
-    parts = np.split(np.asarray(devices), slices)  # of devices that do not know of slices, equal parts stand for them
+    parts = np.split(np.asarray(devices), slices)  # if devices do not name their slices, equal parts take their place
     return np.concatenate([mesh_utils.create_device_mesh(within, list(part), allow_split_physical_axes=True) for part in parts])
-  except (AssertionError, NotImplementedError, ValueError):  # some of a slice's chips, which make no torus
+  except (AssertionError, NotImplementedError, ValueError):  # only some chips of a slice, which form no torus
     return np.asarray(devices).reshape(shape)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish to end, which work that would lose something asks for between its parts; a second SIGINT ends at once."""
+"""SIGTERM and SIGINT ask a process to end. Work in parts checks for this between its parts; a second SIGINT ends the process at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
-EXIT_INTERRUPTED = 128 + signal.SIGINT  # as shells do
+EXIT_INTERRUPTED = 128 + signal.SIGINT  # as shells report it
 
 _asked: list[int] = []  # signals that this process has received; they outlive the loop that one of many students runs in
 _interrupts: list[int] = []  # those of them that are SIGINT, as they came
@@ -23,15 +23,15 @@ def asked() -> bool:
 
 
 def end_if_asked() -> None:
-  """KeyboardInterrupt if a signal has asked this process to end: for work of parts, each of which is there or not."""
+  """Raises KeyboardInterrupt if a signal has asked this process to end. Call this between parts that are complete or absent."""
   if _asked:
     raise KeyboardInterrupt
 
 
 def listen() -> None:
-  """Notes signals from here on. SIGINT too where a shell has started this process in the background, with SIGINT ignored."""
+  """Notes signals from now on, also SIGINT in a process that a shell has started in the background with SIGINT ignored."""
   if threading.current_thread() is not threading.main_thread():
-    return  # which alone may set handlers
+    return  # only the main thread may set handlers
   for number in NUMBERS:
     signal.signal(number, _note)
   _watch()
@@ -39,7 +39,7 @@ def listen() -> None:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-  """Notes signals within it; afterwards they do what they did before."""
+  """A context in which signals are noted. Afterwards they have their former effect."""
   before = {number: signal.getsignal(number) for number in NUMBERS}
   listen()
   try:
@@ -54,7 +54,7 @@ def listening() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-  """Holds SIGINT back within it. Processes that are started there never hear one, from their first moment: it is their parent's to act."""
+  """A context that holds SIGINT back. Processes started in it never receive one: their parent decides what to do."""
   before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
   try:
     yield
@@ -63,7 +63,7 @@ def held_back() -> Iterator[None]:
 
 
 def command() -> str:
-  """What was typed, behind a colon, if this process is one of `ivid`; else nothing."""
+  """The command line after a colon if this process is an `ivid` command; otherwise empty."""
   program, *args = sys.argv
   if os.path.basename(program) == "ivid" or program.endswith(os.path.join("ivid", "__main__.py")):
     return f": {shlex.join(['ivid', *args])}"
@@ -76,7 +76,7 @@ def _note(number: int, frame: object) -> None:
 
 
 def _watch() -> None:
-  """Starts a thread that hears of signals at once, while the main thread may be in the compiler for minutes."""
+  """Starts a thread that receives signals at once, because the main thread may be in the compiler for minutes."""
   global _pipe
   if _pipe is None:
     _pipe = os.pipe()

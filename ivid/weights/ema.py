@@ -152,12 +152,12 @@ def read_meta(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read_spec(path: pathlib.Path, kind: type[T] = StageSpec) -> T:
-  """The stage, or what else of that `kind`, one checkpoint is of, the folder `path`; errors as of `read_meta`."""
+  """The spec, of that `kind`, of the checkpoint in the folder `path`. Raises the errors of `read_meta`."""
   return _as_spec(kind, path, _field(path, read_meta(path), "stage"))
 
 
 def read_data(path: pathlib.Path, item: str) -> dict[str, Any]:
-  """A JSON item of a checkpoint or snapshot other than its meta; errors as of `read_meta`."""
+  """A JSON item of a checkpoint or snapshot other than its meta. Raises the errors of `read_meta`."""
   return _read_json(path, item)
 
 
@@ -184,7 +184,7 @@ def read_arrays(path: pathlib.Path, item: str, target: Any = None) -> Any:
 
 
 def read_shapes(path: pathlib.Path, item: str) -> dict[str, tuple[int, ...]]:
-  """Shapes of a checkpoint's arrays by their names (ivid.weights.sums.named_leaves); errors as of `read_arrays`."""
+  """The shapes of a checkpoint's arrays by their names (ivid.weights.sums.named_leaves). Raises the errors of `read_arrays`."""
   quiet_orbax()
   _check_described(path, item)
   try:

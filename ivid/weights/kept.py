@@ -13,12 +13,12 @@ NAME = "work folder"  # in errors
 
 
 def place(workdir: str | pathlib.Path) -> pathlib.Path:
-  """A work folder, here or in a bucket, whole as TensorStore wants it. UserError as of ivid.media.places.open_folder."""
+  """The absolute path of a work folder, local or in a bucket. Raises the errors of ivid.media.places.open_folder."""
   return open_folder(workdir, NAME) if is_remote(workdir) else pathlib.Path(workdir).resolve()
 
 
 def is_run(folder: str | pathlib.Path) -> bool:
-  """Whether it is the work folder of a run that has begun to save, or the folder of one of its checkpoints."""
+  """Whether this is the work folder of a run that has saved something, or the folder of one of its checkpoints."""
   return (run_and_step(folder)[0] / FOLDER).is_dir()
 
 
@@ -30,7 +30,7 @@ def run_and_step(path: str | pathlib.Path) -> tuple[pathlib.Path, int | None]:
 
 
 def check_kept(workdir: str | pathlib.Path, step: int, said: str) -> None:
-  """UserError, which names the steps that are, where a run's checkpoint of a step is not kept; `said`: what asked for it."""
+  """Raises UserError, which names the steps that are kept, if the checkpoint of this step is not. `said`: the flag that asked for it."""
   kept = finished_steps(workdir)
   if not kept:
     raise UserError(f"{said}: {no_checkpoint(workdir)}")
@@ -42,18 +42,18 @@ def check_kept(workdir: str | pathlib.Path, step: int, said: str) -> None:
 
 
 def shown_steps(steps: list[int]) -> str:
-  """Steps as a line shows them: the ends of what is long."""
+  """Steps as text for one line; only both ends of a long list."""
   words = [str(step) for step in steps]
   return ", ".join(words if len(words) <= MOST_SHOWN else [*words[: MOST_SHOWN // 2], "...", *words[-MOST_SHOWN // 2 :]])
 
 
 def latest_step(workdir: str | pathlib.Path) -> int:
-  """Step of a run's latest finished checkpoint; 0 where there is none."""
+  """The step of a run's latest finished checkpoint; 0 if there is none."""
   return max(finished_steps(workdir), default=0)
 
 
 def finished_steps(workdir: str | pathlib.Path) -> list[int]:
-  """Steps of a run's finished checkpoints, the newest first."""
+  """The steps of a run's finished checkpoints, newest first."""
   from orbax.checkpoint.path import step as step_folders  # takes a second to import, and sampling a cascade needs none
 
   folder = place(workdir) / FOLDER
@@ -61,7 +61,7 @@ def finished_steps(workdir: str | pathlib.Path) -> list[int]:
 
 
 def no_checkpoint(workdir: str | pathlib.Path) -> str:
-  """What is said of a folder without checkpoints."""
+  """The message for a folder without checkpoints."""
   folder = place(workdir) / FOLDER
   students = sorted(path.parent.name for path in folder.parent.glob(f"*/{FOLDER}"))
   hint = f" (a distillation: one of its folders {', '.join(students)})" if students else ""

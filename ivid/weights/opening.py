@@ -1,4 +1,4 @@
-"""The one way to weights that a user names: a run's work folder, a cascade's folder, or a cascade that ships."""
+"""Finds the weights that a user names: a run's work folder, a cascade's folder, or a cascade that ships."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def open_stage(source: str, stage: str, *, flag: str) -> tuple[StageSpec, Any, i
   """Spec, weights and step of a stage: EMA weights of a run's work folder, or those of `stage` in a cascade.
 
   Args:
-    flag: what named the source, for errors, such as --teacher.
+    flag: the flag that named the source, such as --teacher, for error messages.
 
   Raises:
-    UserError: neither is there, or it cannot be read.
+    UserError: there is neither, or it cannot be read.
   """
   if is_run(source):
     from ivid.weights.ema import load_ema  # Orbax takes a second to import, and sampling a cascade needs none

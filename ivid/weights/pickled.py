@@ -1,4 +1,4 @@
-"""Arrays out of a pickle, of which nothing is run: it is read by what knows dictionaries and numpy arrays of numbers alone."""
+"""Reads arrays from a pickle without running anything in it: the reader only knows dictionaries and numpy arrays of numbers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import numpy as np
 from ivid.spec.errors import UserError, first_line, shown
 from ivid.spec.paths import check_file
 
-LARGEST = 1 << 28  # bytes of a file: what it can make take up is of that order
-DEEPEST = 16  # dictionaries inside each other
+LARGEST = 1 << 28  # bytes of a file; the memory that it can claim is of the same order
+DEEPEST = 16  # nested dictionaries
 DTYPES = ("f2", "f4", "f8", "i4", "i8")
-# Where numpy keeps what pickles of arrays name: before 2.0 and since.
+# The module that pickles of arrays name: before and since numpy 2.0.
 PLACES = ("numpy.core.multiarray", "numpy._core.multiarray")
 
 
 def read_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """The nested dictionary of arrays, by texts, that was pickled.
+  """The pickled nested dictionary of arrays, whose keys are strings.
 
   Raises:
-    UserError: no such file, a damaged or too large one, or one that asks for anything else, which is named and not run.
+    UserError: there is no such file, it is damaged or too large, or it asks for anything else, which is named and not run.
   """
   file = check_file(path, "pickle")
   size = file.stat().st_size
@@ -35,7 +35,7 @@ def read_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _plain(found, path, DEEPEST)
   except UserError as error:
     raise UserError(f"{path}: {error}") from None
-  # What the standard library documents that a damaged pickle may raise.
+  # The errors that, as documented, a damaged pickle may raise.
   except (
     pickle.UnpicklingError,
     AttributeError,
@@ -51,7 +51,7 @@ def read_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 class _Unpickler(pickle.Unpickler):
-  """Gives for numpy's names what only keeps what it is told, and refuses all others."""
+  """Replaces numpy's classes by ones that only record their arguments, and refuses all others."""
 
   def find_class(self, module: str, name: str) -> Any:
     if name == "_reconstruct" and module in PLACES:
@@ -67,7 +67,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Dtype:
-  """What an array's dtype is told: its code, such as f4, then a state whose second item is the order of its bytes."""
+  """The arguments of an array's dtype: its code, such as f4, then a state whose second item is the byte order."""
 
   def __init__(self, code: Any, *_: Any):
     if code not in DTYPES:
@@ -81,7 +81,7 @@ class _Dtype:
 
 
 class _Array:
-  """What an array is told: version, shape, dtype, whether the first axis changes fastest, and its bytes."""
+  """The arguments of an array: version, shape, dtype, whether the first axis changes fastest, and its bytes."""
 
   def __init__(self, *_: Any):
     self.array: np.ndarray | None = None
@@ -104,7 +104,7 @@ def _empty(kind: Any, *_: Any) -> _Array:
 
 
 def _plain(value: Any, path: Any, levels: int) -> Any:
-  """Dictionaries by texts, and arrays in place of what was told of them."""
+  """The same dictionaries, with arrays in place of their recorded arguments."""
   if isinstance(value, _Array) and value.array is not None:
     return value.array
   if not isinstance(value, dict) or not levels:

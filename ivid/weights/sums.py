@@ -1,8 +1,8 @@
 """Sums over the bits of arrays, which tell whether one has changed since: the same on any number of devices and hosts, and in numpy.
 
-An array's sum is that of a 32-bit hash of each element's bits and its place in the whole array, modulo 2^32. Whole numbers may be added
-in any order, so shards add up to what the whole array gives. The hash is one to one in the bits: one element that has changed always
-changes the sum, several do but for one case in 2^32.
+The sum of an array adds up, modulo 2^32, a 32-bit hash of each element's bits and its place in the whole array. Integers may be added
+in any order, so the sums of shards add up to that of the whole array. The hash is one to one in the bits: one changed element always
+changes the sum, and several do in all but one of 2^32 cases.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ivid.programs import Program
 
 GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio, odd
-BLOCK = 1 << 22  # words that numpy takes at once
+BLOCK = 1 << 22  # words that numpy processes at a time
 
 
 def named_leaves(trees: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def named_leaves(trees: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def device_sums(trees: Mapping[str, Any]) -> dict[str, int]:
-  """The sum of every array by its name, by the devices on which they lie, in one program. All processes call this."""
+  """The sum of every array by its name, computed in one program on the devices that hold them. All processes call this."""
   leaves = named_leaves(trees)
   if not leaves:
     return {}
@@ -41,12 +41,12 @@ def device_sums(trees: Mapping[str, Any]) -> dict[str, int]:
 
 
 def host_sums(trees: Mapping[str, Any]) -> dict[str, int]:
-  """What `device_sums` gives, of arrays that are whole in this process, without compiling anything."""
+  """As `device_sums`, for arrays that are whole in this process, without compiling anything."""
   return {name: _host_sum(np.asarray(leaf)) for name, leaf in named_leaves(trees).items()}
 
 
 def first_changed(have: Mapping[str, int], want: Mapping[str, int]) -> str | None:
-  """The first name whose sum is another one than was stored, or that only one of both has; None if there is none."""
+  """The first name whose sum differs from the stored one, or that only one of the two has; None if there is none."""
   return next((name for name in {**want, **have} if want.get(name) != have.get(name)), None)
 
 
@@ -80,7 +80,7 @@ def _host_sum(array: np.ndarray) -> int:
 
 
 def _mixed(words: Any, place: Any) -> Any:
-  """The finalizer of MurmurHash3 (Appleby 2011) of each word moved by its place; uint32, of numpy or JAX."""
+  """The finalizer of MurmurHash3 (Appleby 2011), applied to each word plus its place; uint32, in numpy or JAX."""
   kind = np.uint32
   x = words + place * kind(GOLDEN)
   x = (x ^ (x >> kind(16))) * kind(0x85EBCA6B)

@@ -19,7 +19,7 @@ from ivid.spec.errors import UserError
 from ivid.weights.finite import check_finite
 from ivid.weights.header import DTYPES, HASH, METADATA, read_header
 
-READ_BLOCK = 1 << 26  # bytes read at once where only some columns are wanted
+READ_BLOCK = 1 << 26  # bytes read at a time if only some columns are wanted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Leaf:
 
 
 class Digest(Protocol):
-  """What `write_weights` feeds with the stored arrays."""
+  """The hash that `write_weights` updates with the stored arrays."""
 
   def update(self, name: str, array: np.ndarray) -> None: ...
   def hexdigest(self) -> str: ...
@@ -55,12 +55,12 @@ class Digest(Protocol):
 def write_weights(
   path: str | os.PathLike[str], params: Any, *, dtype: Any = None, metadata: Mapping[str, str] | None = None, digest: Digest | None = None
 ) -> None:
-  """Writes a nested dictionary of arrays, one in memory at a time; temporary name first, then rename: on an error nothing stays.
+  """Writes a nested dictionary of arrays, one in memory at a time, under a temporary name until it is complete; errors leave nothing.
 
   Args:
     params: arrays or Leaves.
     dtype: floating ones are cast to it.
-    digest: fed with names and stored arrays, in the order of the names if all have one type; its hexdigest (64 characters) becomes
+    digest: updated with names and stored arrays, in the order of the names if all have one type; its hexdigest (64 characters) becomes
       metadata["hash"].
 
   Raises:
@@ -102,10 +102,10 @@ def _type_name(dtype: np.dtype) -> str:
 
 
 def open_weights(path: str | os.PathLike[str]) -> dict[str, Leaf]:
-  """Leaves of a safetensors file by their flat names, each a finite_leaf; only its header is read.
+  """Leaves of a safetensors file by their flat names, each a finite_leaf. Only the header is read.
 
   Raises:
-    UserError: as `read_header`; or a type that parameters do not have, naming the first.
+    UserError: as `read_header`; or a type that parameters cannot have, which is named.
   """
   header, _, start = read_header(path)
   leaves = {}
@@ -118,7 +118,7 @@ def open_weights(path: str | os.PathLike[str]) -> dict[str, Leaf]:
 
 
 def finite_leaf(leaf: Leaf, said: str) -> Leaf:
-  """The Leaf, of which every part that is read is looked through for what is NaN or infinite: a UserError that begins with `said`."""
+  """The same Leaf, except that reading a part with NaN or infinite values raises a UserError that begins with `said`."""
   return Leaf(leaf.shape, leaf.dtype, lambda index: check_finite(leaf.read(index), said))
 
 

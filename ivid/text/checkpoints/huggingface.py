@@ -17,8 +17,8 @@ from ivid.weights.tensors import Leaf, open_weights
 
 INDEX_SUFFIX = ".safetensors.index.json"
 CONFIG, SENTENCEPIECE = "config.json", "spiece.model"
-EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # the same table, under one name or both
-TABLE_BLOCK = 1 << 22  # values that are compared at a time
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # the same table, under either name or both
+TABLE_BLOCK = 1 << 22  # values compared at a time
 IGNORED = ("decoder.", "lm_head.")
 
 # Torch's name below encoder.block.N, ours below encoder/layers_N. Torch's matrices are [out, in], ours [in, out].
@@ -47,7 +47,7 @@ def open_huggingface(path: pathlib.Path) -> dict[str, Leaf]:
     path: a .safetensors file, an index (*.safetensors.index.json), or a folder with either.
 
   Raises:
-    UserError: no such files, a damaged one, a parameter that the index does not place right, or two tables of embeddings that differ.
+    UserError: there are no such files, one is damaged, the index misplaces a parameter, or two tables of embeddings differ.
   """
   leaves: dict[str, Leaf] = {}
   tables: dict[str, Leaf] = {}
@@ -65,7 +65,7 @@ def open_huggingface(path: pathlib.Path) -> dict[str, Leaf]:
 
 
 def _check_same(one: Leaf, other: Leaf, said: str) -> None:
-  """UserError unless two tables are one, which is read in parts of TABLE_BLOCK values."""
+  """Raises UserError unless both tables are equal. They are read in parts of TABLE_BLOCK values."""
   if one.shape != other.shape or len(one.shape) != 2:
     raise UserError(f"{said} have shapes {one.shape} and {other.shape}: expected the same table")
   rows, columns = one.shape
@@ -114,9 +114,9 @@ def _all(path: pathlib.Path) -> dict[str, Leaf]:
 
 @dataclasses.dataclass(frozen=True)
 class HuggingFaceConfig:
-  """What of a config.json changes what an encoder of these shapes computes, with T5Config's defaults; the rest the shapes say.
+  """The values of a config.json that change what an encoder of these shapes computes, with T5Config's defaults. Shapes tell the rest.
 
-  What our encoder does not compute otherwise is refused: the activation, and the epsilon of its norms.
+  Values that our encoder does not support are refused: another activation or another epsilon of the norms.
   """
 
   feed_forward_proj: str = "gated-gelu"
@@ -132,10 +132,10 @@ class HuggingFaceConfig:
 
 
 def read_config(path: pathlib.Path) -> HuggingFaceConfig:
-  """config.json beside the checkpoint, the defaults if there is none.
+  """The config.json beside the checkpoint; the defaults if there is none.
 
   Raises:
-    UserError: no JSON, wrong types, or a model that is no T5 v1.1 or ByT5.
+    UserError: it is not JSON, has values of wrong types, or describes a model other than T5 v1.1 or ByT5.
   """
   file = (path if path.is_dir() else path.parent) / CONFIG
   if not file.is_file():

@@ -1,4 +1,4 @@
-"""Public T5 checkpoints, in whatever form they come, as text encoders of ours."""
+"""Turns public T5 checkpoints of any known form into our text encoders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Leaf], Hugg
   """The encoder's Leaves by T5X's names (flat), and Hugging Face's config (its defaults where there is none). Nothing large is read.
 
   Raises:
-    UserError: not there, in no form that is known, damaged, or a decoder alone.
+    UserError: it is missing, of no known form, damaged, or only a decoder.
   """
   found, config = _open(path)
   leaves = {name: leaf for name, leaf in found.items() if not name.startswith("decoder/")}
@@ -68,13 +68,13 @@ def _open(path: str | os.PathLike[str]) -> tuple[dict[str, Leaf], HuggingFaceCon
 def infer_spec(
   leaves: Mapping[str, Leaf], *, tokenizer: str, dtype: str, param_dtype: str, max_tokens: int, distance: int = 128
 ) -> TextSpec:
-  """The spec that the parameters' shapes tell; named after the published encoder of the same size.
+  """The spec that follows from the parameters' shapes, named after the published encoder of the same size.
 
   Args:
-    distance: relative positions beyond it share a bucket; the one size that no shape tells, 128 in all published ones.
+    distance: relative positions beyond it share a bucket. It is the one size that no shape tells; 128 in all published encoders.
 
   Raises:
-    UserError: a parameter that tells a size is missing or no matrix; T5 v1.0, which has no gate.
+    UserError: a parameter that tells a size is missing or not a matrix; or it is T5 v1.0, which has no gate.
   """
   if "encoder/layers_0/mlp/wi/kernel" in leaves or "encoder.block.0.layer.1.DenseReluDense.wi.weight" in leaves:
     raise UserError("the checkpoint is of T5 v1.0, whose MLP has no gate (one wi): expected T5 v1.1 or ByT5 (wi_0 and wi_1)")
@@ -129,7 +129,7 @@ def import_encoder(
 
   Args:
     tokenizer: "bytes" or the path of a SentencePiece model; empty: spiece.model beside the weights, or bytes for ByT5's 384 rows.
-    size: name of a published encoder (ivid.spec.t5) that the checkpoint must be; empty: what the shapes tell.
+    size: name of the published encoder (ivid.spec.t5) that the checkpoint must be; empty: the one that its shapes tell.
     name: of the encoder; empty: its published name, or t5.
     dtype: that the network computes in.
     param_dtype: that the weights are kept in; empty: like dtype.

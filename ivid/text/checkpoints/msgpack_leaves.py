@@ -16,21 +16,21 @@ from ivid.spec.errors import UserError
 from ivid.spec.limits import DEEPEST_FILE
 from ivid.weights.tensors import Leaf
 
-MOST_ITEMS = 1 << 20  # of one list or dictionary: memory is taken for as many as a list says it has
+MOST_ITEMS = 1 << 20  # items of a list or dictionary, which states the number for which memory is allocated
 LARGEST = 2**31 - 1  # bytes of one object: flax splits arrays above 1 GiB
 CHUNKED = "__msgpack_chunked_array__"
 _MAPS = {*range(0x80, 0x90), 0xDE, 0xDF}  # first bytes of a map
 
 
 def open_msgpack(source: str | os.PathLike[str] | bytes, *, name: str = "") -> dict[tuple[str, ...], Any]:
-  """Values of the nested dictionary by their keys: arrays as Leaves, the rest (strings, numbers) as they are; empty dictionaries left out.
+  """Values of the nested dictionary by their keys: arrays as Leaves, strings and numbers as they are, without empty dictionaries.
 
   Args:
     source: path of a file, or the bytes themselves.
     name: of the bytes, for messages.
 
   Raises:
-    UserError: not msgpack, no dictionary, or truncated.
+    UserError: it is not msgpack, not a dictionary, or truncated.
   """
   shown = name or str(source)
 
@@ -49,7 +49,7 @@ def open_msgpack(source: str | os.PathLike[str] | bytes, *, name: str = "") -> d
       raise UserError(f"{shown}: {error}") from None
     except msgpack.OutOfData:
       raise UserError(f"{shown} is truncated: it ends inside the dictionary") from None
-    # What msgpack raises of foreign bytes, and numpy and flax of an array that is described wrong.
+    # The errors of msgpack for foreign bytes, and of numpy and flax for a wrongly described array.
     except (msgpack.UnpackException, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError) as error:
       reason = str(error).partition("\n")[0] or type(error).__name__
       raise UserError(f"{shown} is no readable msgpack file: {reason}") from None
@@ -80,7 +80,7 @@ def _walk(unpacker: msgpack.Unpacker, peek: BinaryIO, open_file: Any, path: tupl
 
 
 def _leaf(open_file: Any, peek: BinaryIO, start: int, stop: int) -> Any:
-  """The array between two places of the file; its shape and type stand before its bytes. Small values are read at once."""
+  """The array between two positions of the file; its shape and type precede its bytes. Small values are read at once."""
   peek.seek(start)
   head = {0xC7: 2, 0xC8: 3, 0xC9: 5}.get(peek.read(1)[0], 1)
   peek.seek(start)
@@ -112,7 +112,7 @@ def _dtype(name: str) -> np.dtype:
 
 
 def _joined(values: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
-  """Puts the arrays together that flax splits at 1 GiB: {CHUNKED: True, shape: {"0": n, ...}, chunks: {"0": flat part, ...}}."""
+  """Joins the arrays that flax splits at 1 GiB: {CHUNKED: True, shape: {"0": n, ...}, chunks: {"0": flat part, ...}}."""
   found = {path: value for path, value in values.items() if not any(path[:n] + (CHUNKED,) in values for n in range(len(path)))}
   for path in [path[:-1] for path in values if path[-1] == CHUNKED]:
     shape = tuple(int(values[*path, "shape", str(n)]) for n in range(sum(key[: len(path) + 1] == (*path, "shape") for key in values)))

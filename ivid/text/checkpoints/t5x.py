@@ -1,6 +1,6 @@
 """T5X checkpoints: a folder with a msgpack file `checkpoint` and zarr arrays, zarr arrays alone, or one msgpack file. Read and written.
 
-T5X itself is not needed: tensorstore reads the arrays, flax.serialization's msgpack the rest.
+T5X itself is not needed: tensorstore reads the arrays, and the msgpack of flax.serialization the rest.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ FILE = "checkpoint"
 PLACEHOLDER = "PLACEHOLDER"  # newer files hold PLACEHOLDER://NAME where an array of that name lies beside them
 ROOTS = (("optimizer", "target"), ("target",), ("params",), ())  # where parameters stand in the dictionary, newest T5X first
 VERSION = 3
-ZARRAY = ".zarray"  # of a zarr array, what describes it
+ZARRAY = ".zarray"  # the file that describes a zarr array
 LARGEST_CHUNK = 1 << 33  # bytes: T5X's own have at most 2^31
-CHUNK_ELEMENTS = 1 << 24  # of one zarr chunk of what we write: 64 MB in float32
-SECONDS = 1800.0  # for which one answer of a bucket or server may take
+CHUNK_ELEMENTS = 1 << 24  # values per zarr chunk that we write: 64 MB in float32
+SECONDS = 1800.0  # the longest wait for one answer of a bucket or server
 _SPEC_KEYS = ("driver", "dtype", "kvstore", "metadata", "path", "transform")
 
 
@@ -54,7 +54,7 @@ def open_t5x(path: str | os.PathLike[str]) -> dict[str, Leaf]:
     path: a folder, local or on cloud storage (gs://, s3://, http://), or a local msgpack file.
 
   Raises:
-    UserError: no checkpoint, a truncated one, or an array that is not where the checkpoint says; names it.
+    UserError: there is no checkpoint, it is truncated, or an array, which is named, is not where the checkpoint says.
   """
   return {name: finite_leaf(leaf, f"{path}: parameter {name}") for name, leaf in _open(path).items()}
 
@@ -72,12 +72,12 @@ def _open(path: str | os.PathLike[str]) -> dict[str, Leaf]:
 
 
 def _result(future: Any, what: str, url: str) -> Any:
-  """What tensorstore gives; UserError, which begins with `what`, if it gives an error or, from elsewhere than here, nothing in SECONDS."""
+  """The result. Raises UserError, which begins with `what`, for tensorstore's errors, or if a remote place does not answer in SECONDS."""
   try:
     return future.result(timeout=None if url.startswith("file://") else SECONDS)
   except TimeoutError:
     raise UserError(f"{what}: it did not arrive in {SECONDS:g} s") from None
-  except (ValueError, OSError, NotImplementedError) as error:  # tensorstore's errors are these, by status
+  except (ValueError, OSError, NotImplementedError) as error:  # the classes of tensorstore's errors, by status
     raise UserError(f"{what}: {first_line(error)}") from None
 
 
@@ -145,7 +145,7 @@ def _arrays(values: Mapping[str, Any], path: str, url: str = "") -> dict[str, Le
 
 
 def _read_zarray(text: bytes, said: str) -> dict[str, Any]:
-  """What describes an array; UserError if it does not, or for chunks above LARGEST_CHUNK, where TensorStore ends the process."""
+  """The description of an array. Raises UserError if it is none, or for chunks above LARGEST_CHUNK, which end TensorStore's process."""
   found = parse_json(text, source=said) if text else None
   shape, chunks, kind = (found.get(key) for key in ("shape", "chunks", "dtype")) if isinstance(found, dict) else (None, None, None)
   lists = [values for values in (shape, chunks) if isinstance(values, list) and all(type(n) is int and 0 <= n < 1 << 48 for n in values)]
@@ -168,9 +168,9 @@ def _zarr_leaf(array: ts.TensorStore, fill: Any, said: str, url: str) -> Leaf:
 
 
 def _check_chunks(array: ts.TensorStore, fill: Any, said: str, url: str) -> None:
-  """UserError for missing chunks of an array without a fill value, as T5X's have none, or for all of them; a warning for others.
+  """Raises UserError if all chunks are missing, or any of an array without a fill value, as T5X's are; warns of others.
 
-  Zarr leaves out chunks that hold the fill value alone, so what is missing may be what was written.
+  Zarr leaves out chunks that only hold the fill value, so missing chunks may be intended.
   """
   if url.startswith("http"):  # which cannot be listed: reading refuses what is missing
     return
@@ -213,13 +213,13 @@ def write_t5x(out: str | os.PathLike[str], params: Any, *, dtype: Any = np.float
 
 
 def _write_zarr(folder: pathlib.Path, name: str, array: np.ndarray) -> dict[str, Any]:
-  """Writes the array and returns the tensorstore spec, with a relative path, that T5X finds it by."""
+  """Writes the array and returns its tensorstore spec, with a relative path, by which T5X finds it."""
   rows = max(1, min(array.shape[0], CHUNK_ELEMENTS // max(1, array[0].size)))
   metadata = {"shape": list(array.shape), "chunks": [rows, *array.shape[1:]], "compressor": {"id": "gzip", "level": 1}}
   spec = {"driver": "zarr", "dtype": array.dtype.name, "metadata": metadata}
   try:
     store = ts.open({**spec, "kvstore": {"driver": "file", "path": f"{folder / name}/"}}, create=True).result()
     store.write(array).result()
-  except (ValueError, OSError) as error:  # as tensorstore says that a disk is full
+  except (ValueError, OSError) as error:  # tensorstore's words for a full disk
     raise OSError(first_line(error)) from None
   return {**spec, "kvstore": {"driver": "file", "path": name}}

@@ -1,4 +1,4 @@
-"""What an adherence evaluation leaves behind: JSON, confusion matrices, a sheet of failures and a fixed sheet of the first prompts."""
+"""Judges clips for adherence and writes the report: JSON, confusion matrices, a sheet of failures and a sheet of the first prompts."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ RESULTS, CONFUSION, FAILURES, FIRST = "adherence.json", "confusion.png", "failur
 FIRST_PROMPTS = 16
 MAX_FAILURES = 24
 COLUMNS = 8
-SHEET_HEIGHT = 48  # rows of a sheet's frames, about
-IMAGE_COLUMNS, IMAGE_WIDTH = 4, 180  # of a sheet of single images
+SHEET_HEIGHT = 48  # approximate height of the frames on a sheet, in pixels
+IMAGE_COLUMNS, IMAGE_WIDTH = 4, 180  # columns of a sheet of single images
 PLAIN_SHAPES = SHAPES[:FIRST_LETTER]
 UNCLEAR_NAME, MISSING = "unclear", "nothing"
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """One clip or image: what was asked, what was seen, what of it is right, and a few small frames [t, h, w, 3] uint8 for the sheets."""
+  """The result for a clip or image: what was asked, seen and right, and a few small frames [t, h, w, 3] uint8 for the sheets."""
 
   prompt: Prompt
   seen: Observation
@@ -45,17 +45,17 @@ class Result:
 
 
 def judge(prompt: Prompt, clip: np.ndarray | ClipFile) -> Result:
-  """The result of one clip uint8 [T, H, W, 3]; of its first frame, where the prompt asks for an image.
+  """The result for one clip uint8 [T, H, W, 3], or for its first frame if the prompt asks for an image.
 
   Raises:
-    UserError: a clip that is too short or too small.
+    UserError: the clip is too short or too small.
   """
   seen = observe_image(clip[0]) if prompt.image else observe(clip)  # pyright: ignore[reportArgumentType]  a clip in a file is read like an array
   return Result(prompt, seen, score(seen, prompt.attributes), _thumbnails(clip))
 
 
 def judge_share(judging: Judging, folder: pathlib.Path, process: tuple[int, int] | None) -> list[Result] | None:
-  """The results of all clips; None while those of other processes are missing. Arguments and errors as of shares.make_share."""
+  """The results for all clips; None while those of other processes are missing. Arguments and errors: see shares.make_share."""
   prompts = judging.prompts
   asked = [(prompt.text, prompt.group, prompt.image) for prompt in prompts]
 
@@ -98,7 +98,7 @@ def write_report(folder: pathlib.Path, results: Sequence[Result], made_by: dict[
 
 
 def format_summary(summary: dict[str, dict[str, dict]]) -> str:
-  """A table: one line per group, one column per attribute, in percent with the 95% interval of "all"; "-" where no prompt has it."""
+  """A table: one line per group, one column per attribute, in percent, with the 95% interval of "all"; "-" without prompts."""
   columns = list(next(iter(summary.values())))
   lines = [f"{'prompts':14} {'of':>5} " + " ".join(f"{name:>11}" for name in columns)]
   for group, rates in summary.items():
@@ -112,7 +112,7 @@ def format_summary(summary: dict[str, dict[str, dict]]) -> str:
 def confusion_matrices(results: Iterable[Result]) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
   """Rows asked, columns seen, of each object's size, colour, shape (all letters together) and, in clips, motion, and of the background.
 
-  The objects of a prompt and of a clip are paired by colour, the others in order; what has no partner was seen as "nothing".
+  The objects of a prompt and of a clip are paired by colour, the remaining ones in order. Without a partner, "nothing" was seen.
   """
   results = list(results)
   tables = {"size": SIZES, "colour": COLOUR_NAMES, "shape": (*PLAIN_SHAPES, LETTER), "motion": MOTIONS, "background": BACKGROUNDS}
@@ -130,7 +130,7 @@ def confusion_matrices(results: Iterable[Result]) -> dict[str, tuple[tuple[str, 
       if same is not None:
         left.remove(same)
       words = same.words if same is not None else (MISSING,) * 4
-      for name, asked, seen in zip(list(tables)[:-1], item.words, words, strict=False):  # without the motion, of an image
+      for name, asked, seen in zip(list(tables)[:-1], item.words, words, strict=False):  # an image has no motion
         pairs[name].append((_kind(asked), _kind(seen)))
   return {
     name: (names := (*table, UNCLEAR_NAME, MISSING), confusion(*zip(*pairs[name], strict=True), names))  # pyright: ignore[reportCallIssue]  pairs: two sequences
@@ -157,7 +157,7 @@ def _write_sheet(path: pathlib.Path, results: Sequence[Result]) -> None:
 
 
 def _write_images(path: pathlib.Path, results: Sequence[Result]) -> None:
-  """Rows of IMAGE_COLUMNS images, magnified, what was asked and seen below each."""
+  """Rows of IMAGE_COLUMNS magnified images, each above what was asked and seen."""
   rows = []
   for start in range(0, len(results), IMAGE_COLUMNS):
     some = results[start : start + IMAGE_COLUMNS]

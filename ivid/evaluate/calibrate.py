@@ -1,4 +1,4 @@
-"""How often the adherence evaluator is right, on drawn clips or single images whose scenes are known.
+"""Measures how often the adherence evaluator is right, on drawn clips or single images whose scenes are known.
 
 python -m ivid.evaluate.calibrate ROWS SCENES [--images] [--seed=0] [--degrade]
 """
@@ -21,7 +21,7 @@ from ivid.moving_shapes.image_observer import observe_image
 from ivid.moving_shapes.observer import ATTRIBUTES, IMAGE_ATTRIBUTES, Observation, observe, score
 from ivid.moving_shapes.scene import CLIP_SECONDS, Scene, attributes, make_scene
 
-STREAM = 101  # scenes of their own
+STREAM = 101  # a stream of scenes that nothing else uses
 ASPECT = 5 / 3
 FRAMES = 16
 BLUR = 0.7  # pixels: what a half-trained stage does to a clip
@@ -48,7 +48,7 @@ def degrade(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def change_one(said: Attributes, rng: np.random.Generator, letters: bool = True, motion: bool = True) -> tuple[str, Attributes]:
-  """The prompt with one attribute (of one object) drawn anew, really different; which one, and the prompt.
+  """Draws one attribute (of one object) anew, with another value. Returns the attribute's name and the changed prompt.
 
   Without `letters`, a letter never becomes another letter; without `motion`, none changes. "count" takes the second object away, or adds
   one.
@@ -61,7 +61,7 @@ def change_one(said: Attributes, rng: np.random.Generator, letters: bool = True,
 def change_any(
   said: Attributes, rng: np.random.Generator, changes: Sequence[str] = CHANGES, letters: bool = True
 ) -> tuple[str, Attributes] | None:
-  """As change_one, of one of these `changes`; None where none is possible, such as another size of a letter."""
+  """As change_one, for one of these `changes`; None if none is possible, such as another size of a letter."""
   for _ in range(TRIES):
     name = changes[int(rng.integers(len(changes)))]
     objects, behind = list(said.objects), said.background
@@ -115,7 +115,7 @@ def measure(
     degraded: blurred and noisy, as a half-trained stage draws.
     two_objects: None draws one and two objects in turn.
     images: single images instead of clips, of every motion, and prompts without it.
-    report: called with (index, asked, seen, score) where something is wrong.
+    report: called with (index, asked, seen, score) if something is wrong.
   """
   right = {name: 0 for name in (*(IMAGE_ATTRIBUTES if images else ATTRIBUTES), "all", "caught")}
   for index, said, seen, scored in judged(rows, scenes, seed, degraded, two_objects, images):

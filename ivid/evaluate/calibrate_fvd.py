@@ -1,4 +1,4 @@
-"""How FVD grows with what is done to clips: drawn clips against themselves, worse and worse (as in section 4 of 1812.01717).
+"""Measures how FVD grows as drawn clips are distorted more and more (as in section 4 of 1812.01717).
 
 python -m ivid.evaluate.calibrate_fvd CLIPS --out=DIR [--features=DIR] [--seed=0]
 """
@@ -33,7 +33,7 @@ RESULTS, FIGURE = "calibration.json", "calibration.png"
 
 
 def distorted(clip: np.ndarray, kind: str, level: float, *, number: int, seed: int = 0) -> np.ndarray:
-  """A clip uint8 [T, H, W, 3] with something done to it that `level` of LEVELS' kinds measures; `number`: of the clip in its set."""
+  """A clip uint8 [T, H, W, 3], distorted by `level` of one of the kinds in LEVELS. `number`: the clip's number in its set."""
   rng = np.random.default_rng([seed, number])
   if kind == NOISE:
     return np.clip(np.round(clip + rng.normal(0, 255 * level, clip.shape)), 0, 255).astype(np.uint8)
@@ -49,7 +49,7 @@ def distorted(clip: np.ndarray, kind: str, level: float, *, number: int, seed: i
 
 
 def worse(clips: ClipSet, kind: str, level: float) -> ClipSet:
-  """A set whose clips are those of another, distorted."""
+  """The distorted clips of another set."""
 
   def made(numbers: Sequence[int]) -> Iterator[np.ndarray]:
     for number, clip in zip(numbers, clips.clips(numbers), strict=True):
@@ -61,10 +61,10 @@ def worse(clips: ClipSet, kind: str, level: float) -> ClipSet:
 
 
 def calibrate(count: int, root: pathlib.Path, *, seed: int = 0, levels: dict[str, Sequence[float]] = LEVELS) -> dict[str, Any]:  # pyright: ignore[reportArgumentType]  nobody changes it
-  """FVD of `count` drawn clips with themselves, distorted, by kind and level; and of the clips' halves, and of either with itself.
+  """FVD between `count` drawn clips and the same clips distorted, by kind and level; between their halves; and of a half with itself.
 
   Args:
-    root: folder of kept features.
+    root: the folder in which features are kept.
   """
   params = functools.cache(i3d.load_i3d)
 

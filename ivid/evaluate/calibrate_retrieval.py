@@ -1,4 +1,4 @@
-"""How often the network of retrieval is right, on drawn clips whose prompts are known, and on prompts with one attribute changed.
+"""Measures how often the retrieval network is right, on drawn clips with known prompts and on prompts with one changed attribute.
 
 python -m ivid.evaluate.calibrate_retrieval [NETWORK] [--prompts=400] [--seed=0] [--json=FILE]
 """

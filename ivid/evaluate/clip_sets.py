@@ -1,4 +1,4 @@
-"""Sets of clips to compare: a folder's, a prepared data set's, drawn ones, and those that a cascade makes."""
+"""Sets of clips to compare: from a folder, from a prepared data set, drawn, or made by a cascade."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from ivid.spec.view import View
 from ivid.weights.cascades import CascadeFolder, file_sha256
 
 MOVING_SHAPES = "moving_shapes"
-REAL_SEED = 1 << 20  # of drawn clips, so that they are of other prompts than a cascade's of the same seed
+REAL_SEED = 1 << 20  # added to the seed of drawn clips, so that their prompts differ from those of a cascade with the same seed
 SLACK = 1e-3  # seconds
 
 
 def folder_clips(folder: str) -> ClipSet:
-  """The clips of a folder and below as they are, by name; the first one says of what shape they are to be.
+  """The clips of a folder and its subfolders, by name and unchanged. The first one determines the shape of all.
 
   Raises:
-    UserError: no such folder, no clips in it; a clip that cannot be read or is of another length or size, when its turn comes.
+    UserError: there is no such folder, or it has no clips; or, once it is read, a clip is damaged or has another length or size.
   """
   files = clip_files(pathlib.Path(folder))
   frames, fps = read_clip(files[0])
@@ -54,16 +54,16 @@ def folder_clips(folder: str) -> ClipSet:
 
 
 def real_clips(source: str, shape: ClipShape, *, count: int, aspect: float, groups: Sequence[str] = GROUPS, seed: int = 0) -> ClipSet:
-  """What clips of that shape are compared with.
+  """The real clips with which clips of that shape are compared.
 
   Args:
-    source: moving_shapes, tfds:NAME, or a folder of clips at least as long, which are cut to the aspect and brought to the shape.
-    count: how many; 0: as many as there are, which a source that is drawn cannot say.
-    aspect: width over height of what a picture shows.
-    groups: of prompts, of moving_shapes.
+    source: moving_shapes, tfds:NAME, or a folder of clips at least as long, which are cropped to the aspect and resampled.
+    count: number of clips; 0: all, which drawn sources do not support.
+    aspect: width over height of the scene in a picture.
+    groups: groups of prompts, for moving_shapes.
 
   Raises:
-    UserError: an unknown source, or one that has fewer clips.
+    UserError: the source is unknown or has fewer clips.
   """
   if source == MOVING_SHAPES:
     return _drawn(shape, count=count, aspect=aspect, groups=groups, seed=seed)
@@ -91,7 +91,7 @@ def cascade_clips(cascade: CascadeFolder, stages: Sequence[StageSpec], judging: 
   texts = hashlib.sha256("\n".join(prompt.text for prompt in judging.prompts).encode()).hexdigest()
   identity = made_by(cascade, stages, seed=seed) | dict(weights=weights, prompts=texts, text=convert.to_dict(cascade.spec.text))
   name, count = f"cascade {cascade.spec.name} to {stages[-1].name}", len(judging.prompts)
-  clips: Any = judging.clips  # a clip in a file is read like an array
+  clips: Any = judging.clips  # clips in files are indexed like arrays
   return ClipSet(name, identity, stages[-1].output, count, cascade.spec.aspect, clips)
 
 
@@ -114,7 +114,7 @@ def _drawn(shape: ClipShape, *, count: int, aspect: float, groups: Sequence[str]
 
 
 def _prepared(source: str, shape: ClipShape, *, count: int, seed: int) -> ClipSet:
-  """The held-out clips of a prepared data set where there are enough of them, else those of training."""
+  """The held-out clips of a prepared data set if there are enough, otherwise those of training."""
   from ivid.data.folder import read_splits  # TFDS takes seconds to import
   from ivid.data.prepared import DESCRIPTION, EVAL_SPLITS, Prepared, find_folder
 
@@ -138,10 +138,10 @@ def _check_count(source: str, have: int, count: int) -> None:
 
 
 def _digest(files: Sequence[pathlib.Path]) -> str:
-  """Of the files' contents in this order."""
+  """A digest of the files' contents in this order."""
   return hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
 
 
 def _look(clips) -> str:
-  """SHA-256 of the first clip: drawing that changes with a newer ivid is another source."""
+  """SHA-256 of the first clip: if a newer ivid draws differently, this is another source."""
   return hashlib.sha256(next(clips([0])).tobytes()).hexdigest()

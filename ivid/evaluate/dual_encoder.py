@@ -1,4 +1,4 @@
-"""The network of retrieval: its folder, and unit vectors of clips and of captions."""
+"""The retrieval network: its folder, and the unit vectors that it gives clips and captions."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from ivid.weights.tensors import read_weights, write_weights
 
 SPEC_FILE, WEIGHTS_FILE = "spec.json", "weights.safetensors"
 STORED = jnp.bfloat16
-BATCH = 16  # clips, and captions, that go through the network together, always: one program of each serves all
-NOT_HASHED = ("text", "data")  # where the text encoder lies, and words for people
+BATCH = 16  # clips or captions per call of the network; the number is fixed, so that one program of each kind suffices
+NOT_HASHED = ("text", "data")  # the path of the text encoder, and text for people
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Network:
   """A trained network with the text encoder that it belongs to.
 
   Attributes:
-    hash: of the spec and the weights as they are stored.
+    hash: SHA-256 of the stored spec and weights.
   """
 
   spec: RetrievalSpec
@@ -53,12 +53,12 @@ class Network:
   encoder: Embedder
 
   def clips(self, clips: Iterable[np.ndarray]) -> np.ndarray:
-    """Unit vectors [N, dim] of clips uint8 [T, H, W, 3], which are fitted to the spec's clip."""
+    """The unit vectors [N, dim] of clips uint8 [T, H, W, 3], which are fitted to the spec's clip."""
     run = _programs(self.spec)[0]
     return _batched((fitted(clip, self.spec.clip) for clip in clips), lambda some: run(self.params, np.stack(some)), self.spec.dim)
 
   def captions(self, captions: Sequence[str]) -> np.ndarray:
-    """Unit vectors [N, dim]."""
+    """The unit vectors [N, dim] of captions."""
     run = _programs(self.spec)[1]
 
     def embed(some: list[str]) -> jax.Array:
@@ -68,8 +68,8 @@ class Network:
 
 
 def fitted(clip: Any, want: ClipShape) -> np.ndarray:
-  """The clip uint8 [T, H, W, 3], or what gives its frames by their numbers, as the network reads it: frames spread evenly over its length,
-  each cut about its middle to the aspect and resized."""
+  """The clip as the network reads it. `clip` is uint8 [T, H, W, 3], or is indexed like it. Its frames are spread evenly over its length,
+  and each is cropped around its centre to the aspect and resized."""
   if tuple(clip.shape[1:3]) == (want.height, want.width) and len(clip) == want.frames:
     return np.asarray(clip[list(range(want.frames))])
   chosen = [n * len(clip) // want.frames for n in range(want.frames)]
@@ -78,7 +78,7 @@ def fitted(clip: Any, want: ClipShape) -> np.ndarray:
 
 
 def changes(shape: Sequence[int], want: ClipShape) -> str:
-  """How clips [T, H, W, 3] are fitted, in words; empty if they are as the network reads them."""
+  """Describes how clips [T, H, W, 3] are fitted; empty if they are not changed."""
   frames, height, width = shape[:3]
   said = [f"{want.frames} of {frames} frames"] * (frames != want.frames)
   said += [f"{width}x{height} as {want.width}x{want.height}"] * ((height, width) != (want.height, want.width))
@@ -103,20 +103,20 @@ def colours(clips: jax.Array) -> jax.Array:
 
 
 def save_network(folder: str | os.PathLike[str], spec: RetrievalSpec, params: Any) -> None:
-  """Writes spec.json and weights.safetensors, all at once. Raises UserError for what is NaN or infinite."""
+  """Writes spec.json and weights.safetensors as a whole. Raises UserError for values that are NaN or infinite."""
   with updated_folder(folder) as fresh:
     write_weights(fresh / WEIGHTS_FILE, jax.device_get(params), dtype=np.dtype(STORED), digest=_Digest(spec))
     write_whole(fresh / SPEC_FILE, json.dumps(formats.stamped(convert.to_dict(spec)), indent=1) + "\n")
 
 
 def load_network(folder: str | os.PathLike[str], *, encoder: Embedder | None = None) -> Network:
-  """What `save_network` wrote.
+  """The network that `save_network` wrote.
 
   Args:
-    encoder: of captions; None: the one that the spec names.
+    encoder: the text encoder; None: the one that the spec names.
 
   Raises:
-    UserError: no or damaged files, weights of another network, or another text encoder than the one that it was trained with.
+    UserError: files are missing or damaged, the weights are of another network, or the text encoder is not the one of its training.
   """
   folder = pathlib.Path(folder)
   path = folder / SPEC_FILE
@@ -143,14 +143,14 @@ def load_network(folder: str | os.PathLike[str], *, encoder: Embedder | None = N
 
 
 class _Digest:
-  """SHA-256 over what the spec says of the network, and the names, shapes and bytes of the stored parameters."""
+  """SHA-256 over the network's part of the spec, and the names, shapes and bytes of the stored parameters."""
 
   def __init__(self, spec: RetrievalSpec):
     described = {name: value for name, value in convert.to_dict(spec).items() if name not in NOT_HASHED}
     self._digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
 
   def update(self, name: str, array: np.ndarray) -> None:
-    array = np.ascontiguousarray(array)  # which gives a scalar an axis
+    array = np.ascontiguousarray(array)  # this gives a scalar an axis
     self._digest.update(f"{name}{array.shape}".encode())
     self._digest.update(array.reshape(-1).view(np.uint8).data)
 
@@ -175,7 +175,7 @@ def _programs(spec: RetrievalSpec) -> tuple[Callable[..., jax.Array], Callable[.
 
 
 def _batched(items: Iterable[Any], run: Callable[[list[Any]], jax.Array], dim: int) -> np.ndarray:
-  """`run` of BATCH items after the other, the last ones filled up."""
+  """Applies `run` to batches of BATCH items; the last batch is filled up."""
   rows, some = [], []
 
   def flush() -> None:

@@ -1,4 +1,4 @@
-"""Features of sets of clips by I3D, made in parts that stay on disk: none is made twice, and several processes share the work."""
+"""I3D's features of sets of clips, in parts that stay on disk: none is computed twice, and several processes share the work."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from ivid.spec.stage import Filter
 from ivid.train.progress import Progress
 
 PART = 16  # clips whose features are in one file
-FRAMES = 128  # of clips that go through the network together, at most
+FRAMES = 128  # largest size of the clips that go through the network together
 DESCRIPTION = "features.json"
 NETWORK = "I3D Kinetics-400"
 
 
 @dataclasses.dataclass(frozen=True)
 class Convention:
-  """What a clip's features are, without which a distance means nothing.
+  """The convention by which features are computed. Distances are only comparable under the same convention.
 
   Attributes:
-    clip: size and rate of every clip of either set.
-    layer: of ivid.nets.i3d.LAYERS.
+    clip: size and rate of all clips of both sets.
+    layer: one of ivid.nets.i3d.LAYERS.
     still: whether every frame counts by itself (I3D's `still`) rather than the clip as a whole.
-    kernel: of the resize to SIDE x SIDE, which squeezes a picture that is no square.
-    weights: SHA-256 of the network's file of weights.
+    kernel: the resize kernel; pictures are squeezed to SIDE x SIDE.
+    weights: SHA-256 of the file of I3D's weights.
   """
 
   clip: ClipShape
@@ -52,17 +52,17 @@ class Convention:
 
   @property
   def name(self) -> str:
-    """Of the distance: FVD's own convention, or what is measured instead."""
+    """The name of the distance: FVD, or a name that says what differs from it."""
     return f"frames {self.layer}" if self.still else "fvd" if self.layer == LOGITS else f"clips {self.layer}"
 
   @property
   def samples(self) -> int:
-    """Rows of features of one clip."""
+    """The number of rows of features per clip."""
     return self.clip.frames if self.still else 1
 
   @property
   def record(self) -> dict[str, Any]:
-    """For files."""
+    """The convention as JSON has it."""
     return convert.to_dict(self) | dict(network=NETWORK, side=SIDE, aspect="squeezed")
 
   def __str__(self) -> str:
@@ -73,15 +73,15 @@ class Convention:
 
 @dataclasses.dataclass(frozen=True)
 class ClipSet:
-  """Clips by number.
+  """A set of numbered clips.
 
   Attributes:
-    name: for people.
-    identity: all that the clips depend on, but for how many there are, in JSON's terms.
-    shape: of each.
-    count: how many.
-    aspect: width over height of what a picture shows, which may be squeezed.
-    clips: those of rising numbers, uint8 [T, H, W, 3], one after the other.
+    name: shown to people.
+    identity: everything on which the clips depend except their number, as JSON has it.
+    shape: shape of each clip.
+    count: number of clips.
+    aspect: width over height of the scene in a picture, which may be squeezed.
+    clips: yields the clips uint8 [T, H, W, 3] with the given rising numbers.
   """
 
   name: str
@@ -93,7 +93,7 @@ class ClipSet:
 
 
 class Extractor:
-  """Features of clips by a convention, of at most `batch` of them at a time."""
+  """Computes the features of clips by a convention, for at most `batch` clips at a time."""
 
   def __init__(self, convention: Convention, params: Any):
     size = convention.clip
@@ -103,20 +103,20 @@ class Extractor:
     self._run = i3d.make_i3d(shape, layers=(convention.layer,), still=convention.still, kernel=convention.kernel)
 
   def __call__(self, clips: Sequence[np.ndarray]) -> np.ndarray:
-    """[n, samples, D] float32 of n clips uint8 [T, H, W, 3]; a smaller batch is filled up, so that one program serves all."""
+    """Features [n, samples, D] float32 of n clips uint8 [T, H, W, 3]. A smaller batch is filled up, so that one program serves all."""
     filled = np.stack([*clips, *[clips[-1]] * (self.batch - len(clips))])
     rows = np.asarray(self._run(self._params, filled)[self._convention.layer], np.float32)[: len(clips)]
     return rows if self._convention.still else rows[:, None]
 
 
 class Features:
-  """The features of a set by a convention, in a folder of their own that their names lead to.
+  """The features of a set by a convention, kept in a folder whose name follows from both.
 
-  Several processes may fill it: each writes parts whole, and reads what others have written.
+  Several processes may fill it: each writes whole parts, and reads the parts of the others.
   """
 
   def __init__(self, clips: ClipSet, convention: Convention, root: pathlib.Path):
-    """Raises UserError: the clips are of another shape than the convention's."""
+    """Raises UserError if the clips do not have the convention's shape."""
     if clips.shape.array != convention.clip.array:
       raise UserError(
         f"{clips.name} has clips of {clips.shape.size}: expected {convention.clip.size}, as those that they are compared with"
@@ -131,13 +131,13 @@ class Features:
     return [part for part in self._parts() if self._read(part) is None]
 
   def fill(self, params: Callable[[], Any], *, process: int = 0, processes: int = 1) -> None:
-    """Makes what is missing of the parts process, process + processes, ...
+    """Computes the missing ones among the parts process, process + processes, ...
 
     Args:
-      params: I3D's parameters; only called where something is missing.
+      params: returns I3D's parameters; only called if something is missing.
 
     Raises:
-      UserError: a clip of another shape than the set's, or one that cannot be read; an unwritable folder.
+      UserError: a clip has another shape than the set or cannot be read, or the folder is not writable.
     """
     todo = [part for part in self._parts()[process::processes] if self._read(part) is None]
     if not todo:
@@ -156,10 +156,10 @@ class Features:
         progress.update(done)
 
   def read(self) -> np.ndarray:
-    """[count, samples, D] float32.
+    """The features [count, samples, D] float32.
 
     Raises:
-      UserError: a part that is missing or damaged.
+      UserError: a part is missing or damaged.
     """
     found = []
     for part in self._parts():
@@ -177,7 +177,7 @@ class Features:
     return self.folder / f"{part.start:07}.npy"
 
   def _read(self, part: range) -> np.ndarray | None:
-    """Of a part whose file may have been written for a longer or a shorter set."""
+    """Reads a part; its file may have been written for a longer or shorter set."""
     path = self._path(part)
     if not path.is_file():
       return None
@@ -191,7 +191,7 @@ class Features:
     return rows[: len(part)] if len(rows) >= len(part) else None
 
   def _made(self, run: Extractor, clips: Iterator[np.ndarray], part: range) -> Iterator[np.ndarray]:
-    """Features of the next clips, a batch after the other."""
+    """Computes the features of the next clips, batch by batch."""
     want = self._convention.clip.array
     for start in range(0, len(part), run.batch):
       some = []

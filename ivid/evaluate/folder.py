@@ -19,7 +19,7 @@ def find_clips(folder: str | os.PathLike[str], prompts: Sequence[Prompt] | None 
   Pictures without a clip's metadata, such as contact sheets, do not count unless `prompts` are given.
 
   Raises:
-    UserError: no such folder, no clips in it, another number of clips than of prompts, a clip without metadata, or a prompt outside
+    UserError: there is no such folder or clip, the numbers of clips and prompts differ, a clip has no metadata, or a prompt is outside
       the grammar.
   """
   folder = pathlib.Path(folder)

@@ -1,4 +1,4 @@
-"""The Frechet distance between two sets of features, as of two Gaussians, in float64; how far it can be trusted."""
+"""The Frechet distance between two sets of features, taken as Gaussians, in float64, and its uncertainty."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from ivid.evaluate.summary import CONFIDENCE
 from ivid.spec.errors import UserError
 
-BOOTSTRAP = 100  # sets drawn again
-SIZES = 8  # of subsets from which infinitely many samples are extrapolated
+BOOTSTRAP = 100  # bootstrap resamples
+SIZES = 8  # sizes of subsets for the extrapolation to infinitely many samples
 SMALLEST = 0.25  # share of the samples in the smallest subset
 REPEATS = 4  # subsets of each size
 
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-  """Of n samples: `count`, their mean [D], and the sum of the outer products of what is left of them [D, D], in float64."""
+  """The moments of n samples in float64: `count`, their mean [D], and the sum of the outer products of the deviations from it [D, D]."""
 
   count: int
   mean: np.ndarray
@@ -26,10 +26,10 @@ class Moments:
 
   @classmethod
   def of(cls, features: np.ndarray) -> Moments:
-    """Of features [n, D], n at least 1.
+    """The moments of features [n, D], n at least 1.
 
     Raises:
-      UserError: a feature that is no finite number.
+      UserError: a feature is NaN or infinite.
     """
     x = np.asarray(features, np.float64)
     mean = x.mean(0)
@@ -39,7 +39,7 @@ class Moments:
     return cls(len(x), mean, x.T @ x)
 
   def merge(self, other: Moments) -> Moments:
-    """Of both together (Chan, Golub and LeVeque 1979, equation 2.1)."""
+    """The moments of both sets together (Chan, Golub and LeVeque 1979, equation 2.1)."""
     count = self.count + other.count
     step = other.mean - self.mean
     scatter = self.scatter + other.scatter + np.outer(step, step) * (self.count * other.count / count)
@@ -47,14 +47,14 @@ class Moments:
 
   @property
   def covariance(self) -> np.ndarray:
-    """[D, D], unbiased; UserError for fewer than 2 samples."""
+    """The unbiased covariance [D, D]. Raises UserError for fewer than 2 samples."""
     if self.count < 2:
       raise UserError(f"the covariance of {self.count} samples: expected 2 or more")
     return self.scatter / (self.count - 1)
 
 
 def merged(parts: Iterable[Moments]) -> Moments:
-  """Of all parts, of which there is one at least, together."""
+  """The moments of all parts together, of which there is at least one."""
   parts = iter(parts)
   whole = next(parts)
   for part in parts:
@@ -65,8 +65,8 @@ def merged(parts: Iterable[Moments]) -> Moments:
 def frechet(a: Moments, b: Moments) -> float:
   """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (Dowson and Landau 1982), at least 0.
 
-  With C = F F^T the trace of the root is the sum of the singular values of F_a^T F_b: nothing that could be negative or complex, also
-  where there are fewer samples than dimensions and a covariance is singular.
+  With C = F F^T the trace of the root is the sum of the singular values of F_a^T F_b, which is never negative or complex, even
+  if there are fewer samples than dimensions and a covariance is singular.
   """
   root = np.linalg.svd(_factor(a).T @ _factor(b), compute_uv=False).sum()
   traces = np.trace(a.covariance) + np.trace(b.covariance)
@@ -74,7 +74,7 @@ def frechet(a: Moments, b: Moments) -> float:
 
 
 def _factor(moments: Moments) -> np.ndarray:
-  """F [D, rank] with F F^T the covariance; what rounding alone makes of the other directions is left out."""
+  """F [D, rank], where F F^T is the covariance, without directions that only hold rounding errors."""
   values, vectors = np.linalg.eigh(moments.covariance)
   kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
   return vectors[:, kept] * np.sqrt(values[kept])
@@ -82,13 +82,13 @@ def _factor(moments: Moments) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Distance:
-  """A distance between two sets and what is known of it.
+  """A distance between two sets, and its uncertainty.
 
   Attributes:
-    value: of the sets as they are; above that of infinitely many samples, by about 1 over their number.
-    low, high: about `value`, as it varies from set to set of these sizes (95%).
-    infinite: what a line in 1 over the number of samples gives for infinitely many.
-    linear: whether even the smallest subset on the line had more samples than there are dimensions; if not, it may be no line.
+    value: the distance of the sets; it exceeds that of infinitely many samples by a term proportional to 1 over their number.
+    low, high: 95% interval of `value` over sets of these sizes.
+    infinite: extrapolation to infinitely many samples by a line in 1 over their number.
+    linear: whether the smallest subset had more samples than dimensions; if not, the relation may not be linear.
   """
 
   value: float
@@ -99,13 +99,13 @@ class Distance:
 
 
 def measure(a: np.ndarray, b: np.ndarray, *, seed: int = 0, bootstrap: int = BOOTSTRAP) -> Distance:
-  """The distance between features a [n, k, D] and b [m, k, D] of n and m clips, k samples of each.
+  """The distance between features a [n, k, D] and b [m, k, D] of n and m clips with k samples each.
 
-  Clips are drawn again whole, since the samples of one depend on each other. A set that was drawn again is farther off than the set itself,
-  as it shows some clips twice, so its distances are moved to have their mean at `value`.
+  Whole clips are resampled, because the samples of a clip depend on each other. A resampled set is farther away than the set itself,
+  since it has some clips twice, so the distances are shifted to have their mean at `value`.
 
   Raises:
-    UserError: fewer than 2 clips, or a feature that is no finite number.
+    UserError: there are fewer than 2 clips, or a feature is NaN or infinite.
   """
   rng = np.random.default_rng(seed)
   value = _between(a, b)
@@ -121,20 +121,20 @@ def extrapolate(
 ) -> tuple[float, int]:
   """The distance at infinitely many samples, by a line in 1/n through those of subsets (Chong and Forsyth, 1911.07023, section 4).
 
-  Both sets shrink by the same shares, from 1 to SMALLEST, so that what the finite number of either adds is linear in 1/n.
+  Both sets shrink by the same shares, from 1 to SMALLEST, so that the bias from either finite number is linear in 1/n.
 
   Args:
     value: the distance of the whole sets.
 
   Returns:
-    The line at 1/n = 0, and the clips of the smallest subset; `value` where there are too few clips for subsets.
+    The line at 1/n = 0 (`value` if there are too few clips for subsets), and the number of clips in the smallest subset.
   """
   least = min(len(a), len(b))
   shares = [1 / inverse for inverse in np.linspace(1, 1 / SMALLEST, SIZES)]
   shares = [share for share in shares if share * least >= 2]
   if len(shares) < 2:
     return value, least
-  points = [(1.0, value)] * REPEATS  # the whole sets have one value, and as much weight
+  points = [(1.0, value)] * REPEATS  # the whole sets give one value, with the same weight
   for share in shares[1:]:
     sizes = [round(share * len(x)) for x in (a, b)]
     for _ in range(REPEATS):

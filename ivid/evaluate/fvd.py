@@ -1,6 +1,6 @@
 """Frechet distances of clips from real ones by I3D's features: FVD (Unterthiner et al., 1812.01717), and of single frames by any layer.
 
-What is of single frames, or of another layer than the logits, is no FVD, and nothing here is FID, whose network is another one.
+Distances of single frames or of layers other than the logits are not FVD, and none is FID, which uses another network.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RESULTS = "fvd.json"
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """A distance, by what convention, and of how many clips of each set with how many dimensions."""
+  """A distance, its convention, and the numbers of clips in each set and of dimensions."""
 
   convention: Convention
   distance: Distance
@@ -38,12 +38,12 @@ class Score:
 
   @property
   def few(self) -> bool:
-    """Whether a covariance has no full rank: then the distance says more of the clips' number than of the clips."""
+    """Whether a covariance lacks full rank. If so, the distance depends more on the number of clips than on the clips."""
     return min(self.clips, self.real_clips) * self.convention.samples <= self.dimensions
 
 
 def conventions(shape: ClipShape, frame_layers: Sequence[str] = ()) -> tuple[Convention, ...]:
-  """FVD's, and those of the layers that are wanted frame by frame. UserError for a layer that I3D does not have, or clips too short."""
+  """The conventions of FVD and of these layers frame by frame. Raises UserError for unknown layers or too short clips."""
   return (Convention(shape), *(Convention(shape, layer=layer, still=True) for layer in frame_layers))
 
 
@@ -57,15 +57,15 @@ def score(
   bootstrap: int = BOOTSTRAP,
   process: tuple[int, int] | None = None,
 ) -> list[Score] | None:
-  """The distance of two sets by each convention; None while features of other processes are missing, which is said.
+  """The distance of two sets by each convention; None, with a message, while features of other processes are missing.
 
   Args:
-    root: folder of kept features.
-    seed: of the sets that are drawn again.
-    process: which one of how many, each of which makes the features of its share; None: makes all.
+    root: the folder in which features are kept.
+    seed: seed of the bootstrap.
+    process: index and number of processes, each of which computes its share of the features; None: compute all.
 
   Raises:
-    UserError: fewer clips than MIN_CLIPS, before any work; as Features.fill; no weights.
+    UserError: there are fewer clips than MIN_CLIPS (checked first) or no weights; and as Features.fill.
   """
   for clips in (judged, real):
     if clips.count < MIN_CLIPS:
@@ -106,7 +106,7 @@ def write_report(folder: pathlib.Path, scores: Sequence[Score], judged: ClipSet,
 
 
 def format_scores(scores: Sequence[Score]) -> str:
-  """A row a score, its convention below it."""
+  """One row per score, with its convention below it."""
   lines = [f"{'distance':24} {'value':>9} {'95% interval':>19} {'infinitely many':>15} {'clips':>6} {'real':>6}"]
   for one in scores:
     found = one.distance

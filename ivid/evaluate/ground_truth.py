@@ -1,4 +1,4 @@
-"""Ground truth through super-resolution stages: drawn clips or a user's, shrunk, enlarged by the stages, and compared at each."""
+"""Sends ground truth through super-resolution stages: drawn or user's clips are shrunk, enlarged by the stages, and compared at each."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from ivid.weights.cascades import CascadeFolder
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-  """Ground truth at any size: its caption, what that says (None for a user's clip), and its pictures uint8 at a size and rate.
+  """Ground truth at any size: its caption, the attributes in it (None for a user's clip), and its frames uint8 at a size and rate.
 
-  `key` tells it from others of the same caption, as JSON has it; `scene` makes what it was drawn from (None for a user's clip).
+  `key` distinguishes it from others with the same caption, as JSON has it; `scene` makes its scene (None for a user's clip).
   """
 
   caption: str
@@ -58,10 +58,10 @@ def drawn_clips(prompts: Sequence[Prompt], *, seed: int, aspect: float) -> list[
 
 
 def real_clips(folder: str, stages: Sequence[StageSpec], *, aspect: float) -> list[Truth]:
-  """The clips of a folder, of which nothing is said.
+  """The clips of a folder, whose attributes are unknown.
 
   Raises:
-    UserError: as clip_files, and as read_entry; a clip that is too long for the memory that the stages take.
+    UserError: as clip_files and read_entry; or a clip is too long for the memory that the stages need.
   """
   longest, truths = plan.longest_seconds(stages), []
   for path in clip_files(pathlib.Path(folder)):
@@ -80,7 +80,7 @@ def compare_share(
   seed: int,
   process: tuple[int, int] | None,
 ) -> list[Comparison] | None:
-  """All clips' comparisons; None while those of other processes are missing. Arguments as of make_share, errors as of through_stages."""
+  """All clips' comparisons; None while those of other processes are missing. Arguments: see make_share; errors: see through_stages."""
 
   def make(numbers: Sequence[int]) -> Iterator[list[Comparison]]:
     for n in numbers:
@@ -90,7 +90,7 @@ def compare_share(
 
   weights = cascade.hashes(spec.name for spec in stages)
   clips = [(truth.caption, truth.key) for truth in truths]
-  fields = [field.name for field in dataclasses.fields(Comparison)]  # an older ivid kept fewer
+  fields = [field.name for field in dataclasses.fields(Comparison)]  # older versions kept fewer values
   key: dict[str, Any] = dict(metric="upsampling", fields=fields, made_by=made_by(cascade, stages, seed=seed), weights=weights, clips=clips)
   key["aspect"] = cascade.spec.aspect
   found = make_share(Work(key, len(truths), 1, make), folder, process, keep, lambda _, kept: restore(kept))
@@ -101,7 +101,7 @@ def through_stages(cascade: CascadeFolder, stages: Sequence[StageSpec], truth: T
   """The clip's comparisons at every stage.
 
   Raises:
-    UserError: a clip that is shorter than one frame of the first stage's input.
+    UserError: a clip is shorter than one frame of the first stage's input.
   """
   first = truth.at(stages[0].output)
   k = stages[0].time_factor

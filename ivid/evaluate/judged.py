@@ -1,4 +1,4 @@
-"""What is judged for adherence: clips or single images that a cascade makes of prompts, and clips of a folder."""
+"""The clips that are judged: clips or single images that a cascade makes of prompts, and clips of a folder."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Judging:
   """Clips that are to be judged.
 
   Attributes:
-    prompts: what each is to show.
-    made_by: where they come from, for the report.
-    key: all that they depend on beside the prompts, as JSON has it.
-    batch: clips that are made together.
-    clips: those of these numbers, in their order.
+    prompts: the prompt of each clip.
+    made_by: the source of the clips, for the report.
+    key: everything on which the clips depend besides the prompts, as JSON has it.
+    batch: number of clips made together.
+    clips: yields the clips with these numbers, in this order.
   """
 
   prompts: Sequence[Prompt]
@@ -48,10 +48,10 @@ class Judging:
 
 
 def from_folder(folder: str | os.PathLike[str], prompts: Sequence[Prompt] | None) -> Judging:
-  """The clips of a folder, each with its prompt (ivid.evaluate.folder.find_clips), of which only frames that are looked at are held.
+  """The clips of a folder, each with its prompt (ivid.evaluate.folder.find_clips). Only frames that are examined are read.
 
   Raises:
-    UserError: as find_clips, at once; a clip that cannot be judged, when its turn comes.
+    UserError: as find_clips, at once; or, once it is read, a clip cannot be judged.
   """
   found = find_clips(folder, prompts)
 
@@ -72,7 +72,7 @@ def from_folder(folder: str | os.PathLike[str], prompts: Sequence[Prompt] | None
 
 
 def from_cascade(cascade: CascadeFolder, stages: Sequence[StageSpec], prompts: Sequence[Prompt], *, seed: int, batch_size: int) -> Judging:
-  """The last stage's clip of each prompt, in memory that does not depend on how many there are."""
+  """The last stage's clip of each prompt, in memory that does not grow with their number."""
   samples = [Sample(prompt.text, seed, 0) for prompt in prompts]
 
   def clips(keep: Collection[int]) -> Iterator[np.ndarray]:
@@ -89,7 +89,7 @@ def from_cascade(cascade: CascadeFolder, stages: Sequence[StageSpec], prompts: S
 
 
 def made_once(judging: Judging, folder: pathlib.Path) -> Judging:
-  """The same clips, each of which is made the first time that it is asked for, and read from the folder afterwards."""
+  """The same clips. Each is made when it is first needed, and read from the folder afterwards."""
 
   def clips(keep: Collection[int]) -> Iterator[np.ndarray]:
     files = {n: folder / f"{n}.npy" for n in sorted(keep)}
@@ -107,7 +107,7 @@ def one_image(stages: Sequence[StageSpec]) -> StageSpec:
   """The base stage at one frame, which is a picture and no video (ivid.spec.batch.holds_pictures).
 
   Raises:
-    UserError: more stages, or images too small to be judged.
+    UserError: there are more stages, or the images are too small to judge.
   """
   if len(stages) > 1:
     raise UserError(f"--images with --stop_stage={stages[-1].name}: expected {stages[0].name}, the base, alone")
@@ -117,7 +117,7 @@ def one_image(stages: Sequence[StageSpec]) -> StageSpec:
 
 
 def made_by(cascade: CascadeFolder, stages: Sequence[StageSpec], *, seed: int) -> dict[str, Any]:
-  """What a report says of where its clips come from."""
+  """The source of the clips, as reports state it."""
   record = [
     dict(
       name=spec.name,

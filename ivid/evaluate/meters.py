@@ -1,4 +1,4 @@
-"""Metrics of clips of prompts that are made one after the other, by name: each sees a clip once and keeps what it needs of it."""
+"""Metrics that see each clip of a prompt once, as it is made, and only keep what they need."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from ivid.weights.opening import retrieval_folder
 
 @dataclasses.dataclass(frozen=True)
 class Occasion:
-  """What is measured.
+  """The clips to be measured.
 
   Attributes:
-    shape, aspect: of the clips, and width over height of what they show.
-    prompts: of the clips to come, one each.
-    seed: of everything that is drawn.
-    wanted: what FVD compares with.
+    shape, aspect: of the clips; width over height of the scene.
+    prompts: the prompt of each coming clip.
+    seed: seed of everything that is drawn.
+    wanted: the real clips for FVD.
     features: folder in which features of real clips are kept.
   """
 
@@ -48,14 +48,14 @@ class Occasion:
 
 
 class Meter(Protocol):
-  """One metric on one occasion. Making it raises UserError for what cannot be measured; it computes nothing before the first clip."""
+  """One metric on one occasion. The constructor raises UserError if it cannot be measured; nothing is computed before the first clip."""
 
   def add(self, prompt: Prompt, clip: np.ndarray) -> None:
     """clip: uint8 [T, H, W, 3]."""
     ...
 
   def figures(self) -> dict[str, Any]:
-    """Of all clips, by name, as JSON has it."""
+    """The figures over all clips, by name, as JSON has them."""
     ...
 
 
@@ -134,7 +134,7 @@ class Retrieval:
 
 @dataclasses.dataclass(frozen=True)
 class MeterKind:
-  """Attributes: column: of a table; shown: its cell, of the figures; make: the meter."""
+  """`column`: the head of its column in a table; `shown`: figures -> the cell; `make`: makes the meter."""
 
   column: str
   shown: Callable[[dict[str, Any]], str]

@@ -1,4 +1,4 @@
-"""What changes over a clip that should not: its colours, against the input that they come from, and what moves, along its exact flow."""
+"""Errors over time: how colours drift against the input, and how far pixels depart from the exact flow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DRIFT = "_drift"
 
 
 def colour_shift(made: np.ndarray, small: np.ndarray) -> dict[str, float]:
-  """How far the colours of a clip are off from its input's, and how that changes over time, in 1/255.
+  """How far the colours of a clip are from those of its input, and how this changes over time, in 1/255.
 
   Super-resolution by eps-prediction shifts colours, and in video lets them drift from frame to frame; v-prediction does not (Imagen Video,
   2210.02303, on v-prediction). Each frame of the input is compared with the frame at its time, shrunk to its size: means over the picture
@@ -28,11 +28,11 @@ def colour_shift(made: np.ndarray, small: np.ndarray) -> dict[str, float]:
     small: the input, uint8 [t, h, w, 3].
 
   Returns:
-    `mean` and `deviation`: root mean square over frames and channels of what they are off by; `mean_drift` and `deviation_drift`: the same
-    of how this differs from its mean over the clip.
+    `mean` and `deviation`: root mean square over frames and channels of their errors; `mean_drift` and `deviation_drift`: the same
+    for the differences of these errors from their means over the clip.
   """
   _, height, width, _ = small.shape
-  # Rounded, as the input is.
+  # rounded like the input
   shrunk = to_uint8(resize(from_uint8(made), height, width, Filter.TRIANGLE))
   found = {}
   for name, of in ((MEAN, np.mean), (DEVIATION, np.std)):
@@ -46,8 +46,8 @@ def warping_errors(clips: Mapping[str, np.ndarray], scene: Scene, *, fps: float)
   """How far each frame is from the one before it, moved along the scene's exact flow: root mean square in 1/255, by clip.
 
   The warping error of Lai et al. (1808.00449, section 4.1), with the flow by which the scene was drawn instead of an estimated one. A pixel
-  counts if one thing, the background or an object, fills it in both frames: at edges, where colours mix, no flow is right. So a drawn clip
-  is off by its rounding alone.
+  counts if the background or one object fills it in both frames: at edges, where colours mix, no flow is right. So a drawn clip
+  only has errors of rounding.
 
   Args:
     clips: uint8 [T, H, W, 3], all of one shape, whose frame k is to show the scene at k / fps seconds.

@@ -14,14 +14,14 @@ from ivid.spec.paths import read_lines
 
 ONE, TWO = "one", "two"
 HELD_OUT = "_held_out"
-# Objects that training draws, and objects that it never does; one and two objects always apart.
+# Groups of prompts: objects that training draws, and objects that it never draws; one object or two.
 GROUPS = (ONE, TWO, ONE + HELD_OUT, TWO + HELD_OUT)
-REPEATS = 10_000  # prompts drawn again in a row: there are hardly any others
+REPEATS = 10_000  # repeated draws in a row that mean that there are hardly any other prompts
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """A caption by the template, what it says, the group that it is reported in, and whether it asks for a single image."""
+  """A caption by the template, its attributes, the group in which it is reported, and whether it asks for a single image."""
 
   text: str
   attributes: grammar.Attributes
@@ -37,7 +37,7 @@ def seeded_prompts(seed: int, count: int, groups: tuple[str, ...] = GROUPS, *, i
       clips is not from images, since training draws the same object with another motion.
 
   Raises:
-    UserError: count below 1 or more than there are, or an unknown group.
+    UserError: the count is below 1 or above the number of prompts, or a group is unknown.
   """
   if count < 1:
     raise UserError(f"prompts={count}: expected 1 or more")
@@ -63,15 +63,15 @@ def seeded_prompts(seed: int, count: int, groups: tuple[str, ...] = GROUPS, *, i
 
 
 def asked(path: str, *, seed: int, count: int, groups: Sequence[str], images: bool = False) -> list[Prompt]:
-  """The prompts of a file; where `path` is empty, seeded ones, of all groups where none is given. Errors as of both."""
+  """The prompts of a file, or if `path` is empty seeded ones (of all groups if none is given). Raises the errors of both."""
   return read_prompts(path, images=images) if path else seeded_prompts(seed, count, tuple(groups) or GROUPS, images=images)
 
 
 def parse_prompt(text: str, *, image: bool = False) -> Prompt:
-  """The prompt and its group: held out only if all of its objects are, as `seeded_prompts` draws them; never where it asks for an `image`.
+  """The prompt and its group. It is held out only if all of its objects are, as in `seeded_prompts`, and never if it asks for an `image`.
 
   Raises:
-    UserError: the caption is none of the template's; names the word and the nearest one that would fit.
+    UserError: the caption does not follow the template; the error names the word and the nearest one that would fit.
   """
   attributes = grammar.parse(text, motion=not image)
   group = ONE if len(attributes.objects) == 1 else TWO
@@ -80,10 +80,10 @@ def parse_prompt(text: str, *, image: bool = False) -> Prompt:
 
 
 def read_prompts(path: str | os.PathLike[str], *, images: bool = False) -> list[Prompt]:
-  """One prompt a line, of clips or of single `images`; empty lines and lines that begin with # do not count.
+  """Prompts of clips or of single `images`, one per line; empty lines and lines that begin with # are skipped.
 
   Raises:
-    UserError: no such file, not UTF-8, a line outside the grammar, by its number; or no prompt at all.
+    UserError: there is no such file, it is not UTF-8, a line (named by its number) is outside the grammar, or there is no prompt.
   """
   prompts = []
   for number, line in enumerate(read_lines(path, "prompts file"), start=1):

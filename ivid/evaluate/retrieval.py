@@ -1,6 +1,6 @@
 """Retrieval: whether clips and their prompts find each other in the space of a small dual encoder, which is trained for this world.
 
-What is measured with it is called by its own hash, and is to be compared only with what the same network says: it is no CLIP.
+Scores carry the network's hash and are only comparable with scores of the same network, which is not CLIP.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UserError
 
 RESULTS = "retrieval.json"
-MIN_PROMPTS = 10  # below which nearly anything is found
-STREAM = 303  # scenes and changes of validation, which no training sees
+MIN_PROMPTS = 10  # among fewer prompts, nearly every clip finds its own
+STREAM = 303  # random stream of validation, which no training uses
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """What retrieval says of clips and their prompts.
+  """The scores of clips and their prompts.
 
   Attributes:
-    similarity: cosine of each clip and its own prompt, [N].
-    ranks: of each clip's prompt among all different ones by cosine; 1 is the best.
-    r_precision: by prompt, the share of its R clips among the R clips that are closest to it (Manning et al., 2008, section 8.4).
-    prompts: how many different ones.
+    similarity: cosine between each clip and its own prompt, [N].
+    ranks: rank of each clip's prompt among all different prompts by cosine; 1 is the best.
+    r_precision: for each prompt with R clips, their share among the R closest clips (Manning et al., 2008, section 8.4).
+    prompts: number of different prompts.
   """
 
   similarity: np.ndarray
@@ -66,8 +66,8 @@ def measure(clips: np.ndarray, texts: Sequence[str], vectors: np.ndarray) -> Sco
 
   Args:
     clips: [N, dim].
-    texts: [N], the prompt of each; several clips may have one.
-    vectors: of the different texts in the order in which they come first, [M, dim].
+    texts: [N], the prompt of each clip; several clips may share one.
+    vectors: [M, dim], of the different texts in the order of their first appearance.
   """
   place = {text: n for n, text in enumerate(dict.fromkeys(texts))}
   own = np.array([place[text] for text in texts])
@@ -90,17 +90,17 @@ def check_prompts(texts: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-  """One clip: its unit vector [dim], and how it was fitted to the network, in words."""
+  """A clip's unit vector [dim], and a description of how the clip was fitted to the network."""
 
   vector: np.ndarray
   fitted: str
 
 
 def judge_share(judging: Judging, network: Network, folder: pathlib.Path, process: tuple[int, int] | None) -> list[Seen] | None:
-  """What the network sees in all clips; None while those of other processes are missing. Other arguments as of shares.make_share.
+  """The vectors of all clips; None while those of other processes are missing. Other arguments: see shares.make_share.
 
   Raises:
-    UserError: fewer than MIN_PROMPTS different prompts, before any work; single images; as make_share.
+    UserError: there are fewer than MIN_PROMPTS different prompts (checked first), or the clips are single images; and as make_share.
   """
   asked = [prompt.text for prompt in judging.prompts]
   check_prompts(asked)
@@ -163,7 +163,7 @@ class DrawnTruth:
   """Drawn clips, their prompts, and prompts that differ from them in one attribute.
 
   Attributes:
-    changed: which clip, which attribute, and the other prompt.
+    changed: the number of the clip, the attribute, and the changed prompt.
   """
 
   clips: list[np.ndarray]
@@ -187,7 +187,7 @@ def drawn_truth(clip: ClipShape, count: int, *, seed: int = 0, changes: int = le
 
 
 def validate(network: Network, truth: DrawnTruth, *, of: int = 100) -> dict[str, float]:
-  """R@1 of drawn clips, in sets of so many prompts, and by attribute how often the clip is closer to its prompt than to a changed one."""
+  """R@1 of drawn clips in sets of `of` prompts, and by attribute how often a clip is closer to its prompt than to a changed one."""
   clips = network.clips(truth.clips)
   texts = [prompt.text for prompt in truth.prompts]
   vectors = network.captions(texts)

@@ -1,8 +1,9 @@
-"""An evaluation cut into shares for processes that know nothing of each other but the folder they write to.
+"""An evaluation cut into shares for processes that only share the folder to which they write.
 
-What was seen of each clip is kept in a file of its own, parts/KEY/NUMBER.npz, where KEY follows from all that the evaluation depends on:
-another one in the same folder has other files. What is there is not made again, and whoever finds all of it there writes the report. Clips
-are computed in batches of the whole evaluation, so the report depends neither on the number of processes nor on what was there.
+The result of each clip has a file of its own, parts/KEY/NUMBER.npz, where KEY follows from everything on which the evaluation depends:
+another evaluation in the same folder has other files. Existing results are not made again, and the process that completes them writes the
+report. Clips are computed in batches of the whole evaluation, so the report depends neither on the number of processes nor on existing
+results.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PARTS, RECORD = "parts", "record"
 KEY_CHARACTERS = 16
 
 T = TypeVar("T")
-Kept = tuple[dict[str, Any], dict[str, np.ndarray]]  # what JSON can hold of an item, and its arrays by name
+Kept = tuple[dict[str, Any], dict[str, np.ndarray]]  # an item: the part that JSON can hold, and its arrays by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Work:
   """An evaluation of `count` items.
 
   Attributes:
-    key: all that the items depend on, as JSON has it.
-    batch: items that are computed together, and so belong to one process.
-    make: the items of these numbers, in their order.
+    key: everything on which the items depend, as JSON has it.
+    batch: number of items that are computed together, in one process.
+    make: yields the items with these numbers, in this order.
   """
 
   key: Mapping[str, Any]
@@ -53,12 +54,12 @@ def make_share(
   """All items in order; None while those of other processes are missing.
 
   Args:
-    folder: of the report.
-    process: which one of how many; each takes the batches whose number leaves its own as the rest. None: makes all items and keeps none.
+    folder: the folder of the report.
+    process: index and number of processes; each takes every n-th batch, starting at its index. None: make all items and keep none.
     keep, restore: an item as its file holds it, and back, given its number.
 
   Raises:
-    UserError: a file that cannot be written, or is damaged; and whatever `make` raises.
+    UserError: a file cannot be written or is damaged; and whatever `make` raises.
   """
   if process is None:
     return list(work.make(range(work.count)))

@@ -11,11 +11,11 @@ from ivid.spec.errors import UserError
 
 CONFIDENCE = 0.95
 
-Scores = Mapping[str, bool | None]  # by attribute: right, wrong, or not to be told at this size
+Scores = Mapping[str, bool | None]  # by attribute: right, wrong, or None if it cannot be told at this size
 
 
 def rate(right: int, of: int) -> dict[str, float | int | None]:
-  """{"rate", "low", "high", "right", "of"} with Wilson's interval; None instead of numbers where `of` is 0."""
+  """{"rate", "low", "high", "right", "of"} with Wilson's interval; None instead of numbers if `of` is 0."""
   if not of:
     return dict(rate=None, low=None, high=None, right=0, of=0)
   interval = binomtest(right, of).proportion_ci(CONFIDENCE, method="wilson")
@@ -26,8 +26,8 @@ def summarize(groups: Sequence[str], scores: Sequence[Scores]) -> dict[str, dict
   """By group, in order of appearance, then by attribute: `rate` over the clips of that group whose score is not None.
 
   Args:
-    groups: of each clip.
-    scores: of each clip.
+    groups: the group of each clip.
+    scores: the scores of each clip.
   """
   summary: dict[str, dict[str, dict]] = {}
   for group in dict.fromkeys(groups):
@@ -42,7 +42,7 @@ def confusion(asked: Sequence[str], seen: Sequence[str], names: Sequence[str]) -
   """Counts [len(names), len(names)]: row asked, column seen.
 
   Raises:
-    UserError: a name that is not in `names`.
+    UserError: a name is not in `names`.
   """
   counts = np.zeros((len(names), len(names)), np.int64)
   index = {name: i for i, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""What super-resolution stages add: ground truth shrunk, enlarged by the stages and by interpolation, and both compared with it."""
+"""Measures super-resolution stages: ground truth is shrunk, enlarged by the stages and by interpolation, and compared with both."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ KERNELS = {BILINEAR: Image.Resampling.BILINEAR, BICUBIC: Image.Resampling.BICUBI
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """One clip at one stage's output: PSNR in dB by way of enlarging, and what adherence says of each and of the ground truth.
+  """A clip at one stage's output: PSNR in dB for each method of enlarging, and the adherence of each and of the ground truth.
 
   Attributes:
     still: mean absolute difference between consecutive frames, in 1/255, where the ground truth's pixel is the same in both.
-    colour: by way, how far its colours are off from the input's and drift (ivid.evaluate.over_time.colour_shift), in 1/255.
-    warp: by way, the warping error along the scene's exact flow (ivid.evaluate.over_time.warping_errors), in 1/255; None without a scene.
-    right: by way, attribute: bool; None where nothing is known of the clip.
-    frames: a few small frames by way, for the sheet.
+    colour: for each method, how far colours are from the input's and drift (ivid.evaluate.over_time.colour_shift), in 1/255.
+    warp: for each method, the warping error along the exact flow (ivid.evaluate.over_time.warping_errors), in 1/255; None without a scene.
+    right: for each method, attribute: bool; None if the clip's attributes are unknown.
+    frames: a few small frames for each method, for the sheet.
   """
 
   stage: str
@@ -66,7 +66,7 @@ def compare(
   """Clips uint8: `made` [T, H, W, 3], `real` of up to T frames, and `small` [t, h, w, 3], from which interpolation starts; t divides T.
 
   Args:
-    scene, fps: that `real` was drawn from, and frames per second; None: no flow is known.
+    scene, fps: the scene from which `real` was drawn, and frames per second; None: the flow is unknown.
   """
   _, height, width, _ = real.shape
   ways = {STAGE: made} | {name: interpolated(small, len(made), height, width, name) for name in (BILINEAR, BICUBIC)}
@@ -83,7 +83,7 @@ def compare(
 
 
 def keep(comparisons: Sequence[Comparison]) -> Kept:
-  """One clip's comparisons, as ivid.evaluate.shares keeps them."""
+  """A clip's comparisons, as ivid.evaluate.shares keeps them."""
   fields = ("stage", "psnr", "still", "colour", "warp", "right")
   records = [{name: getattr(c, name) for name in fields} | dict(ways=list(c.frames)) for c in comparisons]
   arrays = {f"{n}/{way}": frames for n, c in enumerate(comparisons) for way, frames in c.frames.items()}
@@ -100,13 +100,13 @@ def restore(kept: Kept) -> list[Comparison]:
 
 
 def psnr(clip: np.ndarray, real: np.ndarray) -> float:
-  """Peak signal-to-noise ratio of two uint8 clips in dB over all their values; infinite where they are equal."""
+  """Peak signal-to-noise ratio of two uint8 clips in dB over all their values; infinite if they are equal."""
   total = sum(float(np.square(a.astype(np.float32) - b).sum(dtype=np.float64)) for a, b in zip(clip, real, strict=True))
   return float("inf") if total == 0 else float(10 * np.log10(255.0**2 * real.size / total))
 
 
 def pooled(values: Sequence[float]) -> float:
-  """PSNR in dB of clips of one size taken together, from the mean of their squared errors: what is hard counts."""
+  """PSNR in dB of clips of one size taken together, from the mean of their squared errors, so that difficult clips count more."""
   mean = float(np.mean([10 ** (-value / 10) for value in values]))
   return float("inf") if mean == 0 else float(-10 * np.log10(mean))
 
@@ -135,7 +135,7 @@ def still_difference(made: np.ndarray, real: np.ndarray) -> float | None:
 
 
 def summarize(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-  """A row per stage: clips, mean and pooled PSNR by way, `still`, and by way `colour`, `warp` and the share of clips that are right."""
+  """A row per stage: clips, `still`, and for each method mean and pooled PSNR, `colour`, `warp` and the share of clips that are right."""
   rows = []
   for stage in dict.fromkeys(c.stage for c in comparisons):
     mine = [c for c in comparisons if c.stage == stage]

@@ -1,4 +1,4 @@
-"""What draws a curve over a training: figures of a stage's EMA weights, in a hook or from a checkpoint."""
+"""Curves over a training: figures of a stage's EMA weights, computed in a hook or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 
 class Weights(Protocol):
-  """What a curve reads of a ivid.steps.TrainState; `ema`: parameters."""
+  """The part of an ivid.steps.TrainState that a curve reads. `ema`: parameters."""
 
   @property
   def ema(self) -> Any: ...
 
 
-Curve = Callable[[int, Weights], dict[str, float]]  # of the update and its weights
+Curve = Callable[[int, Weights], dict[str, float]]  # (update, weights) -> figures by name

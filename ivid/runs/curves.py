@@ -1,4 +1,4 @@
-"""The curves that there are, by the metric that they are of: hooks of training, and what `ivid evaluate --watch` adds for checkpoints."""
+"""All curves by their metric: hooks of training draw them, and `ivid evaluate --watch` draws them from checkpoints."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ivid.text.embedder import Embedder
 
 @dataclasses.dataclass(frozen=True)
 class CurveKind:
-  """What there is to draw of a metric.
+  """The curves of a metric.
 
   Attributes:
     every: updates between two evaluations in training; 0: never.
-    headline: how those of its figures end that a line shows.
-    make: the curves that a stage's training has.
+    headline: suffix of the figures that a printed line shows.
+    make: makes the curves for a stage's training.
   """
 
   every: Callable[[TrainSpec], int]

@@ -1,4 +1,4 @@
-"""`ivid evaluate`: what is measured and printed once all of it is there, whichever process that finds."""
+"""`ivid evaluate`: measures, and lets the process that completes the results print the report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ivid.spec.stage import StageSpec
 from ivid.weights.cascades import CascadeFolder
 from ivid.weights.opening import retrieval_folder
 
-Process = tuple[int, int] | None  # which of how many; None: one that does all
+Process = tuple[int, int] | None  # index and number of processes; None: a single one
 
 
 def report_adherence(judging: Judging, out: str | os.PathLike[str], process: Process) -> None:
@@ -35,7 +35,7 @@ def report_adherence(judging: Judging, out: str | os.PathLike[str], process: Pro
 
 
 def report_retrieval(judging: Judging, network: str, out: str | os.PathLike[str], process: Process) -> None:
-  """As `report_adherence`, of retrieval. `network`: its folder, or the cascade that ships with it. Errors as of retrieval.judge_share."""
+  """As `report_adherence`, for retrieval. `network`: its folder, or a shipped cascade. Raises the errors of retrieval.judge_share."""
   folder = local_path(out, "--out")
   loaded = load_network(retrieval_folder(network))
   seen = retrieval.judge_share(judging, loaded, folder, process)
@@ -46,7 +46,7 @@ def report_retrieval(judging: Judging, network: str, out: str | os.PathLike[str]
 
 @contextlib.contextmanager
 def clips_made_once(metrics: Sequence[str], out: str | os.PathLike[str]) -> Iterator[Callable[[Judging], Judging]]:
-  """What several metrics see of a cascade: its clips are made once, and lie in `out` for as long as this lasts."""
+  """A context in which several metrics share a cascade's clips, which are made once and kept in `out` until it ends."""
   enable_compilation_cache()
   if len(set(metrics)) < 2:
     yield lambda judging: judging
@@ -67,13 +67,13 @@ def report_upsampling(
   *,
   seed: int,
 ) -> None:
-  """As `report_adherence`, of ground truth through stages.
+  """As `report_adherence`, for ground truth sent through stages.
 
   Args:
-    truth: a folder of clips, or prompts of clips that are drawn.
+    truth: a folder of clips, or prompts of drawn clips.
 
   Raises:
-    UserError: the first stage has no input; as ground_truth.compare_share.
+    UserError: the first stage has no input; and as ground_truth.compare_share.
   """
   if stages[0].lowres is None:
     raise UserError(f"start_stage={stages[0].name} has no input: expected one of {', '.join(cascade.spec.stage_names[1:])}")

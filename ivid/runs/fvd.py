@@ -1,4 +1,4 @@
-"""FVD as a command gives it: the real clips that are asked for, features in the user's cache, a report and what is printed."""
+"""FVD for the command: finds the real clips, keeps features in the user's cache, writes and prints the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ivid.media.places import local_path
 from ivid.runs.cache import enable_compilation_cache
 from ivid.spec.real import RealClips
 
-FEATURES = "features"  # in the user's cache, or beside a report whose processes share nothing else
+FEATURES = "features"  # folder in the user's cache, or beside the report if several processes share the work
 
 
 def report_fvd(
@@ -31,7 +31,7 @@ def report_fvd(
   """Compares the clips with real ones, writes fvd.RESULTS into `out`, and prints the table of the scores.
 
   Args:
-    process: which one of how many, each of which makes its share of the features; who finds all of them there writes and prints.
+    process: index and number of processes; each computes its share of the features, and the one that completes them writes and prints.
 
   Raises:
     UserError: as real_clips, fvd.conventions and fvd.score; a folder in a bucket.

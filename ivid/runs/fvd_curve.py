@@ -1,4 +1,4 @@
-"""FVD during training: how far clips of the EMA weights, of validation captions, are from the validation clips."""
+"""FVD during training: the distance between the validation clips and clips that the EMA weights make of their captions."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ivid.weights.ema import say
 
 
 def fvd_curves(stage: Stage, run: RunSpec, encoder: Embedder) -> list[Curve]:
-  """The hook that returns fvd/value and what is known of it, over run.train.fvd_clips clips; none while the training is on shorter clips.
+  """The hook that returns fvd/value and its uncertainty over run.train.fvd_clips clips; none in phases with clips too short for I3D.
 
   The clips are of the first validation captions, the same ones every time, and a super-resolution stage starts from the validation clips,
   shrunk. Their size is that of the training (its crop).
 
   Raises:
-    UserError: a stage whose clips are too short for I3D, or no weights of I3D, before anything is sampled.
+    UserError: before anything is sampled, if the stage's clips are too short for I3D, or there are no weights of I3D.
   """
   Convention(stage.spec.output)  # too short even as a whole
   if training_view(stage.spec, run.train).output.frames < MIN_FRAMES:
@@ -40,7 +40,7 @@ def fvd_curves(stage: Stage, run: RunSpec, encoder: Embedder) -> list[Curve]:
   params = i3d.load_i3d()
   say(f"fvd of {count} validation clips: {convention}")
   sampling = dataclasses.replace(held_out.view.sampling, steps=run.train.sample_steps)
-  real: list[np.ndarray] = []  # features, made when they are first asked for
+  real: list[np.ndarray] = []  # features, computed when they are first needed
 
   def call(step: int, state: Weights) -> dict[str, float]:
     del step

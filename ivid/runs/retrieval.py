@@ -1,4 +1,4 @@
-"""Training of the network of retrieval by the one loop; its work folder."""
+"""Trains the retrieval network with the common loop, in a work folder."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ from ivid.weights.opening import text_encoder_folder
 NETWORK, POOL, EMBEDDINGS = "network", "pool", "embeddings"  # in the work folder
 EMA_DECAY = 0.98
 WARMUP = 30
-VALIDATED = 100  # drawn clips, of other scenes, of which the curves are
+VALIDATED = 100  # drawn clips of other scenes, for the curves
 LOG_EVERY, SAVE_EVERY, VALIDATE_EVERY = 20, 100, 200
 
 
 def train_retrieval(options: RetrievalTraining, spec: RetrievalSpec | None = None) -> bool:
-  """Trains a network in the work folder, which is made, or from its last checkpoint on; its EMA is then in the folder's `network`.
+  """Trains a network in a new or existing work folder, from its last checkpoint on. The EMA is then in the folder's `network`.
 
   Args:
-    spec: of the network; the text encoder's part is filled in. None: RetrievalSpec's defaults.
+    spec: the network's; the text encoder's part is filled in. None: RetrievalSpec's defaults.
 
-  Returns: whether the run came to its end; False where a signal stopped it, after saving: the same call goes on.
+  Returns: whether the run came to its end; False if a signal stopped it, after saving. The same call continues it.
 
   Raises:
-    UserError: what does not fit together, a folder of another run; NonFiniteLoss.
+    UserError: settings do not fit together, or the folder is of another run; NonFiniteLoss.
   """
   options.check()
   enable_compilation_cache()
@@ -88,7 +88,7 @@ def train_retrieval(options: RetrievalTraining, spec: RetrievalSpec | None = Non
 
 
 def train_spec(options: RetrievalTraining) -> TrainSpec:
-  """The options as the loop reads them."""
+  """The options as a TrainSpec for the loop."""
   optimizer = OptimizerSpec(kind=OptimizerKind.MUON, learning_rate=options.learning_rate, warmup_steps=WARMUP)
   checkpoint = CheckpointSpec(every=SAVE_EVERY)
   kept: dict[str, Any] = dict(ema_decay=EMA_DECAY, log_every=LOG_EVERY, checkpoint=checkpoint)
@@ -142,7 +142,7 @@ def _first_state(course: _Course, options: RetrievalTraining, checkpointer: Chec
 
 
 def _curves(spec: RetrievalSpec, encoder: TextEncoder) -> Callable[[int, TrainState], dict[str, float]]:
-  """What drawn clips say of the EMA: R@1 of VALIDATED, and how often a prompt with one attribute changed is less close."""
+  """The curves of the EMA on drawn clips: R@1 of VALIDATED, and how often a prompt with one changed attribute is less close."""
   truth = functools.cache(lambda: retrieval.drawn_truth(spec.clip, VALIDATED, changes=1))
 
   def call(step: int, state: TrainState) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What the retrieval network learns from: clips and captions that are drawn, or read, and embedded once."""
+"""The training data of the retrieval network: clips and captions that are drawn or read, and embedded once."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from ivid.train.progress import Progress
 
 MOVING_SHAPES = "moving_shapes"
 CLIPS, CAPTIONS, DESCRIPTION = "clips.npy", "captions.json", "pool.json"
-# A group of captions is one, and for each of these another that differs from it in one attribute out of them: what is hard to see is in
-# every group, what is easy in some.
+# A group has one caption, and for each of these another that differs in one of the attributes: those that are hard to see are in
+# every group, the easy ones in some.
 CHANGED = (("shape",), ("motion",), CHANGES)
 GROUP = 1 + len(CHANGED)
-STREAM = 202  # scenes of their own, which no stage trains on
+STREAM = 202  # random stream of scenes on which no stage trains
 TWO_OBJECTS, HELD_OUT = 0.5, 0.5  # shares of the groups
-SHIFT = 2  # pixels by which a clip is moved at most, its edges repeated
+SHIFT = 2  # largest shift of a clip in pixels; its edges are repeated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Pool:
   Attributes:
     clips: [N, T, H, W, 3] uint8, mapped from a file.
     captions: [N] texts.
-    group: rows in succession that belong into one batch, as they differ in one attribute.
+    group: number of consecutive rows that belong into one batch, because they differ in one attribute.
   """
 
   clips: np.ndarray
@@ -56,10 +56,10 @@ class Pool:
 
 
 def open_pool(folder: pathlib.Path, options: RetrievalTraining, clip: ClipShape) -> Pool:
-  """The pool in the folder, which is made there first unless it is there.
+  """The pool in the folder. It is made first if it is not there.
 
   Raises:
-    UserError: the folder holds another pool; no such data set, or one with too few clips.
+    UserError: the folder holds another pool, or the data set does not exist or has too few clips.
   """
   group = GROUP if options.data == MOVING_SHAPES else 1
   drawn = options.scenes if options.data == MOVING_SHAPES else 1
@@ -88,7 +88,7 @@ def open_pool(folder: pathlib.Path, options: RetrievalTraining, clip: ClipShape)
 
 
 def embedded(folder: pathlib.Path, encoder: TextEncoder, captions: Sequence[str], length: int) -> PooledEmbedder:
-  """The embeddings of the captions, which are made in the folder unless they are there. Raises UserError as write_pool."""
+  """The embeddings of the captions, kept in the folder. They are made first if they are not there. Raises UserError as write_pool."""
   with Progress(total=len(set(captions)), unit="caption") as progress:
 
     def shown(done: int, total: int) -> None:
@@ -103,7 +103,7 @@ def embedded(folder: pathlib.Path, encoder: TextEncoder, captions: Sequence[str]
 def batches(
   pool: Pool, embedder: PooledEmbedder, *, batch_size: int, length: int, seed: int, start: int
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches from update `start` on, each a function of (seed, update) alone; groups in another order in every epoch.
+  """Batches from update `start` on. Each only depends on (seed, update); every epoch has another order of groups.
 
   Yields `clips` uint8 [B, T, H, W, 3], `text` [B, L, D] with its `mask` [B, L], and `same` [B, B]: whether two captions are equal.
   """
@@ -128,7 +128,7 @@ def batches(
 
 
 def group_of(rng: np.random.Generator, *, two_objects: bool, held_out: bool) -> list[Attributes]:
-  """A scene's attributes, and others that differ from them in one, as CHANGED says."""
+  """A scene's attributes, and others that differ in one of them, as CHANGED says."""
   said = grammar.sample_attributes(rng, two_objects, held_out)
   found = [change for names in CHANGED if (change := change_any(said, rng, names)) is not None]
   assert len(found) == len(CHANGED), said  # a shape and a motion always have another
@@ -136,7 +136,7 @@ def group_of(rng: np.random.Generator, *, two_objects: bool, held_out: bool) -> 
 
 
 def _drawn(options: RetrievalTraining, clip: ClipShape) -> Iterator[tuple[np.ndarray, str]]:
-  """Each group several times, every time as one scene in which one attribute changes."""
+  """Draws each group several times, every time as one scene in which one attribute changes."""
   times = np.arange(clip.frames) / clip.fps
   for number in range(options.groups):
     rng = np.random.default_rng([options.seed, number, STREAM])
@@ -159,6 +159,6 @@ def _prepared(options: RetrievalTraining, clip: ClipShape) -> Iterator[tuple[np.
 
 
 def _shifted(clip: np.ndarray, down: int, right: int) -> np.ndarray:
-  """The clip [T, H, W, 3] moved by so many pixels, its edges repeated."""
+  """The clip [T, H, W, 3] shifted by so many pixels, with its edges repeated."""
   padded = np.pad(clip, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
   return padded[:, SHIFT - down : SHIFT - down + clip.shape[1], SHIFT - right : SHIFT - right + clip.shape[2]]

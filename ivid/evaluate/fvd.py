@@ -20,8 +20,7 @@ from ivid.evaluate.frechet import BOOTSTRAP, Distance, measure
 from ivid.media.files import write_whole
 from ivid.spec import formats
 from ivid.spec.clip import ClipShape
-from ivid.spec.errors import UserError
-from ivid.spec.measures import MIN_CLIPS
+from ivid.spec.measures import check_fvd_clips
 
 RESULTS = "fvd.json"
 
@@ -68,8 +67,7 @@ def score(
     UserError: there are fewer clips than MIN_CLIPS (checked first) or no weights; and as Features.fill.
   """
   for clips in (judged, real):
-    if clips.count < MIN_CLIPS:
-      raise UserError(f"{clips.name} has {clips.count} clips: expected {MIN_CLIPS} or more, and some thousands for a score to be compared")
+    check_fvd_clips(clips.name, clips.count)
   params = functools.cache(i3d.load_i3d)
   index, processes = process or (0, 1)
   kept = [[Features(clips, convention, root) for clips in (judged, real)] for convention in conventions]

@@ -21,8 +21,7 @@ from ivid.evaluate.retrieval import measure as measure_retrieval
 from ivid.evaluate.summary import rate, summarize
 from ivid.moving_shapes.observer import check
 from ivid.spec.clip import ClipShape
-from ivid.spec.errors import UserError
-from ivid.spec.measures import ADHERENCE, FVD, MIN_CLIPS, RETRIEVAL
+from ivid.spec.measures import ADHERENCE, FVD, RETRIEVAL, check_fvd_clips
 from ivid.spec.real import RealClips
 from ivid.weights.opening import retrieval_folder
 
@@ -85,9 +84,8 @@ class Frechet:
     groups = [name for name in GROUPS if any(prompt.group == name for prompt in occasion.prompts)]
     source = occasion.wanted.real
     self._real = real_clips(source, occasion.shape, count=count, aspect=occasion.aspect, groups=groups, seed=occasion.seed)
-    for found in (len(occasion.prompts), self._real.count):
-      if found < MIN_CLIPS:
-        raise UserError(f"fvd of {found} clips: expected {MIN_CLIPS} or more, and some thousands for a score to be compared")
+    check_fvd_clips("the set of prompts", len(occasion.prompts))
+    check_fvd_clips(self._real.name, self._real.count)
     i3d.find_weights()
     self._extract: Extractor | None = None
     self._waiting: list[np.ndarray] = []

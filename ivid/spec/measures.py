@@ -10,6 +10,12 @@ METRICS = ADHERENCE, FVD, RETRIEVAL, UPSAMPLING = ("adherence", "fvd", "retrieva
 MIN_CLIPS = 8  # of an FVD, below which an interval says nothing
 
 
+def check_fvd_clips(name: str, count: int) -> None:
+  """Raises UserError if the set of this name has fewer clips than MIN_CLIPS."""
+  if count < MIN_CLIPS:
+    raise UserError(f"{name} has {count} clips: expected {MIN_CLIPS} or more for FVD, and some thousands for a score to be compared")
+
+
 def check_measures(
   metrics: Sequence[str], *, clips: str, cascade: str, start_stage: str, stop_stage: str, images: bool, batch_size: int
 ) -> None:

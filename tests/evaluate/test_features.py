@@ -9,6 +9,7 @@ import pytest
 from ivid.evaluate import features, fvd, i3d
 from ivid.evaluate.features import ClipSet, Convention, Features
 from ivid.evaluate.frechet import Moments, frechet, merged
+from ivid.spec import measures
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UserError
 from ivid.spec.stage import Filter
@@ -156,6 +157,6 @@ def test_too_few_clips_are_refused_before_any_work(tmp_path, monkeypatch):
 
 
 def test_fewer_clips_than_dimensions_are_said(tmp_path, monkeypatch):
-  monkeypatch.setattr(fvd, "MIN_CLIPS", 5)
+  monkeypatch.setattr(measures, "MIN_CLIPS", 5)
   (found,) = fvd.score(clip_set(6), clip_set(30, seed=1), [CONVENTION], tmp_path, bootstrap=2)
   assert found.few and "fewer samples than the 6 dimensions" in fvd.format_scores([found])

@@ -67,9 +67,9 @@ def test_fvd_is_that_of_the_whole_set(tmp_path, monkeypatch):
     ("retrieval", dict(prompts=PROMPTS[:3]), "retrieval among 3 different prompts: expected 10 or more"),
     ("adherence", dict(shape=ClipShape(4, 24, 40, 3.0)), "expected 8 frames"),
     ("fvd", dict(shape=ClipShape(4, 24, 40, 3.0)), "clips of 4 frames: expected 9 or more"),
-    ("fvd", dict(prompts=PROMPTS[:7]), "fvd of 7 clips: expected 8 or more"),
+    ("fvd", dict(prompts=PROMPTS[:7]), "the set of prompts has 7 clips: expected 8 or more"),
     ("fvd", dict(wanted=RealClips(real="nowhere")), "real='nowhere': expected moving_shapes"),
-    ("fvd", dict(wanted=RealClips(real_clips=2)), "fvd of 2 clips: expected 8 or more"),
+    ("fvd", dict(wanted=RealClips(real_clips=2)), "moving_shapes has 2 clips: expected 8 or more"),
   ],
 )
 def test_what_cannot_be_measured_is_said_at_once(tmp_path, monkeypatch, metric, changes, message):

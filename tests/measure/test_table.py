@@ -162,7 +162,11 @@ def test_drawn_clips_take_no_steps(evaluate, capsys):
     ('{"rows": [{"name": "a"}, {"name": "a"}]}', [], "two rows are named 'a'"),
     ('{"rows": [{"name": "a"}]}', ["--metrics=upsampling"], "--table with metric upsampling: expected adherence, fvd"),
     ('{"rows": [{"name": "a"}]}', ["--cascade=nano"], "--cascade beside --table="),
-    ('{"rows": [{"name": "a", "stop_stage": "base"}]}', ["--metrics=fvd", "--prompts=1"], "row 'a': fvd of 4 clips: expected 8 or more"),
+    (
+      '{"rows": [{"name": "a", "stop_stage": "base"}]}',
+      ["--metrics=fvd", "--prompts=1"],
+      "row 'a': the set of prompts has 4 clips: expected 8 or more",
+    ),
   ],
 )
 def test_bad_input_is_one_line(capsys, tmp_path, contents, options, message):

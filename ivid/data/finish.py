@@ -58,7 +58,7 @@ class Summary:
   rejected: dict[str, int]
 
   def __str__(self) -> str:
-    said = [f"{split}: {self.clips[split]} clips, {self.images[split]} images" for split in self.clips]
+    said = [f"{split}: {counted(self.clips[split], 'clip')}, {counted(self.images[split], 'image')}" for split in self.clips]
     if self.rejected:
       said.append(f"{sum(self.rejected.values())} left out ({REJECTED}):")
       common = sorted(self.rejected.items(), key=lambda pair: (-pair[1], pair[0]))
@@ -66,6 +66,11 @@ class Summary:
       if len(common) > SHOWN_REASONS:
         said.append(f"  and {len(common) - SHOWN_REASONS} other reasons")
     return "\n".join(said)
+
+
+def counted(number: int, unit: str) -> str:
+  """A number with its unit, in the plural unless it is 1."""
+  return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def missing_shards(plan: Plan) -> list[int]:

@@ -96,7 +96,7 @@ def _hear(source: int) -> None:
       os.write(2, b"SIGINT once more: ended at once\n")
       os._exit(EXIT_INTERRUPTED)
     more = "; once more ends it at once" * (number == signal.SIGINT)
-    os.write(2, f"{signal.Signals(number).name}: ends after what it is in the middle of{more}\n".encode())
+    os.write(2, f"{signal.Signals(number).name}: saves and ends after the current step (minutes if it is compiling){more}\n".encode())
 
 
 _pipe: tuple[int, int] | None = None

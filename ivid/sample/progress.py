@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import jax
 from tqdm import tqdm
 
+from ivid.train.progress import duration
+
 PLAIN_SECONDS = 30.0  # between two lines within a stage when there is no terminal
 
 
@@ -24,7 +26,7 @@ class CascadeProgress:
     self._outer = self._bar(len(work), "stage", 0)
     self._inner = None
     self._name, self._steps, self._tiles, self._total, self._done = "", 0, 1, 1, 0
-    self._began = self._started = self._printed = time.monotonic()
+    self._began = self._started = self._first = self._printed = time.monotonic()
 
   def __enter__(self) -> CascadeProgress:
     return self
@@ -39,6 +41,8 @@ class CascadeProgress:
   def step(self, *_: int) -> None:
     """Called when one step of one batch, or of one of its tiles, is done."""
     self._done += 1
+    if self._done == 1:
+      self._first = time.monotonic()
     if self._terminal:
       self._inner.set_description_str(self._place())
       self._outer.set_postfix_str(self._left())
@@ -46,8 +50,10 @@ class CascadeProgress:
     now = time.monotonic()
     if self._active and not self._terminal and now - self._printed > PLAIN_SECONDS:
       self._printed = now
-      left = (now - self._started) / self._done * (self._total - self._done)
-      self._print(f"{self._place()}, {left:.0f} s left, {self._left()} in all")
+      if self._done == 1 < self._total:  # its time says little, because the program was compiled in it
+        return self._print(self._place())
+      left = (now - self._first) / max(self._done - 1, 1) * (self._total - self._done)
+      self._print(f"{self._place()}, {duration(left)} left, {self._left()} in all")
 
   def end(self) -> None:
     """Called when the stage is finished."""
@@ -55,7 +61,8 @@ class CascadeProgress:
     self._outer.update(1)
     if self._active and not self._terminal:
       tiles = f" of {self._tiles} tiles" if self._tiles > 1 else ""
-      self._print(f"{self._total // self._tiles} steps{tiles} in {time.monotonic() - self._started:.1f} s")
+      steps = self._total // self._tiles
+      self._print(f"{steps} step{'s' * (steps > 1)}{tiles} in {time.monotonic() - self._started:.1f} s")
 
   def __exit__(self, *_: object) -> None:
     if self._inner is not None:
@@ -77,7 +84,7 @@ class CascadeProgress:
     before = sum(self._work[name] for name in self._names[: self._names.index(self._name)])
     done = before + self._work[self._name] * self._done / self._total
     left = (time.monotonic() - self._began) * (sum(self._work.values()) / done - 1)
-    return f"about {left:.0f} s left" if left < 90 else f"about {left / 60:.0f} min left"
+    return f"about {duration(left)} left"
 
   def _bar(self, total: int, unit: str, position: int) -> tqdm:
     return tqdm(total=total, unit=unit, position=position, leave=position == 0, dynamic_ncols=True, disable=not self._terminal)

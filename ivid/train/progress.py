@@ -11,8 +11,22 @@ from tqdm import tqdm
 PLAIN_SECONDS = 30.0  # between two lines when there is no terminal
 
 
+def duration(seconds: float) -> str:
+  """A time in the unit that suits it: 45 s, 12 min, 3.5 h or 12 days."""
+  if seconds < 90:
+    return f"{seconds:.0f} s"
+  if seconds < 90 * 60:
+    return f"{seconds / 60:.0f} min"
+  if seconds < 48 * 3600:
+    return f"{seconds / 3600:.1f} h"
+  return f"{seconds / 86400:.0f} days"
+
+
 class Progress:
-  """Context manager counting steps, or whatever `unit` names, up to `total`; `name`: of what is going on."""
+  """Context manager that counts steps, or whatever `unit` names, up to `total`. `name`: what is going on.
+
+  The time of the first update is not counted in estimates, because programs are compiled in it.
+  """
 
   def __init__(self, *, total: int, initial: int = 0, unit: str = "step", name: str = ""):
     self._total, self._name = total, f"{name} " if name else ""
@@ -22,7 +36,7 @@ class Progress:
       total=total, initial=initial, unit=unit, desc=name or None, dynamic_ncols=True, disable=not (self._active and self._terminal)
     )
     self._unit = unit
-    self._first, self._step, self._text = initial, initial, ""
+    self._first, self._step, self._text = None, initial, ""
     self._started = self._printed = time.monotonic()
 
   def __enter__(self) -> Progress:
@@ -32,10 +46,14 @@ class Progress:
     self._bar.update(step - self._step)
     self._step = step
     now = time.monotonic()
+    if self._first is None:
+      self._first, self._started = step, now
     if self._active and not self._terminal and (now - self._printed > PLAIN_SECONDS or step == self._total):
       self._printed = now
-      left = (now - self._started) / max(step - self._first, 1) * (self._total - step)
-      print(f"{self._name}{self._unit} {step}/{self._total} {self._text} {left:.0f} s left", file=sys.stderr, flush=True)
+      words = [f"{self._name}{self._unit} {step}/{self._total}", self._text]
+      if step > self._first:
+        words.append(f"{duration((now - self._started) / (step - self._first) * (self._total - step))} left")
+      print(" ".join(filter(None, words)), file=sys.stderr, flush=True)
 
   def describe(self, **values: float) -> None:
     self._text = " ".join(f"{name}={value:.4g}" for name, value in values.items())

@@ -71,7 +71,7 @@ def test_interrupted_it_saves_and_says_how_to_go_on(tmp_path):
   process.send_signal(signal.SIGINT)
   said = process.communicate(timeout=SECONDS)[1].splitlines()
   assert process.returncode == 0
-  assert "SIGINT: ends after what it is in the middle of; once more ends it at once" in said
+  assert "SIGINT: saves and ends after the current step (minutes if it is compiling); once more ends it at once" in said
   status = json.loads((workdir / "status.json").read_text())
   assert status["state"] == "stopped" and (workdir / "checkpoints" / str(status["step"])).is_dir()
   assert said[-1] == f"stopped at step {status['step']} and saved; the same command resumes: ivid {' '.join(command)}"
@@ -90,7 +90,7 @@ def test_a_second_interrupt_ends_it_at_once():
   process = subprocess.Popen([sys.executable, "-c", BUSY], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   assert process.stdout.readline() == "ready\n"
   process.send_signal(signal.SIGINT)
-  assert process.stderr.readline().startswith("SIGINT: ends after")
+  assert process.stderr.readline().startswith("SIGINT: saves and ends after")
   assert process.poll() is None
   process.send_signal(signal.SIGINT)
   assert process.wait(timeout=60) == signals.EXIT_INTERRUPTED

@@ -38,7 +38,7 @@ setuptools.setup(
   install_requires=[
     "absl-py>=2.1",
     "array-record>=0.8",
-    "av>=18",
+    "av>=18,<19",  # PyAV 19 opens files by other arguments, and counts the pictures of some containers otherwise
     "etils[epath]>=1.10",
     "flax>=0.12",
     "fsspec>=2024.6",

@@ -5,13 +5,8 @@
 tpu_flags=(
   # A stage sharded over fsdp gathers the weights of every block before use. With this flag, the gather overlaps with the preceding block.
   --xla_enable_async_all_gather=true
-  # Lets a collective proceed while fusions compute, instead of waiting for it as soon as it starts.
-  --xla_tpu_enable_async_collective_fusion=true
-  # The same for all-gathers, which are most of what fsdp sends.
-  --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true
-  # Lets one collective overlap with several fusions: gathering a block's weights takes longer than one of its convolutions.
-  --xla_tpu_enable_async_collective_fusion_multiple_steps=true
-  # Lets a TensorCore compute and communicate at once; without it, the settings above have little effect.
+  # Lets a TensorCore compute and communicate at once. Whether collectives are fused with what computes meanwhile
+  # (xla_tpu_enable_async_collective_fusion) is left to libtpu: since 0.0.50 it refuses to do so on v5p, because results may be wrong.
   --xla_tpu_overlap_compute_collective_tc=true
   # Gradients are summed over the data axis once per step; this pipelines the sums with the backward pass.
   --xla_tpu_enable_data_parallel_all_reduce_opt=true

@@ -16,9 +16,6 @@ from ivid.spec.errors import UserError, nearest
 # The flags that launch/env.sh gives the compiler on a slice; the reasons are given there.
 TPU_FLAGS = (
   "--xla_enable_async_all_gather=true",
-  "--xla_tpu_enable_async_collective_fusion=true",
-  "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
-  "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",
   "--xla_tpu_overlap_compute_collective_tc=true",
   "--xla_tpu_enable_data_parallel_all_reduce_opt=true",
   "--xla_tpu_data_parallel_opt_different_sized_ops=true",

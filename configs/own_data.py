@@ -43,7 +43,7 @@ def _stage(task: str, times: int, larger: int, *, joint: str = "convolution", pa
 
 
 def _train(stage: str) -> dict:
-  batch = dict(base=16, tsr1=8, ssr1=4).get(stage, 4)
+  batch = dict(base=16, tsr1=8).get(stage, 4)
   phases = (
     dict(name="images", steps=20_000, frames=1, image_fraction=0.0, batch_size=8 * batch),  # what is to be seen, then how it moves
     dict(name="clips", steps=50_000, batch_size=batch),

@@ -23,6 +23,7 @@ from ivid.data.records import index_name
 from ivid.media.files import naming_disk_errors
 from ivid.media.records import writing_records
 from ivid.spec.errors import UserError
+from ivid.spec.words import counted
 
 SUMMARY, REJECTED = "summary.json", "rejected.jsonl"
 SHOWN_REASONS = 8
@@ -66,11 +67,6 @@ class Summary:
       if len(common) > SHOWN_REASONS:
         said.append(f"  and {len(common) - SHOWN_REASONS} other reasons")
     return "\n".join(said)
-
-
-def counted(number: int, unit: str) -> str:
-  """A number with its unit, in the plural unless it is 1."""
-  return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def missing_shards(plan: Plan) -> list[int]:

@@ -12,18 +12,16 @@ import numpy as np
 from ivid.evaluate import i3d
 from ivid.evaluate.adherence import judge
 from ivid.evaluate.clip_sets import real_clips
-from ivid.evaluate.dual_encoder import fitted, load_network
+from ivid.evaluate.dual_encoder import fitted
 from ivid.evaluate.features import Convention, Extractor, Features
 from ivid.evaluate.frechet import measure
 from ivid.evaluate.prompts import GROUPS, Prompt
-from ivid.evaluate.retrieval import check_prompts
-from ivid.evaluate.retrieval import measure as measure_retrieval
+from ivid.evaluate.retrieval import check_prompts, score_clips, shipped_network
 from ivid.evaluate.summary import rate, summarize
 from ivid.moving_shapes.observer import check
 from ivid.spec.clip import ClipShape
 from ivid.spec.measures import ADHERENCE, FVD, RETRIEVAL, check_fvd_clips
 from ivid.spec.real import RealClips
-from ivid.weights.opening import retrieval_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +115,7 @@ class Retrieval:
 
   def __init__(self, occasion: Occasion):
     check_prompts([prompt.text for prompt in occasion.prompts])
-    self._network = load_network(retrieval_folder("nano"))
+    self._network = shipped_network()
     self._texts: list[str] = []
     self._clips: list[np.ndarray] = []
 
@@ -126,8 +124,8 @@ class Retrieval:
     self._clips.append(fitted(clip, self._network.spec.clip))
 
   def figures(self) -> dict[str, Any]:
-    vectors = self._network.captions(list(dict.fromkeys(self._texts)))
-    return measure_retrieval(self._network.clips(self._clips), self._texts, vectors).figures | dict(network=self._network.hash)
+    scores = score_clips(self._network, self._network.clips(self._clips), self._texts)
+    return scores.figures | dict(network=self._network.hash)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ivid.evaluate.calibrate import CHANGES, change_any
-from ivid.evaluate.dual_encoder import Network, changes
+from ivid.evaluate.dual_encoder import Network, changes, load_network
 from ivid.evaluate.judged import Judging
 from ivid.evaluate.prompts import Prompt, seeded_prompts
 from ivid.evaluate.shares import Kept, Work, make_share
@@ -27,6 +27,7 @@ from ivid.moving_shapes.scene import make_scene
 from ivid.spec import convert, formats
 from ivid.spec.clip import ClipShape
 from ivid.spec.errors import UserError
+from ivid.weights.opening import retrieval_folder
 
 RESULTS = "retrieval.json"
 MIN_PROMPTS = 10  # among fewer prompts, nearly every clip finds its own
@@ -88,6 +89,16 @@ def check_prompts(texts: Sequence[str]) -> None:
     raise UserError(f"retrieval among {found} different prompts: expected {MIN_PROMPTS} or more, such as 100")
 
 
+def shipped_network() -> Network:
+  """The network that ships with nano."""
+  return load_network(retrieval_folder("nano"))
+
+
+def score_clips(network: Network, clips: np.ndarray, texts: Sequence[str]) -> Scores:
+  """Scores of the clips [N, dim] that the network has seen, whose prompts are `texts` [N]."""
+  return measure(clips, texts, network.captions(list(dict.fromkeys(texts))))
+
+
 @dataclasses.dataclass(frozen=True)
 class Seen:
   """A clip's unit vector [dim], and a description of how the clip was fitted to the network."""
@@ -133,7 +144,7 @@ def judge_share(judging: Judging, network: Network, folder: pathlib.Path, proces
 def write_report(folder: pathlib.Path, judging: Judging, seen: Sequence[Seen], network: Network) -> dict[str, Any]:
   """Writes RESULTS into the folder and returns its figures."""
   texts = [prompt.text for prompt in judging.prompts]
-  scores = measure(np.stack([one.vector for one in seen]), texts, network.captions(list(dict.fromkeys(texts))))
+  scores = score_clips(network, np.stack([one.vector for one in seen]), texts)
   figures = scores.figures | dict(r_at_1_interval=rate(int((scores.ranks == 1).sum()), len(texts)))
   rows = zip(texts, scores.similarity.tolist(), scores.ranks.tolist(), strict=True)
   record = dict(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from ivid.evaluate.dual_encoder import fitted, load_network
+from ivid.evaluate.dual_encoder import fitted
 from ivid.evaluate.prompts import seeded_prompts
-from ivid.evaluate.retrieval import check_prompts, measure
+from ivid.evaluate.retrieval import check_prompts, score_clips, shipped_network
 from ivid.moving_shapes.observer import MIN_FRAMES
 from ivid.parallel.distributed import alone
 from ivid.runs.adherence import sampled_prompts
@@ -17,9 +17,8 @@ from ivid.spec.view import training_view
 from ivid.stage import Stage
 from ivid.text.embedder import Embedder
 from ivid.weights.ema import say
-from ivid.weights.opening import retrieval_folder
 
-NAME, NETWORK = "retrieval", "nano"
+NAME = "retrieval"
 
 
 def retrieval_curves(stage: Stage, run: RunSpec, encoder: Embedder) -> list[Curve]:
@@ -32,7 +31,7 @@ def retrieval_curves(stage: Stage, run: RunSpec, encoder: Embedder) -> list[Curv
   """
   if training_view(stage.spec, run.train).output.frames < MIN_FRAMES:
     return []
-  network = load_network(retrieval_folder(NETWORK))
+  network = shipped_network()
   if run.data.name != network.spec.data:
     want = f"{network.spec.data}, which is all that the network that ships knows"
     raise UserError(f"train.retrieval_every with data.name={run.data.name}: expected {want}, or 0")
@@ -45,7 +44,7 @@ def retrieval_curves(stage: Stage, run: RunSpec, encoder: Embedder) -> list[Curv
     started = time.monotonic()
     asked, clips = zip(*((prompt.text, fitted(clip, network.spec.clip)) for prompt, clip in sample(state)), strict=True)
     with alone():
-      found = measure(network.clips(clips), asked, network.captions(list(dict.fromkeys(asked)))).figures
+      found = score_clips(network, network.clips(clips), asked).figures
     figures = {f"{NAME}/{name}": found[name] for name in ("score", "r_at_1", "r_precision")}
     return figures | {f"perf/{NAME}_seconds": time.monotonic() - started}
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax
 from tqdm import tqdm
 
-from ivid.train.progress import duration
+from ivid.spec.words import counted, duration
 
 PLAIN_SECONDS = 30.0  # between two lines within a stage when there is no terminal
 
@@ -61,8 +61,7 @@ class CascadeProgress:
     self._outer.update(1)
     if self._active and not self._terminal:
       tiles = f" of {self._tiles} tiles" if self._tiles > 1 else ""
-      steps = self._total // self._tiles
-      self._print(f"{steps} step{'s' * (steps > 1)}{tiles} in {time.monotonic() - self._started:.1f} s")
+      self._print(f"{counted(self._total // self._tiles, 'step')}{tiles} in {time.monotonic() - self._started:.1f} s")
 
   def __exit__(self, *_: object) -> None:
     if self._inner is not None:

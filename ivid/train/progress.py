@@ -8,18 +8,9 @@ import time
 import jax
 from tqdm import tqdm
 
+from ivid.spec.words import duration
+
 PLAIN_SECONDS = 30.0  # between two lines when there is no terminal
-
-
-def duration(seconds: float) -> str:
-  """A time in the unit that suits it: 45 s, 12 min, 3.5 h or 12 days."""
-  if seconds < 90:
-    return f"{seconds:.0f} s"
-  if seconds < 90 * 60:
-    return f"{seconds / 60:.0f} min"
-  if seconds < 48 * 3600:
-    return f"{seconds / 3600:.1f} h"
-  return f"{seconds / 86400:.0f} days"
 
 
 class Progress:

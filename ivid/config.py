@@ -8,6 +8,7 @@ one before.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib.util
 import pathlib
 import traceback
@@ -106,8 +107,14 @@ def read_config(config: str | None) -> dict[str, Any]:
   file, _, stage = config.partition(":")
   path = pathlib.Path(file) if file.endswith(".py") else _config_folder() / f"{file}.py"
   if instead_of_file(path):
-    there = [str(found) for found in sorted(path.parent.glob("*.py"))] if file.endswith(".py") and path.parent.is_dir() else []
-    raise UserError(f"no config {file!r}: {nearest(file, [*there, *shipped_configs()])}, or a .py file{not_missing(path)}")
+    there = [found.name for found in path.parent.glob("*.py")] if file.endswith(".py") and path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, sorted(there), n=1)
+    shipped = shipped_configs()
+    if close:
+      expected = f"did you mean {str(path.with_name(close[0]))!r}? (or one that ships: {', '.join(shipped)})"
+    else:
+      expected = f"{nearest(file, shipped)}, or a .py file"
+    raise UserError(f"no config {file!r}: {expected}{not_missing(path)}")
   plain = _made(path, stage, f"--config={config}")
   if not isinstance(plain, dict):
     raise UserError(f"--config={config}: get_config gave {plain!r}: expected a ConfigDict or a dict")

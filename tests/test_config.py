@@ -134,6 +134,16 @@ def test_a_file_without_get_config(tmp_path):
     load_run(f"{tmp_path / 'wrong.py'}:a")
 
 
+def test_a_missing_file_is_answered_with_the_nearest_file_beside_it(tmp_path):
+  for name in ("my_nano.py", "unrelated.py"):
+    (tmp_path / name).write_text("")
+  with pytest.raises(UserError, match=r"did you mean '.*/my_nano.py'\? \(or one that ships: doubling, ") as error:
+    load_run(f"{tmp_path}/my_nan.py:base")
+  assert "unrelated" not in str(error.value)
+  with pytest.raises(UserError, match=r"no config '.*/z.py': expected one of doubling, .*, or a .py file$"):
+    load_run(f"{tmp_path}/z.py:base")
+
+
 def test_overrides_are_typed():
   run = load_run("doubling:ssr1", ["train.batch_size=4", "train.optimizer.learning_rate=1", "train.optimizer.kind=adam"])
   assert run.train.batch_size == 4
@@ -148,6 +158,8 @@ def test_overrides_are_typed():
     ("nan:base", [], r"no config 'nan': did you mean 'nano'\?"),
     ("nano:bas", [], r"unknown stage 'bas': did you mean 'base'\?"),
     ("nano:base", ["train.batchsize=3"], r"unknown key 'config.train.batchsize': did you mean 'batch_size'\?"),
+    ("nano:base", ["train.lr=1"], r"unknown key 'config.train.lr': there is config.train.optimizer.learning_rate and config.distill"),
+    ("nano:base", ["train.learnin_rate=1"], "'config.train.learnin_rate': there is config.train.optimizer.learning_rate and"),
     ("nano:base", ["trian.batch_size=3"], r"unknown key 'config.trian': did you mean 'train'\?"),
     ("nano:base", ["train.batch_size=many"], "--config.train.batch_size=many: expected int, such as 8"),
     ("nano:base", ["train.batch_size=4.0"], "--config.train.batch_size=4.0: expected int, such as 8"),

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import enum
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from ivid.spec import convert
 from ivid.spec.errors import UserError, nearest
-from ivid.spec.formats import expected_key
+from ivid.spec.formats import RENAMED, expected_key
+
+SHORT = {"lr": "learning_rate", "bs": "batch_size", "wd": "weight_decay", "ema": "ema_decay"}  # names that other codebases use
+SPELLING = 0.8  # how similar a name has to be to one in another section (difflib's ratio)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,21 +75,36 @@ def _changed(hint: Any, node: Any, path: Sequence[str | int], override: _Overrid
     hints = typing.get_type_hints(hint)
     known = {field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(hint)}
   if name not in known:
-    places = [path for path in _places(override.root, name, "config") if path != f"{at}.{name}"]
-    there = f"there is {' and '.join(places)}; " if places else ""
-    raise UserError(f"unknown key '{at}.{name}': {there}{expected_key(name, known)}")
+    places = [] if name in RENAMED else _elsewhere(override.root, name, known)
+    expected = f"there is {' and '.join(places)}; expected one of {', '.join(known)}" if places else expected_key(name, known)
+    raise UserError(f"unknown key '{at}.{name}': {expected}")
   inner, default = known[name]
   return section | {name: _changed(inner, section.get(name, default), rest, override, f"{at}.{name}")}
 
 
-def _places(hint: Any, name: str, at: str) -> list[str]:
-  """Paths of the fields of that name in a section and those below it, without what stands in lists."""
+def _elsewhere(root: type, name: str, known: Iterable[str]) -> list[str]:
+  """Paths of the keys that are probably meant by `name`, which is not one of the `known` keys of its section.
+
+  These are the keys of that name, or of the name that it is short for; without any, and without a similar key in the section, those of the
+  most similar name.
+  """
+  places = _places(root, "config")
+  name = SHORT.get(name, name)
+  if name not in places and not difflib.get_close_matches(name, known, n=1):
+    name = next(iter(difflib.get_close_matches(name, places, n=1, cutoff=SPELLING)), name)
+  return places.get(name, [])
+
+
+def _places(hint: Any, at: str) -> dict[str, list[str]]:
+  """The paths of each key of a section and those below it, except inside lists."""
+  found: dict[str, list[str]] = {}
   hints = typing.get_type_hints(hint)
-  found = [f"{at}.{name}"] if name in hints else []
   for field in dataclasses.fields(hint):
+    found.setdefault(field.name, []).append(f"{at}.{field.name}")
     inner, _ = convert.without_none(hints[field.name])
     if dataclasses.is_dataclass(inner):
-      found += _places(inner, name, f"{at}.{field.name}")
+      for key, paths in _places(inner, f"{at}.{field.name}").items():
+        found.setdefault(key, []).extend(paths)
   return found
 
 

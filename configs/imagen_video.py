@@ -1,4 +1,4 @@
-"""Imagen Video at full size: the seven stages of the paper, 11.68B parameters, for TPU pods (2210.02303, figure 6).
+"""Imagen Video at full size: the seven stages of the paper, 11.63B parameters, for TPU pods (2210.02303, figure 6).
 
   ivid data import-t5 --from=T5_XXL_CHECKPOINT --tokenizer=SENTENCEPIECE_MODEL --model=t5_v1_1_xxl --out=T5_XXL_FOLDER
   ivid data embed --config=imagen_video:base --config.data.name=tfds:NAME --config.data.text_encoder=T5_XXL_FOLDER --out=EMBEDDINGS
@@ -8,14 +8,14 @@
 what a chip holds and how long a step takes. With the bucket as a folder on every host, launch/README.md shows the whole way. Batches and
 meshes are for these slices; there the compiler estimates, before collectives:
 
-  stage slice       batch                a chip    step   MFU
-  base  v5p:4x4x8   1024 of 16x24x40    46.5 GB   1.32 s  0.57
-  tsr1  v5p:4x4x4    256 of 32x24x40    20.8 GB   0.72 s  0.44
-  ssr1  v5p:4x4x4    256 of 32x48x80    29.4 GB   0.78 s  0.44
+  stage slice       batch                per chip  step   MFU
+  base  v5p:4x4x8   1024 of 16x24x40    44.2 GB   1.28 s  0.62
+  tsr1  v5p:4x4x4    256 of 32x24x40    19.9 GB   0.53 s  0.58
+  ssr1  v5p:4x4x4    256 of 32x48x80    29.3 GB   0.58 s  0.57
   ssr2  v5p:4x4x4     64 of 32x192x320  32.8 GB   0.67 s  0.54
-  tsr2  v5p:4x4x4    256 of 16x64x64    10.2 GB   0.19 s  0.35
-  tsr3  v5p:4x4x4    256 of 16x64x64     8.1 GB   0.16 s  0.36
-  ssr3  v5p:4x4x4    256 of 8x256x256    9.7 GB   0.21 s  0.37
+  tsr2  v5p:4x4x4    256 of 16x64x64     8.0 GB   0.13 s  0.49
+  tsr3  v5p:4x4x4    256 of 16x64x64     6.4 GB   0.10 s  0.49
+  ssr3  v5p:4x4x4    256 of 8x256x256    9.4 GB   0.14 s  0.54
 """
 
 import ml_collections
@@ -44,17 +44,23 @@ def _text() -> dict:
 def _stages() -> dict:
   # The base's small pictures leave room to keep what comes out of attention too, and where most blocks are what goes in.
   kept = (("conv", "out"), ("conv", "out"), ("conv", "heads", "out"))
-  # Two or three residual blocks before one attention of each kind: convolutions fill a TPU's matrix units, small attentions do not.
-  base = _levels((640, 1280, 2560), (1, 2, 7), attend=2, time="attention", residuals=(2, 3, 2), saved=kept)
+  # Two to four residual blocks before one attention of each kind or one convolution over time: the spatial convolutions fill a TPU's matrix
+  # units, the others do not. For the same reason super-resolution reads the tokens of the text only at its coarsest level: elsewhere this
+  # took longer than all the convolutions of the level, and the pooled text reaches every block.
+  base = _levels((640, 1280, 2560), (1, 2, 5), attend=2, read=2, time="attention", residuals=(2, 4, 3), saved=kept)
+  tsr1 = _levels((512, 1024, 1536), (1, 3, 5), attend=2, residuals=(2, 2, 2))
+  ssr1 = _levels((256, 512, 1024, 1408), (1, 2, 2, 5), attend=2, residuals=(2, 2, 2, 2))
+  # Fully convolutional: these attend to the text alone, which has no place in the picture and is the same for every tile.
+  widths = (128, 256, 512, 1024)
+  tsr2, tsr3, ssr3 = (_levels(widths, blocks, residuals=(1, 2, 2, 2)) for blocks in ((1, 2, 3, 6), (1, 1, 2, 5), (1, 1, 3, 2)))
   return dict(
     base=_stage("base", (16, 24, 40, 3.0), base),
-    tsr1=_stage("tsr1", (32, 24, 40, 6.0), _levels((512, 1024, 1536), (3, 4, 8), attend=2)),
-    ssr1=_stage("ssr1", (32, 48, 80, 6.0), _levels((256, 512, 1024, 1408), (2, 3, 4, 7), attend=2)),
+    tsr1=_stage("tsr1", (32, 24, 40, 6.0), tsr1),
+    ssr1=_stage("ssr1", (32, 48, 80, 6.0), ssr1),
     ssr2=_stage("ssr2", (32, 192, 320, 6.0), _levels((128, 256, 512, 1024, 1280), (1, 2, 3, 5, 7), attend=1)),
-    # Fully convolutional: to the text alone, which has no place in the picture and is the same for every tile.
-    tsr2=_stage("tsr2", (64, 192, 320, 12.0), _levels((128, 256, 512, 1024), (2, 3, 6, 9), read=2), norm="rms"),
-    tsr3=_stage("tsr3", (128, 192, 320, 24.0), _levels((128, 256, 512, 1024), (1, 3, 6, 7), read=2), norm="rms"),
-    ssr3=_stage("ssr3", (128, 768, 1280, 24.0), _levels((128, 256, 512, 1024), (1, 2, 5, 3), read=2), norm="rms", patch=2),
+    tsr2=_stage("tsr2", (64, 192, 320, 12.0), tsr2, norm="rms"),
+    tsr3=_stage("tsr3", (128, 192, 320, 24.0), tsr3, norm="rms"),
+    ssr3=_stage("ssr3", (128, 768, 1280, 24.0), ssr3, norm="rms", patch=2),
   )
 
 
@@ -63,12 +69,12 @@ def _levels(
   blocks: tuple,
   *,
   attend: int = 0,
-  read: int = 0,
+  read: int = 1,
   time: str = "convolution",
   residuals: tuple = (),
   saved: tuple = (),
 ) -> list:
-  """Levels from the finest to the coarsest; the last `attend` look over the frame and at the text, the last `read` at the text.
+  """Levels from the finest to the coarsest; the last `attend` of them attend over the frame, and the last `read` to the text.
 
   `saved` of a block is kept for the backward pass, by default the results of its convolutions, and all else computed again. A loop over
   blocks writes all that it keeps twice, so that levels of few blocks have them in line; more would take the compiler too long.
@@ -76,7 +82,7 @@ def _levels(
   residuals, saved = residuals or (1,) * len(channels), saved or (("conv",),) * len(channels)
   levels = []
   for i, (width, count, depth, kept) in enumerate(zip(channels, blocks, residuals, saved, strict=True)):
-    looks, reads = i >= len(channels) - attend, i >= len(channels) - max(attend, read)
+    looks, reads = i >= len(channels) - attend, i >= len(channels) - read
     level = dict(channels=width, blocks=count, residuals=depth, time=time, spatial_attention=looks, cross_attention=reads)
     levels.append(level | dict(remat=True, saved=kept, unroll=count if count <= IN_LINE else 1))
   return levels

@@ -35,7 +35,7 @@ def refuse_too_small(report: dict[str, Any], found: Slice) -> None:
   # A first guess of what is enough, since parameters, optimizer state and activations are all spread over the chips.
   smallest = found.smallest(found.chips * needed / have)
   raise UserError(
-    f"{report['stage']} needs {needed / 1e9:.1f} GB a chip, {found.name} has {have / 1e9:.1f}: "
+    f"{report['stage']} needs {needed / 1e9:.1f} GB per chip, {found.name} has {have / 1e9:.1f}: "
     + (f"the smallest that should fit is {smallest}" if smallest else "no slice of this family should fit")
   )
 
@@ -145,21 +145,21 @@ def format_report(report: dict[str, Any]) -> str:
     "mesh         " + " x ".join(f"{axis}={size}" for axis, size in report["mesh"].items() if size > 1),
     f"parameters   {report['parameters']:,}",
     *_sampled_line(report["sampling"]),
-    f"arithmetic   {report['model_flops'] / 1e12:,.1f} TFLOP of the model, {report['model_flops'] / chips / 1e12:,.2f} a chip",
-    f"memory       {memory['total'] / 1e9:.1f} GB a chip of {memory['hbm'] / 1e9:.0f}: arguments {memory['arguments'] / 1e9:.1f}, "
+    f"arithmetic   {report['model_flops'] / 1e12:,.1f} TFLOP of the model, {report['model_flops'] / chips / 1e12:,.2f} per chip",
+    f"memory       {memory['total'] / 1e9:.1f} of {memory['hbm'] / 1e9:.0f} GB per chip: arguments {memory['arguments'] / 1e9:.1f}, "
     f"temporaries {memory['temporaries'] / 1e9:.1f}",
     f"compiling    {report['lower_seconds']:.0f} s to lower, {report['compile_seconds']:.0f} s to compile",
   ]
   for kind, link in report["collectives"].items():
     lines.append(
-      f"collectives  {kind:<18} {link['count']:>6} x, {link['bytes'] / 1e9:8.2f} GB a chip, {link['seconds']:.3f} s if not hidden"
+      f"collectives  {kind:<18} {link['count']:>6} x, {link['bytes'] / 1e9:8.2f} GB per chip, {link['seconds']:.3f} s if not hidden"
     )
   for kind, sent in report["between_slices"].items():
     lines.append(f"network      {kind:<18} {sent['count']:>6} x, {sent['bytes'] / 1e9:8.2f} GB sent by each chip between slices")
   if report["fit_only"]:
     return "\n".join([*lines, "time         not estimated (--fit)"])
   mfu = f"MFU {report['mfu']:.2f} with collectives hidden, {report['mfu_exposed']:.2f} exposed"
-  lines.append(f"time         {report['step_seconds']:.3f} s a step before collectives, {mfu}")
+  lines.append(f"time         {report['step_seconds']:.3f} s per step before collectives, {mfu}")
   lines += [f"  {100 * share:5.1f} %    {name}" for name, share in report["where"].items()]
   return "\n".join(lines)
 
@@ -168,5 +168,5 @@ def _sampled_line(sampled: dict[str, Any] | None) -> list[str]:
   if sampled is None:
     return []
   weights = ":".join(f"{weight:g}" for weight in sampled["guidance"])
-  evaluations = f"{sampled['evaluations']} evaluation{'s' if sampled['evaluations'] > 1 else ''} a step"
+  evaluations = f"{sampled['evaluations']} evaluation{'s' if sampled['evaluations'] > 1 else ''} per step"
   return [f"sampling     {sampled['sampler']}, threshold {sampled['threshold']}, guidance weight {weights}: {evaluations}"]

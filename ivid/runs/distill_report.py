@@ -83,7 +83,7 @@ class Report:
       "",
       f"{len(self._held_out.captions)} clips of {shape}, the same noise for all; values in [-1, 1]. The first teacher: DDIM,"
       f" {self._rows[0]['first_teacher_steps']} steps, {self._rows[0]['first_teacher_evaluations']} evaluations,"
-      f" {self._rows[0]['first_teacher_seconds']:.2f} s a clip.",
+      f" {self._rows[0]['first_teacher_seconds']:.2f} s per clip.",
       "",
       "| " + " | ".join(columns) + " |",
       "|" + "---|" * len(columns),

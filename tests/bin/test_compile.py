@@ -49,7 +49,7 @@ REPORT = {"stage": "base", "bytes_per_chip": {"total": 40e9, "hbm": 16e9}}
 
 
 def test_a_slice_that_is_too_small_is_answered_with_one_that_is_not():
-  with pytest.raises(ValueError, match=r"base needs 40.0 GB a chip, v5e:2x2 has 16.0: the smallest that should fit is v5e:4x4"):
+  with pytest.raises(ValueError, match=r"base needs 40.0 GB per chip, v5e:2x2 has 16.0: the smallest that should fit is v5e:4x4"):
     refuse_too_small(REPORT, parse_slice("v5e:2x2"))
   with pytest.raises(ValueError, match="no slice of this family should fit"):
     refuse_too_small({**REPORT, "bytes_per_chip": {"total": 40e9, "hbm": 1e7}}, parse_slice("v5e:2x2"))

@@ -150,7 +150,7 @@ def test_the_report_says_how_it_is_sampled():
   report |= dict(bytes_per_chip=dict(total=1, hbm=1, arguments=1, temporaries=1), lower_seconds=1, compile_seconds=1, collectives={})
   report |= dict(between_slices={"all-reduce": dict(count=3, bytes=2e9)})
   lines = format_report(report | dict(sampling=sampled, fit_only=True)).splitlines()
-  assert "sampling     ddim, threshold static, guidance weight 15:1: 2 evaluations a step" in lines
+  assert "sampling     ddim, threshold static, guidance weight 15:1: 2 evaluations per step" in lines
   assert "network      all-reduce              3 x,     2.00 GB sent by each chip between slices" in lines
   assert "sampling" not in format_report(report | dict(sampling=None, program="train", fit_only=True))
 

@@ -45,8 +45,8 @@ def _stages() -> dict:
   # The base's small pictures leave room to keep what comes out of attention too, and where most blocks are what goes in.
   kept = (("conv", "out"), ("conv", "out"), ("conv", "heads", "out"))
   # Two to four residual blocks before one attention of each kind or one convolution over time: the spatial convolutions fill a TPU's matrix
-  # units, the others do not. For the same reason super-resolution reads the tokens of the text only at its coarsest level: elsewhere this
-  # took longer than all the convolutions of the level, and the pooled text reaches every block.
+  # units, the others do not. For the same reason super-resolution reads the tokens of the text only at its coarsest level: at 512 channels
+  # this took as long as the spatial convolutions, and the pooled text reaches every block.
   base = _levels((640, 1280, 2560), (1, 2, 5), attend=2, read=2, time="attention", residuals=(2, 4, 3), saved=kept)
   tsr1 = _levels((512, 1024, 1536), (1, 3, 5), attend=2, residuals=(2, 2, 2))
   ssr1 = _levels((256, 512, 1024, 1408), (1, 2, 2, 5), attend=2, residuals=(2, 2, 2, 2))

@@ -281,10 +281,10 @@ def _refine(picture: np.ndarray, scene: Scene, view: tuple, fine: int, light: np
   if len(parts) == 1 and not striped:
     return
   borders = [(part.cover > 0) & (part.cover < 1) for part in parts]
-  meet = borders[0] & borders[1] if len(parts) == 2 else False
+  meet = borders[0] & borders[1] if len(parts) == 2 else np.zeros_like(borders[0])
   if striped:
     meet = meet | (functools.reduce(np.logical_or, borders) & (light > 0) & (light < 1))
-  frames, rows, columns = np.nonzero(meet)  # pyright: ignore[reportArgumentType]  NumPy's stubs widen the type
+  frames, rows, columns = np.nonzero(meet)
   if not len(frames):
     return
   step = 1.0 / fine

@@ -44,7 +44,8 @@ class Patch:
   def moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Area and centroid x, y [T], in pixels."""
     mass = np.maximum(self.cover.sum(axis=(1, 2)), 1.0)
-    return mass, *((self.cover * place).sum(axis=(1, 2)) / mass for place in (self.x, self.y))
+    x, y = ((self.cover * place).sum(axis=(1, 2)) / mass for place in (self.x, self.y))
+    return mass, x, y
 
   def __getitem__(self, frames) -> Patch:
     return Patch(*(getattr(self, field.name)[frames] for field in dataclasses.fields(self)))

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 from ivid.nets import axes
 from ivid.nets.captions import Captions
@@ -96,8 +97,8 @@ class Project(nn.Module):
 
   features: int
   head_dim: int
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -112,8 +113,8 @@ class Heads(nn.Module):
   features: int
   head_dim: int
   norm: bool
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -126,8 +127,8 @@ class Out(nn.Module):
   """[..., heads, P, head_dim] -> [..., P, features], zero-initialised."""
 
   features: int
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, h: jax.Array) -> jax.Array:
@@ -143,8 +144,8 @@ class Attention(nn.Module):
   """What all kinds of attention share: projections of C channels into heads, and a zero-initialised projection out of them."""
 
   head_dim: int
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   def heads(self, name: str, *, features: int) -> Heads:
     return Heads(features, self.head_dim, norm=name != "value", name=name, dtype=self.dtype, param_dtype=self.param_dtype)

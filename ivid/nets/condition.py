@@ -7,6 +7,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from ivid.nets import axes, captions
 from ivid.nets.layers import Dense, VectorNorm, logical, sinusoids
@@ -42,7 +43,7 @@ class ScalarEmbedding(nn.Module):
   features: int
   periods: tuple[float, float]
   zero: bool = False
-  param_dtype: jnp.dtype = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, values: jax.Array) -> jax.Array:
@@ -55,7 +56,7 @@ class PooledText(nn.Module):
   """[G, M, L, D] -> [G, M, features]: masked mean of the tokens, norm, dense; a learned vector if no token is valid."""
 
   features: int
-  param_dtype: jnp.dtype = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, text: jax.Array, text_mask: jax.Array) -> jax.Array:

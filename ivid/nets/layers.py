@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 
 from ivid.nets import axes
 from ivid.nets.conv import conv2d, temporal_conv
@@ -50,8 +51,8 @@ class Dense(nn.Module):
   names: tuple[str, str] = (axes.EMBED_IN, axes.EMBED_OUT)
   zero: bool = False
   bias: bool = True
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -75,8 +76,8 @@ class Conv(nn.Module):
   names: tuple[str, str] = (axes.EMBED_IN, axes.EMBED_OUT)
   zero: bool = False
   bias: bool = True
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -94,8 +95,8 @@ class TimeConv(nn.Module):
   """Convolution over frames at every position, zero padding, zero-initialised: [B, T, H, W, C] -> the same shape."""
 
   kernel: int = 3
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -116,8 +117,8 @@ class FrameNorm(nn.Module):
 
   kind: Norm
   groups: int = 8
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, scale: jax.Array | None = None, shift: jax.Array | None = None) -> jax.Array:
@@ -154,8 +155,8 @@ class VectorNorm(nn.Module):
 
   name_axis: str = axes.CHANNELS
   center: bool = False
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
